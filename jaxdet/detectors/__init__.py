@@ -1,0 +1,36 @@
+"""Detection methods, one file each, and how a config names them."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from jaxdet.detectors.faster_rcnn import Settings as FasterRCNNSettings
+from jaxdet.detectors.faster_rcnn import faster_rcnn
+from jaxdet.types import Detector, UserError
+
+DETECTORS: dict[str, tuple[Callable[..., Detector], type]] = {
+    "faster_rcnn": (faster_rcnn, FasterRCNNSettings),
+}
+
+
+def build(name: str, *, num_classes: int, **settings: Any) -> Detector:
+    """Makes the detector that a config names.
+
+    Args:
+        name: a key of `DETECTORS`.
+        num_classes: K, from the data's class names.
+        **settings: keyword arguments of the detector function.
+
+    Raises:
+        UserError: if the name or a setting is unknown; lists the known ones.
+    """
+    if name not in DETECTORS:
+        raise UserError(f"unknown detector {name!r}; known: {', '.join(DETECTORS)}")
+    function, settings_type = DETECTORS[name]
+    known = [key for key in inspect.signature(settings_type).parameters if key != "num_classes"]
+    unknown = [key for key in settings if key not in known]
+    if unknown:
+        raise UserError(
+            f"{name} has no setting {', '.join(map(repr, unknown))}; known: {', '.join(known)}"
+        )
+    return function(num_classes=num_classes, **settings)
