@@ -1,0 +1,6 @@
+"""Weights of other systems <-> jaxdet variables."""
+
+from jaxdet.interop.pretrained import load_file
+from jaxdet.interop.torch_names import LoadReport, from_torch, to_torch
+
+__all__ = ["LoadReport", "from_torch", "load_file", "to_torch"]

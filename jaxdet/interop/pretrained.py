@@ -1,0 +1,101 @@
+"""Reads files of weights into arrays under the names that they have in the file."""
+
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdet.types import UserError
+
+# Keys under which training scripts keep the weights beside other things.
+WRAPPERS = ("state_dict", "model")
+# Put before every name by torch's DataParallel.
+PARALLEL_PREFIX = "module."
+
+
+def load_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads a .npz, .safetensors, .pth or .pt file.
+
+    Weights that lie under "state_dict" or "model" in a torch file are taken
+    out, and the prefix "module." is dropped. Torch files are read as plain
+    tensors; nothing in them is executed.
+
+    Returns:
+        The arrays of the file, with torch's names and layouts.
+
+    Raises:
+        UserError: if there is no such file, its ending is another one, it
+            cannot be read, or it is a torch file and torch is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file of weights")
+    if path.suffix not in READERS:
+        raise UserError(f"{path}: wanted a file ending in {', '.join(READERS)}")
+    tensors = READERS[path.suffix](path)
+    return {name.removeprefix(PARALLEL_PREFIX): value for name, value in tensors.items()}
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file:  # np.load leaves a damaged file open.
+            return dict(np.load(file, allow_pickle=False))
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, "a NumPy .npz archive", error) from error
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file as load_safetensors
+    except ImportError as error:
+        raise UserError(
+            f'{path}: reading .safetensors needs safetensors: pip install "jaxdet[train]"'
+        ) from error
+    try:
+        return load_safetensors(path)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, "a .safetensors file", error) from error
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f'{path}: reading {path.suffix} needs torch: pip install "jaxdet[torch]"'
+        ) from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever its unpickler meets.
+        raise UserError(
+            f"{path}: cannot be read as torch tensors, and nothing else is unpickled; "
+            "if there is more in it, save its state_dict alone"
+        ) from error
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: wanted a dictionary of tensors; found {type(content).__name__}")
+    return {name: _to_numpy(value) for name, value in content.items() if torch.is_tensor(value)}
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    # NumPy has no bfloat16, and float32 holds each of torch's smaller floats.
+    return (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+
+
+def _unreadable(path: Path, wanted: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return UserError(f"{path}: cannot be read as {wanted}: {reason[0]}")
+
+
+READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
+    ".npz": _read_npz,
+    ".safetensors": _read_safetensors,
+    ".pth": _read_torch,
+    ".pt": _read_torch,
+}

@@ -1,0 +1,219 @@
+"""Torch weights <-> jaxdet variables, by the names of torchvision and mmdetection.
+
+`RULES` says what each of our modules is called there, and `_to_torch_layout`
+and `_from_torch_layout` how its arrays lie there; both directions follow them.
+
+    ours, Linen                       theirs, torch
+    conv kernel (H, W, I, O)          weight (O, I, H, W)
+    first FC's kernel (H, W, C, O)    weight (O, C * H * W)
+    FC kernel (I, O)                  weight (O, I)
+    scale, bias                       weight, bias
+    mean, var (in "batch_stats")      running_mean, running_var
+
+Background is the last class here and in mmdetection, the first in torchvision,
+which also keeps a box for it: dropped on the way in, zeros on the way out.
+
+Two differences are not in the names: mmdetection's "caffe" backbones expect BGR
+images, and torchvision's published detectors compute with a batch norm epsilon of 0.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxdet.types import UserError
+
+# Our module, as a pattern over its whole path -> its name in a ResNet file alone.
+RESNET_RULES = {
+    r"backbone/stem_conv": "conv1",
+    r"backbone/stem_norm": "bn1",
+    r"backbone/layer(\d)/block(\d+)/conv(\d)": r"layer\1.\2.conv\3",
+    r"backbone/layer(\d)/block(\d+)/norm(\d)": r"layer\1.\2.bn\3",
+    r"backbone/layer(\d)/block(\d+)/downsample_conv": r"layer\1.\2.downsample.0",
+    r"backbone/layer(\d)/block(\d+)/downsample_norm": r"layer\1.\2.downsample.1",
+}
+RULES: dict[str, dict[str, str]] = {
+    "mmdetection": {
+        **{ours: f"backbone.{theirs}" for ours, theirs in RESNET_RULES.items()},
+        r"neck/lateral(\d)": r"neck.lateral_convs.\1.conv",
+        r"neck/output(\d)": r"neck.fpn_convs.\1.conv",
+        r"rpn_head/conv": "rpn_head.rpn_conv",
+        r"rpn_head/logits": "rpn_head.rpn_cls",
+        r"rpn_head/deltas": "rpn_head.rpn_reg",
+        r"box_head/fc(\d)": r"roi_head.bbox_head.shared_fcs.\1",
+        r"box_head/logits": "roi_head.bbox_head.fc_cls",
+        r"box_head/deltas": "roi_head.bbox_head.fc_reg",
+    },
+    "torchvision": {
+        **{ours: f"backbone.body.{theirs}" for ours, theirs in RESNET_RULES.items()},
+        r"neck/lateral(\d)": r"backbone.fpn.inner_blocks.\1.0",
+        r"neck/output(\d)": r"backbone.fpn.layer_blocks.\1.0",
+        r"rpn_head/conv": "rpn.head.conv.0.0",
+        r"rpn_head/logits": "rpn.head.cls_logits",
+        r"rpn_head/deltas": "rpn.head.bbox_pred",
+        r"box_head/fc0": "roi_heads.box_head.fc6",
+        r"box_head/fc1": "roi_heads.box_head.fc7",
+        r"box_head/logits": "roi_heads.box_predictor.cls_score",
+        r"box_head/deltas": "roi_heads.box_predictor.bbox_pred",
+    },
+    "resnet": RESNET_RULES,
+}
+# Our leaf -> theirs.
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+# Names in torchvision's detectors up to 0.12, its published weights among them -> those since.
+OLD_TORCHVISION_NAMES = (
+    (r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)", r"\1.0.\2"),
+    (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
+)
+STEP_COUNTER = "num_batches_tracked"  # Torch's batch norm counts its steps; nothing here does.
+NAMES_SHOWN = 3  # Enough of a foreign file to recognise it by.
+
+
+class LoadReport(NamedTuple):
+    """What became of the arrays, as sorted names."""
+
+    loaded: tuple[str, ...]  # Leaves of ours that were filled.
+    missing: tuple[str, ...]  # Leaves of ours that the file does not have.
+    unused: tuple[str, ...]  # Arrays of the file that nothing of ours corresponds to.
+
+
+def from_torch(
+    tensors: Mapping[str, Any], variables: Mapping[str, Any], *, source: str = "weights"
+) -> tuple[dict[str, Any], LoadReport]:
+    """Fills the variables of a detector from torch weights, as far as names match.
+
+    The kind of names is the one that matches most leaves: mmdetection,
+    torchvision, or a ResNet alone, which fills just the backbone.
+
+    Args:
+        tensors: arrays in torch's names and layouts, as `load_file` gives them.
+        variables: "params" and perhaps "batch_stats"; arrays or the shapes
+            that `jax.eval_shape` gives.
+        source: what to call the tensors in messages, such as the file's path.
+
+    Returns:
+        The variables, with NumPy arrays of the leaf's own type where filled
+        and the leaf as it was elsewhere; and what was filled.
+
+    Raises:
+        UserError: if an array has another shape than its leaf, or no name matches.
+    """
+    tensors = {_current_name(name): value for name, value in tensors.items()}
+    leaves = flatten_dict(dict(variables), sep="/")
+    named = {dialect: _torch_names(leaves, dialect) for dialect in RULES}
+    dialect = max(named, key=lambda d: sum(name in tensors for name in named[d].values()))
+    names = {path: name for path, name in named[dialect].items() if name in tensors}
+    if not names:
+        found = ", ".join(sorted(tensors)[:NAMES_SHOWN]) or "nothing"
+        wanted = ", ".join(f"{d}'s {next(iter(n.values()))}" for d, n in named.items() if n)
+        raise UserError(f"{source}: no name is known; wanted names such as {wanted}; found {found}")
+    filled = {}
+    for path, name in names.items():
+        value, leaf = np.asarray(tensors[name]), leaves[path]
+        wanted_shape = _torch_shape(path, leaf.shape, dialect)
+        if value.shape != wanted_shape:
+            raise UserError(
+                f"{source}: {name} does not fit {path}: wanted the shape {wanted_shape}, "
+                f"found {value.shape}"
+            )
+        filled[path] = _from_torch_layout(path, value, leaf.shape, dialect).astype(leaf.dtype)
+    used = set(names.values())
+    report = LoadReport(
+        loaded=tuple(sorted(filled)),
+        missing=tuple(sorted(leaves.keys() - filled.keys())),
+        unused=tuple(sorted(n for n in tensors if n not in used and STEP_COUNTER not in n)),
+    )
+    return unflatten_dict({**leaves, **filled}, sep="/"), report
+
+
+def to_torch(variables: Mapping[str, Any], *, names: str = "mmdetection") -> dict[str, np.ndarray]:
+    """Gives the variables of a detector the names and layouts of torch.
+
+    Args:
+        variables: "params" and perhaps "batch_stats", as arrays.
+        names: "mmdetection", "torchvision", or "resnet" for the backbone alone,
+            as torchvision's classifiers have it.
+
+    Returns:
+        NumPy arrays by name; batch norm's step counters are left out.
+
+    Raises:
+        UserError: if `names` is unknown, or a leaf has no such name.
+    """
+    if names not in RULES:
+        raise UserError(f"names must be one of {', '.join(RULES)}; found {names!r}")
+    leaves = flatten_dict(dict(variables), sep="/")
+    if names == "resnet":
+        leaves = {path: leaf for path, leaf in leaves.items() if path.split("/")[1] == "backbone"}
+    named = _torch_names(leaves, names)
+    if unnamed := sorted(leaves.keys() - named.keys()):
+        raise UserError(f"{names} has no name for {', '.join(unnamed)}")
+    return {
+        name: _to_torch_layout(path, np.asarray(leaves[path]), names)
+        for path, name in named.items()
+    }
+
+
+def _torch_names(leaves: Mapping[str, Any], dialect: str) -> dict[str, str]:
+    """Path of a leaf, such as "params/neck/lateral0/kernel" -> its name; unknown ones left out."""
+    names = {}
+    for path in leaves:
+        module, leaf = path.split("/", 1)[1].rsplit("/", 1)
+        for pattern, replacement in RULES[dialect].items():
+            if (match := re.fullmatch(pattern, module)) and leaf in LEAVES:
+                names[path] = f"{match.expand(replacement)}.{LEAVES[leaf]}"
+    return names
+
+
+def _current_name(name: str) -> str:
+    for pattern, replacement in OLD_TORCHVISION_NAMES:
+        if match := re.fullmatch(pattern, name):
+            return match.expand(replacement)
+    return name
+
+
+def _to_torch_layout(path: str, value: np.ndarray, dialect: str) -> np.ndarray:
+    value = value.transpose((3, 2, 0, 1)) if value.ndim == 4 else value.T
+    if "box_head/" in path and value.ndim == 4:
+        value = value.reshape(len(value), -1)
+    if dialect == "torchvision" and "box_head/logits/" in path:
+        value = np.roll(value, 1, axis=0)
+    if dialect == "torchvision" and "box_head/deltas/" in path:
+        value = np.concatenate([np.zeros_like(value[:4]), value])
+    return value
+
+
+def _from_torch_layout(
+    path: str, value: np.ndarray, shape: tuple[int, ...], dialect: str
+) -> np.ndarray:
+    """Undoes `_to_torch_layout`; `shape` is the leaf's."""
+    if dialect == "torchvision" and "box_head/logits/" in path:
+        value = np.roll(value, -1, axis=0)
+    if dialect == "torchvision" and "box_head/deltas/" in path:
+        value = value[4:]
+    if len(shape) < 4:
+        return value.T
+    height, width, channels, features = shape
+    return value.reshape(features, channels, height, width).transpose((2, 3, 1, 0))
+
+
+def _torch_shape(path: str, shape: tuple[int, ...], dialect: str) -> tuple[int, ...]:
+    """The shape that `_to_torch_layout` gives to a leaf of `shape`."""
+    if len(shape) == 4:
+        height, width, channels, features = shape
+        is_linear = "box_head/" in path
+        inner = (channels * height * width,) if is_linear else (channels, height, width)
+        return (features, *inner)
+    first, *rest = reversed(shape)
+    if dialect == "torchvision" and "box_head/deltas/" in path:
+        first += 4
+    return (first, *rest)

@@ -1,0 +1,102 @@
+"""Feature pyramid network: backbone maps -> maps of equal width at every scale.
+
+Reference: Lin et al., Feature Pyramid Networks, arXiv:1612.03144, sec. 3; the
+extra levels are those of Faster R-CNN (ibid., sec. 4.1) and RetinaNet
+(arXiv:1708.02002, sec. 4). Details follow mmdetection 2.11.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxdet.models.layers import Conv, xavier_uniform
+
+EXTRAS = ("pool", "on_input", "on_lateral", "on_output")
+
+
+class FPN(nn.Module):
+    """1x1 laterals, a top-down sum, 3x3 outputs and extra levels on top.
+
+    Attributes:
+        channels: of every output map.
+        num_levels: number of output maps; those beyond the backbone's maps are extra.
+        start_level: the first backbone map to use, counted from 0.
+        extra: how extra levels are made: every other pixel of the level below
+            ("pool"), or 3x3 convolutions of stride 2, the first of them on the
+            coarsest backbone map, lateral or output.
+        relu_before_extra: apply ReLU between the convolutions of extra levels.
+        dtype: type of the computation and of the maps.
+    """
+
+    channels: int = 256
+    num_levels: int = 5
+    start_level: int = 0
+    extra: str = "pool"
+    relu_before_extra: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, maps: tuple[Float[Array, "B _ _ _"], ...]
+    ) -> tuple[Float[Array, "B _ _ C"], ...]:
+        """Computes the pyramid, finest level first.
+
+        Args:
+            maps: backbone maps, finest first; each half as large as the one
+                before, rounded up.
+
+        Raises:
+            ValueError: if `extra` is unknown, `num_levels` is less than the number of used maps,
+                or a map is not half as large as the one before.
+        """
+        if self.extra not in EXTRAS:
+            raise ValueError(f"extra must be one of {', '.join(EXTRAS)}; found {self.extra!r}")
+        maps = maps[self.start_level :]
+        if not maps or self.num_levels < len(maps):
+            raise ValueError(
+                f"num_levels {self.num_levels} must be at least the number of maps from "
+                f"start_level {self.start_level} on, which is {len(maps)} and must not be 0"
+            )
+        laterals = [self._conv(x, 1, name=f"lateral{i}") for i, x in enumerate(maps)]
+        for i in reversed(range(len(laterals) - 1)):
+            laterals[i] = laterals[i] + _upsample(laterals[i + 1], laterals[i].shape)
+        outputs = [self._conv(x, 3, name=f"output{i}") for i, x in enumerate(laterals)]
+
+        source = {"on_input": maps[-1], "on_lateral": laterals[-1]}.get(self.extra, outputs[-1])
+        for i in range(len(maps), self.num_levels):
+            if self.extra == "pool":
+                source = source[:, ::2, ::2]
+            else:
+                if self.relu_before_extra and i > len(maps):
+                    source = nn.relu(source)
+                source = self._conv(source, 3, stride=2, name=f"output{i}")
+            outputs.append(source)
+        return tuple(outputs)
+
+    def _conv(self, x: Array, kernel_size: int, *, stride: int = 1, name: str) -> Array:
+        return Conv(
+            self.channels,
+            kernel_size,
+            stride,
+            kernel_init=xavier_uniform,
+            dtype=self.dtype,
+            name=name,
+        )(x)
+
+
+def _upsample(x: Array, shape: tuple[int, ...]) -> Array:
+    """Doubles a map by repeating pixels and cuts it to the height and width of `shape`.
+
+    For odd sizes this is also what nearest-neighbour interpolation to the
+    exact size gives, and broadcasting has a cheaper gradient than a gather.
+    """
+    batch, height, width, channels = x.shape
+    if (height, width) != (-(-shape[1] // 2), -(-shape[2] // 2)):
+        raise ValueError(
+            f"a map of {height} x {width} is not half of the finer {shape[1]} x {shape[2]}"
+        )
+    doubled = jnp.broadcast_to(
+        x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels)
+    ).reshape(batch, 2 * height, 2 * width, channels)
+    return doubled[:, : shape[1], : shape[2]]

@@ -1,0 +1,142 @@
+"""The convolution, pooling and normalisation layers that all models share."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+NORM_KINDS = ("frozen", "batch", "sync", "group")
+NORM_EPSILON = 1e-5  # torch's default for both batch and group norm.
+BATCH_NORM_MOMENTUM = 0.9  # The share that is kept; torch calls this momentum 0.1.
+
+kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+xavier_uniform = nn.initializers.xavier_uniform()
+
+
+class Conv(nn.Module):
+    """A square convolution, padded by (kernel_size - 1) // 2 on every side as in torch.
+
+    A 1x1 convolution runs as a matrix product on the subsampled map: the same
+    numbers, and on CPUs a gradient several times as fast. XLA's "SAME" is not
+    used: with a stride it pads the other side than torch does.
+
+    Attributes:
+        features: channels of the output.
+        kernel_size: height and width of the kernel, odd.
+        stride: step between output positions.
+        use_bias: whether a bias is added; it starts at 0.
+        kernel_init: initialiser of the kernel, in (height, width, in, out) layout.
+        dtype: type of the computation; the parameters are float32.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    use_bias: bool = True
+    kernel_init: Callable = kaiming_normal
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B _ _ O"]:
+        """Convolves a batch of maps."""
+        size, stride = self.kernel_size, self.stride
+        shape = (size, size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if size == 1:
+            y = x[:, ::stride, ::stride] @ kernel[0, 0]
+        else:
+            padding = [((size - 1) // 2,) * 2] * 2
+            y = jax.lax.conv_general_dilated(
+                x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return y
+
+
+def max_pool_3x3_stride_2(x: Float[Array, "B H W C"]) -> Float[Array, "B _ _ C"]:
+    """The stem's max pooling: 3x3 windows, stride 2, padded by one with -inf.
+
+    Rows, then columns, as maxima of strided slices: the gradient of XLA's
+    pooling takes three times as long on CPUs. Where the largest values of a
+    window are equal the gradient is shared among them; torch gives it to the
+    first. Behind a ReLU such ties are zeros and pass no gradient at all.
+    """
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    for axis in (1, 2):
+        last = (x.shape[axis] - 3) // 2 * 2
+        shifted = [jax.lax.slice_in_dim(x, i, i + last + 1, 2, axis) for i in range(3)]
+        x = jnp.maximum(jnp.maximum(shifted[0], shifted[1]), shifted[2])
+    return x
+
+
+def norm_layer(
+    kind: str,
+    channels: int,
+    *,
+    train: bool,
+    frozen: bool = False,
+    axis_name: str | None = None,
+    scale_init: Callable = nn.initializers.ones,
+    dtype: DTypeLike = jnp.float32,
+    name: str,
+) -> nn.Module:
+    """Makes the normalisation layer that follows a convolution.
+
+    All kinds have the parameters `scale` and `bias`; all but "group" have the
+    running statistics `mean` and `var` in the collection "batch_stats".
+    Statistics are computed in float32 whatever `dtype` is.
+
+    Args:
+        kind: "frozen" (always the running statistics), "batch" (those of the
+            batch on this device while training), "sync" (those of the batch
+            on all devices) or "group" (those of each image).
+        channels: C, of the map to normalise.
+        train: whether the statistics come from the batch.
+        frozen: True has "batch" and "sync" behave as "frozen", for frozen stages.
+        axis_name: the mapped axis of "sync"; None makes it "batch".
+        scale_init: initialiser of `scale`.
+        dtype: type of the output.
+        name: name of the module, part of the parameters' paths.
+
+    Raises:
+        ValueError: if `kind` is unknown.
+
+    Reference: Ioffe and Szegedy, arXiv:1502.03167; Wu and He, Group
+    Normalization, arXiv:1803.08494. The running variance averages the biased
+    variance of the batch, n in the denominator; torch's has n - 1.
+    """
+    if kind not in NORM_KINDS:
+        raise ValueError(f"norm must be one of {', '.join(NORM_KINDS)}; found {kind!r}")
+    if kind == "group":
+        return nn.GroupNorm(
+            num_groups=num_groups(channels),
+            epsilon=NORM_EPSILON,
+            scale_init=scale_init,
+            dtype=dtype,
+            name=name,
+        )
+    return nn.BatchNorm(
+        use_running_average=not train or frozen or kind == "frozen",
+        momentum=BATCH_NORM_MOMENTUM,
+        epsilon=NORM_EPSILON,
+        scale_init=scale_init,
+        axis_name=axis_name if kind == "sync" and train else None,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def num_groups(channels: int) -> int:
+    """The number of groups of group norm: 32, or fewer where channels are few.
+
+    The largest of 32, 16, 8, 4 and 2 that divides `channels` and leaves every
+    group two channels or more, else 1. A group of one channel would be
+    instance norm, which wipes out a map of one pixel.
+    """
+    fitting = (g for g in (32, 16, 8, 4, 2) if channels % g == 0 and channels >= 2 * g)
+    return next(fitting, 1)

@@ -1,0 +1,50 @@
+"""Region proposal head: pyramid -> objectness logits and box deltas of all anchors.
+
+Reference: Ren et al., Faster R-CNN, sec. 3.1, arXiv:1506.01497; shared over the
+levels of the pyramid as in arXiv:1612.03144, sec. 4.1.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxdet.models.layers import Conv
+
+HEAD_INIT = nn.initializers.normal(0.01)
+
+
+class RPNHead(nn.Module):
+    """A 3x3 convolution with ReLU and two 1x1 ones, the same for all levels.
+
+    Attributes:
+        num_anchors: anchors at each pixel of a map.
+        channels: of the 3x3 convolution's output.
+        dtype: type of the computation; the outputs are float32.
+    """
+
+    num_anchors: int
+    channels: int = 256
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, maps: tuple[Float[Array, "B _ _ C"], ...]
+    ) -> tuple[Float[Array, "B N"], Float[Array, "B N 4"]]:
+        """Computes logits and deltas, in the order of the anchors.
+
+        N counts levels, finest first, then y, then x, then the anchors of a pixel.
+        """
+        settings = dict(kernel_init=HEAD_INIT, dtype=self.dtype)
+        conv = Conv(self.channels, 3, **settings, name="conv")
+        to_logits = Conv(self.num_anchors, 1, **settings, name="logits")
+        to_deltas = Conv(self.num_anchors * 4, 1, **settings, name="deltas")
+        logits, deltas = [], []
+        for x in maps:
+            x = nn.relu(conv(x))
+            logits.append(to_logits(x).reshape(len(x), -1))
+            deltas.append(to_deltas(x).reshape(len(x), -1, 4))
+        return (
+            jnp.concatenate(logits, axis=1).astype(jnp.float32),
+            jnp.concatenate(deltas, axis=1).astype(jnp.float32),
+        )

@@ -1,0 +1,143 @@
+import sys
+import types
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from jaxdet.interop import load_file
+from jaxdet.types import UserError
+
+WEIGHTS = {"conv1.weight": np.arange(4, dtype=np.float32), "bn1.num": np.array(3)}
+
+
+class Tensor:
+    """As much of torch's tensor as reading needs."""
+
+    def __init__(self, value):
+        self.value = np.asarray(value)
+
+    def is_floating_point(self):
+        return self.value.dtype.kind == "f"
+
+    def float(self):
+        return Tensor(self.value.astype(np.float32))
+
+    def detach(self):
+        return self
+
+    def numpy(self):
+        return self.value
+
+
+def put_torch(monkeypatch, content):
+    """Stands in for torch: the tests run where it is not installed."""
+
+    def load(path, *, map_location, weights_only):
+        assert map_location == "cpu" and weights_only
+        if isinstance(content, Exception):
+            raise content
+        return content
+
+    torch = types.SimpleNamespace(load=load, is_tensor=lambda value: isinstance(value, Tensor))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+
+
+def assert_equals_weights(found):
+    assert found.keys() == WEIGHTS.keys()
+    for name, value in WEIGHTS.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.mark.parametrize("ending", [".npz", ".safetensors"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_arrays_come_back_without_the_parallel_prefix(tmp_path, ending, prefix):
+    path = tmp_path / f"weights{ending}"
+    named = {prefix + name: value for name, value in WEIGHTS.items()}
+    if ending == ".npz":
+        np.savez(path, **named)
+    else:
+        save_file(named, path)
+    assert_equals_weights(load_file(path))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda weights: weights,
+        lambda weights: {"state_dict": weights, "meta": {"epoch": 12}},
+        lambda weights: {"model": weights, "epoch": 12},
+        lambda weights: {**weights, "epoch": 12},
+    ],
+    ids=["bare", "state_dict", "model", "beside numbers"],
+)
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_torch_weights_are_taken_out_of_their_wrapping(tmp_path, monkeypatch, wrap, prefix):
+    put_torch(monkeypatch, wrap({prefix + name: Tensor(v) for name, v in WEIGHTS.items()}))
+    path = tmp_path / "weights.pth"
+    path.touch()
+    assert_equals_weights(load_file(path))
+
+
+def test_torchs_half_floats_are_read_as_float32(tmp_path, monkeypatch):
+    put_torch(monkeypatch, {"a": Tensor(np.ones(2, np.float16)), "n": Tensor(np.int64(1))})
+    path = tmp_path / "weights.pt"
+    path.touch()
+    found = load_file(path)
+    assert found["a"].dtype == np.float32 and found["n"].dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (ValueError("bad pickle\nand more"), "weights.pth: .*save its state_dict alone$"),
+        ([1, 2], "weights.pth: wanted a dictionary of tensors; found list"),
+    ],
+)
+def test_a_torch_file_without_weights_is_one_clear_line(tmp_path, monkeypatch, content, message):
+    put_torch(monkeypatch, content)
+    path = tmp_path / "weights.pth"
+    path.touch()
+    with pytest.raises(UserError, match=message):
+        load_file(path)
+
+
+def test_a_torch_file_without_torch_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = tmp_path / "weights.pth"
+    path.touch()
+    with pytest.raises(UserError, match=r'weights.pth: .*pip install "jaxdet\[torch\]"'):
+        load_file(path)
+
+
+def test_safetensors_without_its_library_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    path = tmp_path / "weights.safetensors"
+    path.touch()
+    with pytest.raises(UserError, match=r'pip install "jaxdet\[train\]"'):
+        load_file(path)
+
+
+@pytest.mark.parametrize("ending", [".npz", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04 cut off"])
+def test_a_damaged_file_is_one_clear_line(tmp_path, ending, content):
+    path = tmp_path / f"weights{ending}"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"weights{ending}: cannot be read as a .*{ending}"):
+        load_file(path)
+
+
+def test_an_archive_of_pickled_objects_is_refused(tmp_path):
+    path = tmp_path / "weights.npz"
+    np.savez(path, a=np.array([{}], dtype=object))
+    with pytest.raises(UserError, match="weights.npz: cannot be read"):
+        load_file(path)
+
+
+@pytest.mark.parametrize(
+    "name, message", [("none.npz", "no such file"), ("w.bin", "ending in .npz")]
+)
+def test_missing_files_and_other_endings_are_refused(tmp_path, name, message):
+    (tmp_path / "w.bin").touch()
+    with pytest.raises(UserError, match=message):
+        load_file(tmp_path / name)

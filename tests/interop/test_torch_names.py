@@ -1,0 +1,192 @@
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxdet.interop import from_torch, to_torch
+from jaxdet.models import FPN, BoxHead, ResNet, RPNHead, frozen_parameters
+from jaxdet.types import UserError
+
+GOLDENS = Path(__file__).parent.parent / "goldens"
+
+
+def detector(*, num_classes=3, depth=18, width=4, channels=8, hidden=16, norm="frozen"):
+    """The shapes of a Faster R-CNN's variables."""
+    key = jax.random.key(0)
+    backbone = ResNet(depth=depth, width=width, norm=norm)
+    neck, rpn_head = FPN(channels=channels), RPNHead(num_anchors=3, channels=channels)
+    box_head = BoxHead(num_classes=num_classes, hidden=hidden)
+
+    def init(images, regions):
+        maps, variables = backbone.init_with_output(key, images, train=False)
+        pyramid, neck_variables = neck.init_with_output(key, maps)
+        params = {
+            "backbone": variables["params"],
+            "neck": neck_variables["params"],
+            "rpn_head": rpn_head.init(key, pyramid)["params"],
+            "box_head": box_head.init(key, regions)["params"],
+        }
+        stats = variables.get("batch_stats")
+        return {"params": params} | ({"batch_stats": {"backbone": stats}} if stats else {})
+
+    return jax.eval_shape(init, jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 7, 7, channels)))
+
+
+def numbered(shapes):
+    """Arrays of these shapes; no two elements of one array are equal."""
+    return {name: np.arange(np.prod(s), dtype=np.float32).reshape(s) for name, s in shapes.items()}
+
+
+def assert_round_trip(tensors, variables, names):
+    """Every tensor that has a place in the variables comes back as it was; gives the report."""
+    filled, report = from_torch(tensors, variables)
+    known = set(tensors) - set(report.unused)
+    known = {name for name in known if not name.endswith("num_batches_tracked")}
+    back = to_torch(filled, names=names)
+    assert back.keys() == known
+    for name in known:
+        if names == "torchvision" and ".box_predictor.bbox_pred." in name:
+            back[name][:4] = tensors[name][:4]  # Background's box is not kept.
+        np.testing.assert_array_equal(back[name], tensors[name], err_msg=name)
+    return report
+
+
+@pytest.mark.parametrize(
+    "file, key, names, num_classes",
+    [
+        ("mmdet_keys", "faster_rcnn_r50_fpn_coco80", "mmdetection", 80),
+        ("torchvision_keys", "fasterrcnn_resnet50_fpn", "torchvision", 90),
+    ],
+)
+def test_the_names_of_a_whole_detector_map_one_to_one(file, key, names, num_classes):
+    tensors = numbered(json.loads((GOLDENS / f"{file}.json").read_text())[key])
+    variables = detector(num_classes=num_classes, depth=50, width=64, channels=256, hidden=1024)
+    report = assert_round_trip(tensors, variables, names)
+    assert not report.missing and not report.unused
+
+
+def test_a_resnet_file_fills_only_the_backbone():
+    keys = json.loads((GOLDENS / "torchvision_keys.json").read_text())["resnet50"]
+    variables = detector(depth=50, width=64)
+    report = assert_round_trip(numbered(keys), variables, "resnet")
+    assert report.unused == ("fc.bias", "fc.weight")
+    assert all("/backbone/" in path for path in report.loaded)
+    assert report.missing and not any("/backbone/" in path for path in report.missing)
+
+
+def test_the_frozen_parameters_are_those_that_mmdetection_freezes():
+    wanted = json.loads((GOLDENS / "mmdet_keys.json").read_text())["frozen_after_train_call"]
+    params = flatten_dict(detector(depth=50)["params"], sep="/")
+    prefixes = tuple(f"{prefix}/" for prefix in frozen_parameters(1))
+    frozen = {
+        path: np.zeros(leaf.shape) for path, leaf in params.items() if path.startswith(prefixes)
+    }
+    assert sorted(to_torch({"params": unflatten_dict(frozen, sep="/")})) == sorted(wanted)
+
+
+def small(names="mmdetection", **settings):
+    """The tensors of a small detector, all different, and the shapes of its variables."""
+    variables = detector(**settings)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables)
+    return numbered({k: v.shape for k, v in to_torch(zeros, names=names).items()}), variables
+
+
+def test_the_first_fully_connected_layer_reads_regions_in_our_order():
+    tensors, variables = small()
+    filled, _ = from_torch(tensors, variables)
+    region = np.random.default_rng(0).normal(size=(7, 7, 8))
+    weight = tensors["roi_head.bbox_head.shared_fcs.0.weight"]
+    wanted = weight @ region.transpose(2, 0, 1).reshape(-1)  # Torch flattens C, H, W.
+    found = np.einsum("hwc,hwco->o", region, filled["params"]["box_head"]["fc0"]["kernel"])
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_torchvisions_background_moves_to_the_end_and_loses_its_box():
+    tensors, variables = small("torchvision", num_classes=3, hidden=2)
+    tensors["roi_heads.box_predictor.cls_score.bias"] = np.float32([9, 0, 1, 2])
+    tensors["roi_heads.box_predictor.bbox_pred.bias"] = np.arange(16, dtype=np.float32)
+    filled, _ = from_torch(tensors, variables)
+    head = filled["params"]["box_head"]
+    np.testing.assert_array_equal(head["logits"]["bias"], [0, 1, 2, 9])
+    np.testing.assert_array_equal(head["deltas"]["bias"], np.arange(4, 16))
+    back = to_torch(filled, names="torchvision")
+    deltas = back["roi_heads.box_predictor.bbox_pred.bias"]
+    np.testing.assert_array_equal(deltas, [0, 0, 0, 0, *range(4, 16)])
+
+
+def test_the_names_of_torchvisions_published_weights_are_known():
+    tensors, variables = small("torchvision")
+    old = {
+        name.replace(".0.weight", ".weight").replace(".0.bias", ".bias")
+        if "fpn" in name
+        else name.replace("conv.0.0", "conv"): value
+        for name, value in tensors.items()
+    }
+    assert old.keys() != tensors.keys()
+    _, report = from_torch(old, variables)
+    assert not report.missing and not report.unused
+
+
+def test_group_norm_needs_no_statistics():
+    tensors, variables = small(norm="group")
+    filled, report = from_torch(tensors, variables)
+    assert list(filled) == ["params"] and not report.missing
+
+
+def test_what_does_not_match_is_reported_and_left_alone():
+    tensors, variables = small()
+    tensors["neck.other.weight"] = tensors.pop("neck.lateral_convs.0.conv.weight")
+    tensors["backbone.bn1.num_batches_tracked"] = np.int64(7)
+    filled, report = from_torch(tensors, variables)
+    assert report.missing == ("params/neck/lateral0/kernel",)
+    assert report.unused == ("neck.other.weight",)
+    wanted = variables["params"]["neck"]["lateral0"]["kernel"]
+    assert filled["params"]["neck"]["lateral0"]["kernel"] is wanted
+
+
+def test_arrays_take_the_type_of_the_leaf():
+    tensors, variables = small()
+    halves = {name: value.astype(np.float16) for name, value in tensors.items()}
+    filled, _ = from_torch(halves, variables)
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(filled))
+
+
+@pytest.mark.parametrize(
+    "name, shape, message",
+    [
+        ("neck.lateral_convs.1.conv.weight", (8, 9, 1, 1), r"\(8, 8, 1, 1\), found \(8, 9, 1, 1\)"),
+        ("roi_head.bbox_head.shared_fcs.0.weight", (16, 99), r"\(16, 392\), found \(16, 99\)"),
+        ("roi_head.bbox_head.fc_cls.bias", (81,), r"\(4,\), found \(81,\)"),
+        ("backbone.bn1.running_var", (3,), r"\(4,\), found \(3,\)"),
+    ],
+)
+def test_another_shape_names_the_leaf_wanted_and_found(name, shape, message):
+    tensors, variables = small()
+    tensors[name] = np.zeros(shape, np.float32)
+    with pytest.raises(UserError, match=rf"weights.npz: {name} does not fit .*/.*{message}"):
+        from_torch(tensors, variables, source="weights.npz")
+
+
+def test_torchvisions_wanted_shape_counts_the_background_box():
+    tensors, variables = small("torchvision", num_classes=3)
+    tensors["roi_heads.box_predictor.bbox_pred.bias"] = np.zeros(12, np.float32)
+    with pytest.raises(UserError, match=r"wanted the shape \(16,\), found \(12,\)"):
+        from_torch(tensors, variables)
+
+
+@pytest.mark.parametrize("tensors, found", [({}, "nothing"), ({"a.weight": 0}, "a.weight")])
+def test_a_file_without_a_known_name_is_refused(tensors, found):
+    with pytest.raises(UserError, match=f"w.npz: no name is known.*backbone.*found {found}"):
+        from_torch(tensors, detector(), source="w.npz")
+
+
+def test_unknown_kinds_of_names_and_leaves_are_refused():
+    leaf = {"params": {"other": {"kernel": np.zeros((2, 3))}}}
+    with pytest.raises(UserError, match="found 'detectron'"):
+        to_torch(leaf, names="detectron")
+    with pytest.raises(UserError, match="no name for params/other/kernel"):
+        to_torch(leaf)

@@ -1,0 +1,74 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdet.interop import from_torch
+from jaxdet.models import FPN
+
+TOLERANCE = dict(rtol=1e-4, atol=1e-5)
+
+
+def nhwc(x):
+    return jnp.asarray(x.transpose(0, 2, 3, 1))
+
+
+def outputs(fpn, arrays, prefix):
+    """The pyramid of a golden file's backbone maps, with the weights under `prefix`."""
+    maps = tuple(nhwc(arrays[f"out/{level}"]) for level in ("C2", "C3", "C4", "C5"))
+    tree = jax.eval_shape(fpn.init, jax.random.key(0), maps)
+    weights = {
+        "neck." + k.removeprefix(prefix).removeprefix("neck."): v
+        for k, v in arrays.items()
+        if k.startswith(prefix) and "backbone" not in k
+    }
+    variables, report = from_torch(weights, {"params": {"neck": tree["params"]}})
+    assert not report.missing and not report.unused
+    return fpn.apply({"params": variables["params"]["neck"]}, maps)
+
+
+@pytest.mark.parametrize("name", ["mmdet_resnet18_fpn", "mmdet_resnet50_fpn"])
+def test_maps_equal_the_golden_ones(golden, name):
+    arrays = golden(name)
+    found = outputs(FPN(channels=8), arrays, "param/")
+    for level, x in zip(("P2", "P3", "P4", "P5", "P6"), found, strict=True):
+        np.testing.assert_allclose(x, nhwc(arrays[f"out/{level}"]), **TOLERANCE)
+
+
+@pytest.mark.parametrize("extra", ["on_input", "on_lateral", "on_output"])
+def test_extra_convolutions_equal_the_golden_ones(golden, extra):
+    arrays = golden("mmdet_resnet18_fpn")
+    fpn = FPN(channels=8, start_level=1, extra=extra, relu_before_extra=extra == "on_output")
+    found = outputs(fpn, arrays, f"extra_{extra}/param/")
+    for level, x in zip(("P3", "P4", "P5", "P6", "P7"), found, strict=True):
+        np.testing.assert_allclose(x, nhwc(arrays[f"extra_{extra}/{level}"]), **TOLERANCE)
+
+
+def test_odd_sizes_take_the_nearest_coarse_pixel():
+    sizes = ((5, 7), (3, 4))
+    fpn = FPN(channels=1, num_levels=2)
+    maps = tuple(jnp.zeros((1, *size, 1)) for size in sizes)
+    params = jax.tree.map(jnp.zeros_like, fpn.init(jax.random.key(0), maps)["params"])
+    for name in ("lateral0", "lateral1"):
+        params[name]["kernel"] = jnp.ones_like(params[name]["kernel"])
+    for name in ("output0", "output1"):
+        params[name]["kernel"] = params[name]["kernel"].at[1, 1].set(1.0)
+    coarse = jnp.arange(12.0).reshape(1, 3, 4, 1)
+    fine, _ = fpn.apply({"params": params}, (maps[0], coarse))
+    rows, columns = np.arange(5) * 3 // 5, np.arange(7) * 4 // 7
+    np.testing.assert_array_equal(fine[0, :, :, 0], coarse[0, :, :, 0][rows][:, columns])
+
+
+@pytest.mark.parametrize(
+    "settings, sizes, message",
+    [
+        ({"num_levels": 1}, ((4, 4), (2, 2)), "num_levels 1"),
+        ({"start_level": 2}, ((4, 4), (2, 2)), "start_level 2"),
+        ({"extra": "on_top"}, ((4, 4), (2, 2)), "found 'on_top'"),
+        ({}, ((6, 6), (2, 2)), "2 x 2 is not half of the finer 6 x 6"),
+    ],
+)
+def test_maps_and_levels_that_do_not_fit_are_named(settings, sizes, message):
+    maps = tuple(jnp.zeros((1, *size, 2)) for size in sizes)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(FPN(channels=2, **settings).init, jax.random.key(0), maps)

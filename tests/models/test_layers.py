@@ -1,0 +1,60 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdet.models.layers import Conv, max_pool_3x3_stride_2, norm_layer, num_groups
+
+
+@pytest.mark.parametrize("size", [(6, 9), (7, 8)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_1x1_convolution_equals_xlas(size, stride):
+    x = jax.random.normal(jax.random.key(0), (2, *size, 3))
+    layer = Conv(5, 1, stride)
+    variables = layer.init(jax.random.key(0), x)
+
+    def by_xla(kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    kernel = variables["params"]["kernel"]
+    assert kernel.shape == (1, 1, 3, 5)
+    np.testing.assert_allclose(layer.apply(variables, x), by_xla(kernel), rtol=1e-5, atol=1e-6)
+
+
+def test_a_convolution_pads_both_sides_alike():
+    layer = Conv(1, 3, 2, kernel_init=jax.nn.initializers.ones)
+    y, _ = layer.init_with_output(jax.random.key(0), jnp.ones((1, 4, 4, 1)))
+    # Windows start at -1 and 1: the first misses a row and a column, the last none.
+    np.testing.assert_array_equal(y[0, :, :, 0], [[4, 6], [6, 9]])
+
+
+@pytest.mark.parametrize("size", [(7, 8), (1, 2)])
+def test_max_pooling_equals_xlas_forward_and_backward(size):
+    x = jax.random.normal(jax.random.key(1), (2, *size, 3))
+
+    def by_xla(x):
+        padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
+
+    def with_gradient(pool):
+        maps, pull = jax.vjp(pool, x)
+        return maps, pull(jnp.arange(1.0, maps.size + 1).reshape(maps.shape))[0]
+
+    # No two values are equal, so that no window has a tie.
+    for found, wanted in zip(*map(with_gradient, (max_pool_3x3_stride_2, by_xla)), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    "channels, groups",
+    [(256, 32), (64, 32), (96, 32), (32, 16), (24, 8), (4, 2), (6, 2), (5, 1), (1, 1)],
+)
+def test_groups_divide_the_channels_and_have_two_or_more(channels, groups):
+    assert num_groups(channels) == groups
+
+
+def test_an_unknown_norm_is_named():
+    with pytest.raises(ValueError, match="'layer'"):
+        norm_layer("layer", 8, train=False, name="norm")

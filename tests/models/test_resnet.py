@@ -1,0 +1,213 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxdet.interop import from_torch
+from jaxdet.models import ResNet, frozen_parameters
+from jaxdet.models.resnet import Stage
+
+TOLERANCE = dict(rtol=1e-4, atol=1e-5)
+LEVELS = ("C2", "C3", "C4", "C5")
+IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+
+
+def shapes(model):
+    """The variables' shapes, without computing anything."""
+    return jax.eval_shape(lambda key, x: model.init(key, x, train=True), jax.random.key(0), IMAGE)
+
+
+def nhwc(x):
+    return jnp.asarray(x.transpose(0, 2, 3, 1))
+
+
+def load(model, arrays):
+    """The variables of a golden file's backbone."""
+    weights = {k.removeprefix("param/"): v for k, v in arrays.items() if k.startswith("param/")}
+    tree = {collection: {"backbone": tree} for collection, tree in shapes(model).items()}
+    variables, report = from_torch(weights, tree)
+    assert not report.missing
+    return {collection: tree["backbone"] for collection, tree in variables.items()}
+
+
+@pytest.fixture(scope="module")
+def resnet18(golden):
+    """A narrow ResNet-18, its golden arrays and weights."""
+    arrays = golden("mmdet_resnet18_fpn")
+    model = ResNet(depth=18, width=4, norm="batch")
+    return model, arrays, load(model, arrays)
+
+
+def apply(model, variables, x, *, train):
+    mutable = ["batch_stats"] if train else False
+    return jax.jit(lambda v, x: model.apply(v, x, train=train, mutable=mutable))(variables, x)
+
+
+@pytest.mark.parametrize(
+    "depth, style, name",
+    [
+        (18, "pytorch", "mmdet_resnet18_fpn"),
+        (50, "pytorch", "mmdet_resnet50_fpn"),
+        (50, "caffe", "mmdet_resnet50_caffe_fpn"),
+    ],
+)
+def test_maps_equal_the_golden_ones(golden, depth, style, name):
+    arrays = golden(name)
+    weights = golden("mmdet_resnet50_fpn") if style == "caffe" else arrays
+    model = ResNet(depth=depth, width=4, style=style)
+    maps = apply(model, load(model, weights), nhwc(arrays["input"]), train=False)
+    for level, found in zip(LEVELS, maps, strict=True):
+        np.testing.assert_allclose(found, nhwc(arrays[f"out/{level}"]), **TOLERANCE)
+
+
+def test_training_with_batch_norm_equals_the_golden_maps_and_statistics(resnet18):
+    model, arrays, variables = resnet18
+    x = nhwc(arrays["bn_train/input"])
+    maps, updates = apply(model, variables, x, train=True)
+    for level, found in zip(LEVELS, maps, strict=True):
+        np.testing.assert_allclose(found, nhwc(arrays[f"bn_train/{level}"]), **TOLERANCE)
+
+    after = {
+        k.removeprefix("bn_train/after/"): v for k, v in arrays.items() if "bn_train/after" in k
+    }
+    tree = {"batch_stats": {"backbone": updates["batch_stats"]}}
+    wanted, report = from_torch(after, tree)
+    assert not report.missing and not report.unused
+    before, found, wanted = (
+        flatten_dict(t, sep="/")
+        for t in (
+            variables["batch_stats"],
+            updates["batch_stats"],
+            wanted["batch_stats"]["backbone"],
+        )
+    )
+    pixels = {"stem_norm": 2 * 32 * 32} | {f"layer{i}": 2 * (32 // 2**i) ** 2 for i in range(1, 5)}
+    for path, value in wanted.items():
+        if path.endswith("var"):
+            # Torch averages the unbiased variance, with n - 1 in the denominator.
+            n = pixels[path.split("/")[0]]
+            value = 0.9 * before[path] + (value - 0.9 * before[path]) * (n - 1) / n
+        np.testing.assert_allclose(found[path], value, err_msg=path, **TOLERANCE)
+
+
+def test_frozen_norm_keeps_its_statistics_while_training(resnet18):
+    _, arrays, variables = resnet18
+    model = ResNet(depth=18, width=4, norm="frozen")
+    maps, updates = apply(model, variables, nhwc(arrays["input"]), train=True)
+    np.testing.assert_allclose(maps[3], nhwc(arrays["out/C5"]), **TOLERANCE)
+    jax.tree.map(np.testing.assert_array_equal, updates["batch_stats"], variables["batch_stats"])
+
+
+@pytest.mark.parametrize("frozen_stages", [1, 3])
+def test_frozen_stages_get_no_gradient_and_keep_their_statistics(resnet18, frozen_stages):
+    _, arrays, variables = resnet18
+    model = ResNet(depth=18, width=4, norm="batch", frozen_stages=frozen_stages)
+
+    def loss(params, x):
+        maps, updates = model.apply(
+            {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
+        )
+        return sum(jnp.sum(m**2) for m in maps), updates["batch_stats"]
+
+    x = nhwc(arrays["bn_train/input"])
+    gradients, stats = jax.jit(jax.grad(loss, has_aux=True))(variables["params"], x)
+    frozen = frozen_parameters(frozen_stages)
+
+    def is_frozen(path):
+        return any(f"backbone/{path}".startswith(f"{prefix}/") for prefix in frozen)
+
+    for path, gradient in flatten_dict(gradients, sep="/").items():
+        assert np.any(gradient) != is_frozen(path), path
+    before = flatten_dict(variables["batch_stats"], sep="/")
+    for path, value in flatten_dict(stats, sep="/").items():
+        assert np.array_equal(value, before[path]) == is_frozen(path), path
+
+
+def test_frozen_parameters_names_the_stem_and_the_stages():
+    assert frozen_parameters(0) == ()
+    assert frozen_parameters(2) == (
+        "backbone/stem_conv",
+        "backbone/stem_norm",
+        "backbone/layer1",
+        "backbone/layer2",
+    )
+    with pytest.raises(ValueError, match="found 5"):
+        frozen_parameters(5)
+
+
+# The models of torchvision less their classifiers, 1000 x (512 or 2048) + 1000.
+@pytest.mark.parametrize(
+    "depth, count",
+    [
+        (18, 11_689_512 - 513_000),
+        (34, 21_797_672 - 513_000),
+        (50, 25_557_032 - 2_049_000),
+        (101, 44_549_160 - 2_049_000),
+    ],
+)
+def test_parameter_counts_equal_torchvisions(depth, count):
+    params = shapes(ResNet(depth=depth))["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+
+
+def test_all_norms_have_the_same_parameters_and_group_norm_no_statistics():
+    group, frozen, batch, sync = (
+        shapes(ResNet(depth=18, width=8, norm=norm))
+        for norm in ("group", "frozen", "batch", "sync")
+    )
+    assert frozen == batch == sync
+    assert group == {"params": frozen["params"]}
+
+
+def test_synchronised_norm_on_two_devices_equals_batch_norm_on_the_whole_batch(resnet18):
+    batch_model, arrays, variables = resnet18
+    model = ResNet(depth=18, width=4, norm="sync", axis_name="batch")
+    x = nhwc(arrays["bn_train/input"])
+    on_each = PartitionSpec("batch")
+    split = jax.jit(
+        jax.shard_map(
+            lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]),
+            mesh=Mesh(jax.devices()[:2], "batch"),
+            in_specs=(PartitionSpec(), on_each),
+            out_specs=(on_each, PartitionSpec()),
+            check_vma=False,
+        )
+    )
+    found = split(variables, x)
+    wanted = apply(batch_model, variables, x, train=True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE), found, wanted)
+
+
+def test_bfloat16_maps_are_close_and_parameters_stay_float32(resnet18):
+    _, arrays, variables = resnet18
+    model = ResNet(depth=18, width=4, norm="batch", dtype=jnp.bfloat16)
+    maps, updates = apply(model, variables, nhwc(arrays["bn_train/input"]), train=True)
+    wanted = nhwc(arrays["bn_train/C3"])
+    assert maps[1].dtype == jnp.bfloat16
+    assert np.abs(maps[1].astype(np.float32) - wanted).mean() < 0.02 * np.abs(wanted).mean()
+    leaves = jax.tree.leaves((shapes(model), updates))
+    assert all(leaf.dtype == jnp.float32 for leaf in leaves)
+
+
+@pytest.mark.parametrize("zero_init", [False, True])
+def test_zero_init_residual_makes_blocks_start_as_their_shortcut(zero_init):
+    x = jax.random.normal(jax.random.key(0), (1, 4, 4, 4))
+    settings = dict(num_blocks=2, features=4, stride=1, bottleneck=False, norm="batch")
+    settings |= dict(style="pytorch", frozen=False, axis_name=None, dtype=jnp.float32)
+    stage = Stage(**settings, zero_init_residual=zero_init)
+    init = jax.jit(lambda key: stage.init_with_output(key, x, train=False))
+    y, variables = init(jax.random.key(1))
+    assert np.array_equal(y, jnp.maximum(x, 0)) == zero_init
+    for block in variables["params"].values():
+        assert np.all(block["norm1"]["scale"] == 1)
+        assert np.all(block["norm2"]["scale"] == 1 - zero_init)
+
+
+@pytest.mark.parametrize(
+    "settings, found", [({"depth": 19}, "19"), ({"style": "tf"}, "tf"), ({"frozen_stages": 5}, "5")]
+)
+def test_wrong_settings_are_named(settings, found):
+    with pytest.raises(ValueError, match=f"found '?{found}"):
+        shapes(ResNet(**settings))
