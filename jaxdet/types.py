@@ -14,7 +14,7 @@ Conventions:
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
@@ -106,6 +106,7 @@ class Example(NamedTuple):
     size: tuple[int, int]  # (height, width) of the original image.
 
 
+@runtime_checkable
 class Source(Protocol):
     """A random-access data set of examples."""
 

@@ -1,0 +1,234 @@
+"""Grain pipelines: shuffle, decode, augment, pad and batch in loader threads.
+
+The order of the whole run is fixed first. Place p of that order always shows
+the same image, changed by the same random draws; batch n is made of places
+n * batch_size and up, and only then divided among processes and devices.
+"""
+
+import grain
+import numpy as np
+
+from jaxdet.data import transforms
+from jaxdet.data.loader import Loader
+from jaxdet.data.sources.selection import NonEmpty
+from jaxdet.data.transforms import Augmentation, UnreadableImage
+from jaxdet.types import Batch, Images, Source, UserError
+
+# More batches than a run can have; the order itself never ends.
+_FOREVER = 2**40
+
+
+def train_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    canvas: tuple[int, int],
+    resize: tuple[int | tuple[int, ...], int],
+    max_boxes: int,
+    start_step: int = 0,
+    keep_empty: bool = True,
+    use_difficult: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_devices: int = 1,
+    num_threads: int = 4,
+    **augmentation: float | tuple[float, float],
+) -> Loader:
+    """Gives augmented batches without end, reshuffled in every epoch.
+
+    The images of batch n, their order, their random draws and `index` depend
+    on the source, `seed`, `batch_size` and n only. Images that cannot be read are
+    replaced by the next one in the order, and counted.
+
+    Args:
+        source: the examples.
+        batch_size: images of a batch over all processes and devices.
+        seed: 0 or more.
+        canvas: (height, width) that all images are padded to.
+        resize: (short, long) sides as in `transforms.fit_scale`; with several
+            short sides one of them is drawn for each image.
+        max_boxes: G, object slots of an image; the largest objects are kept.
+        start_step: n of the first batch.
+        keep_empty: whether images without an object are used, too.
+        use_difficult: whether difficult objects are learnt; else they are crowd.
+        process_index: which process this is, of `process_count`.
+        process_count: number of processes that share each batch.
+        num_devices: devices of this process.
+        num_threads: threads, each of which makes a batch at a time.
+        **augmentation: fields of `transforms.Augmentation`.
+
+    Returns:
+        Batches of NumPy arrays with leading axes (devices, images of a device).
+        A slot is `valid`, or `crowd`, or zeros and neither.
+
+    Raises:
+        UserError: for settings out of range, or if no image is left.
+    """
+    _check_division(batch_size, process_count, num_devices)
+    _check_at_least(0, seed=seed, start_step=start_step)
+    _check_at_least(1, canvas=min(canvas), max_boxes=max_boxes, num_threads=num_threads)
+    settings = Augmentation(**augmentation)
+    _check_augmentation(settings)
+    if not keep_empty:
+        source = NonEmpty(source, use_difficult=use_difficult)
+    if len(source) == 0:
+        raise UserError(f"no image to train on (data.keep_empty is {keep_empty})")
+    order = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
+    rows = batch_size // process_count
+
+    def make(step, loader):
+        batch = _blank_batch(rows, canvas, max_boxes)
+        for row in range(rows):
+            place = step * batch_size + process_index * rows + row
+            rng = np.random.default_rng((seed, place))
+            example = _read_from(source, order, place, loader)
+            scale = _scale(example, rng.choice(np.atleast_1d(resize[0])), resize[1], canvas)
+            example, zoom = transforms.random_zoom(example, rng, zoom_range=settings.zoom_range)
+            example = transforms.resize(example, scale * zoom)
+            example = transforms.augment(example, rng, settings=settings)
+            if not use_difficult:
+                example = example._replace(crowd=example.crowd | example.difficult)
+            example, left_out = transforms.limit_objects(example, max_boxes)
+            loader.note_left_out(example, left_out, max_boxes)
+            _write_image(batch.images, row, example.image, scale * zoom)
+            _write_objects(batch, row, example, place)
+        return _split(batch, num_devices)
+
+    return Loader(make, start=start_step, stop=_FOREVER, num_threads=num_threads)
+
+
+def eval_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    canvas: tuple[int, int],
+    resize: tuple[int | tuple[int, ...], int],
+    num_devices: int = 1,
+    max_images: int = 0,
+    num_threads: int = 4,
+) -> Loader:
+    """Gives every image once, in the source's order.
+
+    Args:
+        source: the examples.
+        batch_size: images of a batch.
+        canvas: (height, width) that all images are padded to.
+        resize: (short, long) sides; of several short sides the largest counts.
+        num_devices: devices that share a batch.
+        max_images: above 0, so many images at most, spread evenly.
+        num_threads: threads, each of which makes a batch at a time.
+
+    Returns:
+        Pairs of Images, with leading axes (devices, images of a device), and
+        the Examples of the batch in that order, with `image` empty so that
+        they can be collected. Boxes and size are the original's. Rows without
+        an Example are blank: at the end, and where images cannot be read,
+        which are left out and counted.
+
+    Raises:
+        UserError: for settings out of range.
+    """
+    _check_division(batch_size, 1, num_devices)
+    _check_at_least(1, canvas=min(canvas), num_threads=num_threads)
+    count = min(max_images, len(source)) if max_images > 0 else len(source)
+    indices = [i * len(source) // count for i in range(count)]
+    short = max(np.atleast_1d(resize[0]))
+
+    def make(step, loader):
+        images, examples = _blank_images(batch_size, canvas), []
+        for index in indices[step * batch_size : (step + 1) * batch_size]:
+            try:
+                example = transforms.decode(source[index])
+            except (UnreadableImage, OSError) as error:
+                loader.note_unreadable(error, "left out of the evaluation")
+                continue
+            scale = _scale(example, short, resize[1], canvas)
+            image = transforms.resize(example, scale).image
+            _write_image(images, len(examples), image, scale)
+            examples.append(example._replace(image=b""))
+        return _split(images, num_devices), examples
+
+    return Loader(make, start=0, stop=-(-count // batch_size), num_threads=num_threads)
+
+
+def _read_from(source, order, place, loader):
+    """The first example that can be decoded, from a place of the order on."""
+    for attempt in range(len(source)):
+        try:
+            return transforms.decode(source[order[place + attempt]])
+        except (UnreadableImage, OSError) as error:
+            loader.note_unreadable(error, "replaced by the next image")
+    raise UserError(f"none of the {len(source)} images can be read")
+
+
+def _scale(example, short, long, canvas):
+    return transforms.fit_scale(example.image.shape[:2], short=int(short), long=long, canvas=canvas)
+
+
+def _blank_images(rows, canvas):
+    """Black canvases; their size is the whole canvas, so that no detector divides by 0."""
+    return Images(
+        pixels=np.zeros((rows, *canvas, 3), np.uint8),
+        sizes=np.tile(np.array(canvas, np.int32), (rows, 1)),
+        scales=np.ones(rows, np.float32),
+    )
+
+
+def _blank_batch(rows, canvas, max_boxes):
+    return Batch(
+        images=_blank_images(rows, canvas),
+        boxes=np.zeros((rows, max_boxes, 4), np.float32),
+        labels=np.zeros((rows, max_boxes), np.int32),
+        valid=np.zeros((rows, max_boxes), bool),
+        crowd=np.zeros((rows, max_boxes), bool),
+        index=np.zeros(rows, np.uint32),
+    )
+
+
+def _write_image(images, row, image, scale):
+    height, width = image.shape[:2]
+    images.pixels[row, :height, :width] = image
+    images.sizes[row] = height, width
+    images.scales[row] = scale
+
+
+def _write_objects(batch, row, example, place):
+    count = len(example.labels)
+    batch.boxes[row, :count] = example.boxes
+    batch.labels[row, :count] = example.labels
+    batch.valid[row, :count] = ~example.crowd
+    batch.crowd[row, :count] = example.crowd
+    batch.index[row] = place % 2**32
+
+
+def _split(batch, num_devices):
+    """Divides the leading axis of every array among the devices."""
+    if batch is None:
+        return None
+    if isinstance(batch, np.ndarray):
+        return batch.reshape(num_devices, -1, *batch.shape[1:])
+    return type(batch)(*(_split(part, num_devices) for part in batch))
+
+
+def _check_division(batch_size, process_count, num_devices):
+    if batch_size < 1 or batch_size % (process_count * num_devices):
+        raise UserError(
+            f"batch_size {batch_size} does not divide among {process_count} processes "
+            f"of {num_devices} devices"
+        )
+
+
+def _check_at_least(lowest, **settings):
+    for name, value in settings.items():
+        if value < lowest:
+            raise UserError(f"data.{name} wants at least {lowest}, found {value}")
+
+
+def _check_augmentation(settings):
+    for name, value in settings._asdict().items():
+        if name == "zoom_range":
+            if len(value) != 2 or not 0 < value[0] <= value[1]:
+                raise UserError(f"data.zoom_range wants 0 < low <= high, found {tuple(value)}")
+        elif not 0 <= value <= 1:
+            raise UserError(f"data.{name} wants a number from 0 to 1, found {value}")

@@ -1,0 +1,193 @@
+"""Generated pictures of shapes as a TFDS data set: a detection problem without a download."""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxdet.data.sources.pictures import KINDS, Picture, draw_picture
+from jaxdet.data.sources.tfds import TfdsSource, read_tfds
+from jaxdet.types import UserError
+
+# Raised whenever the same settings give other pictures, so that old files are not read.
+_VERSION = "1.0.0"
+_JPEG_QUALITY = 90
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapesSettings:
+    """What the pictures are like.
+
+    Attributes:
+        num_train: pictures of the split "train".
+        num_test: pictures of the split "test".
+        height_range: least and greatest height, pixels.
+        width_range: least and greatest width, pixels.
+        max_objects: a picture with objects has 1 up to this many.
+        size_range: least and greatest diameter of a shape, pixels.
+        empty_rate: part of the pictures without an object, 0 to 1.
+        seed: of all draws.
+        classes: kinds out of `pictures.KINDS`, in the order of their labels.
+    """
+
+    num_train: int = 1200
+    num_test: int = 200
+    height_range: tuple[int, int] = (128, 160)
+    width_range: tuple[int, int] = (160, 192)
+    max_objects: int = 6
+    size_range: tuple[int, int] = (14, 90)
+    empty_rate: float = 0.05
+    seed: int = 0
+    classes: tuple[str, ...] = ("circle", "square", "triangle", "star")
+
+
+def read_shapes(
+    *, root: str, split: str, classes: tuple[str, ...] = (), **settings: object
+) -> TfdsSource:
+    """Opens generated pictures, and draws them first where that was not done yet.
+
+    They lie in root/shapes/<digest of the settings>. That folder appears only
+    when it is complete: one that was interrupted, or that several processes
+    make at once, does no harm.
+
+    Args:
+        root: a folder, made if missing.
+        split: "train" or "test".
+        classes: kinds of shapes, in the order of their labels; empty takes
+            the default ones.
+        **settings: the other fields of `ShapesSettings`.
+
+    Raises:
+        UserError: for an unknown kind, setting or split, or a setting out of range.
+    """
+    wanted = _to_settings(classes, settings)
+    folder = pathlib.Path(root, "shapes", _digest(wanted))
+    if not folder.is_dir():
+        _prepare(wanted, folder)
+    return read_tfds(root=str(folder), split=split)
+
+
+def draw_split(settings: ShapesSettings, split: str) -> Iterator[Picture]:
+    """Draws the pictures of a split; each depends on the settings and its number only."""
+    count = {"train": settings.num_train, "test": settings.num_test}[split]
+    for number in range(count):
+        rng = np.random.default_rng((settings.seed, split == "test", number))
+        size = tuple(
+            int(rng.integers(*limits, endpoint=True))
+            for limits in (settings.height_range, settings.width_range)
+        )
+        empty = rng.random() < settings.empty_rate
+        yield draw_picture(
+            rng,
+            size=size,
+            kinds=settings.classes,
+            num_objects=0 if empty else int(rng.integers(1, settings.max_objects, endpoint=True)),
+            size_range=settings.size_range,
+        )
+
+
+class Shapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Writes the pictures that the settings describe."""
+
+    VERSION = tfds.core.Version(_VERSION)
+
+    def __init__(self, settings: ShapesSettings, **kwargs: object):
+        """Takes the settings, and what a TFDS builder takes."""
+        self._settings = settings
+        super().__init__(**kwargs)
+
+    def _info(self):
+        objects = {
+            "bbox": tfds.features.BBoxFeature(),
+            "label": tfds.features.ClassLabel(names=self._settings.classes),
+        }
+        features = {
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "image/id": np.int64,
+            "objects": tfds.features.Sequence(objects),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Generated pictures of shapes.",
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(split) for split in ("train", "test")}
+
+    def _generate_examples(self, split):
+        for number, picture in enumerate(draw_split(self._settings, split)):
+            yield number, _to_record(number, picture)
+
+
+def _to_record(number, picture):
+    height, width = picture.image.shape[:2]
+    fractions = picture.boxes.astype(np.float64) / [width, height, width, height]
+    bgr = cv2.cvtColor(picture.image, cv2.COLOR_RGB2BGR)
+    encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
+    return {
+        "image": io.BytesIO(encoded.tobytes()),
+        "image/id": number,
+        "objects": [
+            {"bbox": tfds.features.BBox(y1, x1, y2, x2), "label": int(label)}
+            for (x1, y1, x2, y2), label in zip(fractions.tolist(), picture.labels, strict=True)
+        ],
+    }
+
+
+def _digest(settings):
+    """A name for the settings, so that none reads another's files."""
+    text = json.dumps([_VERSION, dataclasses.asdict(settings)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _prepare(settings, folder):
+    """Writes the data set beside its final place, and moves it there when complete."""
+    count = settings.num_train + settings.num_test
+    logging.getLogger("jaxdet").info("drawing %d pictures of shapes into %s", count, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="incomplete.", dir=folder.parent) as made:
+        builder = Shapes(settings, data_dir=made, file_format="array_record")
+        # TFDS prints that it downloads, which is not so.
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare()
+        try:
+            pathlib.Path(builder.data_dir).rename(folder)
+        except OSError:
+            # Another process was faster, with the same pictures.
+            if not folder.is_dir():
+                raise
+
+
+def _to_settings(classes, settings):
+    known = {field.name for field in dataclasses.fields(ShapesSettings)} - {"classes"}
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        listed = ", ".join(sorted(known))
+        raise UserError(f"data source 'shapes' has no option {unknown[0]!r}; it has {listed}")
+    for name in classes:
+        if name not in KINDS:
+            raise UserError(f"no shape {name!r} in data.classes; there are {', '.join(KINDS)}")
+    if classes:
+        settings["classes"] = tuple(classes)
+    result = ShapesSettings(**settings)
+    for name in ("num_train", "num_test", "max_objects"):
+        if getattr(result, name) < 1:
+            raise UserError(f"data.{name} wants at least 1, found {getattr(result, name)}")
+    for name in ("height_range", "width_range", "size_range"):
+        low, high = getattr(result, name)
+        if not 8 <= low <= high:
+            raise UserError(f"data.{name} wants 8 <= low <= high, found {(low, high)}")
+    if not 0 <= result.empty_rate <= 1:
+        raise UserError(f"data.empty_rate wants a number from 0 to 1, found {result.empty_rate}")
+    return result

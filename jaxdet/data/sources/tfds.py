@@ -1,0 +1,155 @@
+"""Detection data sets prepared by TensorFlow Datasets, read without TensorFlow."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxdet.data import transforms
+from jaxdet.data.sources.files import clean_boxes
+from jaxdet.types import Example, UserError
+
+_ID_FEATURES = ("image/id", "image_id", "image/filename", "id")
+
+
+class TfdsSource:
+    """One split of a prepared data set; reading an example decodes its image.
+
+    TFDS stores boxes as fractions and no image size, so the source decodes
+    the image itself, without its EXIF rotation, as TFDS measured it.
+
+    Attributes:
+        class_names: name of each label.
+    """
+
+    class_names: tuple[str, ...]
+
+    def __init__(self, records: Sequence, *, names: Sequence[str], classes: tuple[str, ...]):
+        """Takes TFDS records with encoded images, and the names of their labels."""
+        self.class_names = tuple(classes) or tuple(names)
+        self._records = records
+        # -1 for the classes that are not wanted.
+        self._label_of = np.array(
+            [self.class_names.index(n) if n in self.class_names else -1 for n in names], np.int32
+        )
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Example:
+        """The example at `index`, its image decoded to RGB.
+
+        Raises:
+            IndexError: at the end, so that the source can be iterated over.
+            UnreadableImage: if the image cannot be decoded.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        record = self._records[index]
+        image_id = next((record[key] for key in _ID_FEATURES if key in record), index)
+        image_id = image_id.decode() if isinstance(image_id, bytes) else image_id
+        image = transforms.decode_bytes(record["image"], rotate=False, name=image_id)
+        height, width = size = image.shape[:2]
+        fractions, labels, crowd, difficult = self._objects(record)
+        boxes, keep = clean_boxes(fractions * [width, height, width, height], size=size)
+        keep &= labels >= 0
+        sides = boxes[:, 2:] - boxes[:, :2]
+        area = record["objects"].get("area", np.prod(sides, axis=1))
+        return Example(
+            id=image_id if isinstance(image_id, str) else int(image_id),
+            image=image,
+            boxes=boxes[keep],
+            labels=labels[keep],
+            crowd=crowd[keep],
+            difficult=difficult[keep],
+            area=np.asarray(area, np.float64)[keep],
+            size=size,
+        )
+
+    def has_object(self, index: int, *, use_difficult: bool = False) -> bool:
+        """Whether the image shows an object to learn; decodes no image."""
+        fractions, labels, crowd, difficult = self._objects(self._records[index])
+        real = np.all(fractions[:, 2:] > fractions[:, :2], axis=1) & (labels >= 0) & ~crowd
+        return bool(np.any(real if use_difficult else real & ~difficult))
+
+    def _objects(self, record):
+        """Boxes as fractions [x1, y1, x2, y2], labels, crowd and difficult flags."""
+        objects = record["objects"]
+        yxyx = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)
+        labels = self._label_of[np.asarray(objects["label"], np.int64)]
+        none = np.zeros(len(yxyx), bool)
+        crowd = np.asarray(objects.get("is_crowd", none), bool)
+        return (
+            yxyx[:, [1, 0, 3, 2]],
+            labels,
+            crowd,
+            np.asarray(objects.get("is_difficult", none), bool),
+        )
+
+
+def read_tfds(*, root: str, split: str, classes: tuple[str, ...] = ()) -> TfdsSource:
+    """Opens a detection data set that TFDS has prepared as ArrayRecord files.
+
+    Its features are image, objects/bbox, objects/label and, where it has
+    them, objects/is_crowd, is_difficult and area, and image/id or
+    image/filename. TFDS checked labels and boxes when it prepared them, so
+    nothing is read here; empty boxes are dropped as they come.
+
+    Args:
+        root: the prepared folder, .../name/config/version, or a folder above
+            it with nothing else prepared inside.
+        split: as TFDS has it: "train", "train[:10%]", ...
+        classes: names in the order of their labels; objects of other classes
+            are left out. Empty takes all.
+
+    Raises:
+        UserError: if there is no such folder, split, feature or class.
+    """
+    folder = _find_prepared(pathlib.Path(root))
+    builder = tfds.builder_from_directory(str(folder))
+    features = builder.info.features
+    names = _label_names(features, folder)
+    unknown = [name for name in classes if name not in names]
+    if unknown:
+        raise UserError(f"{folder}: no class {unknown[0]!r}; it has {', '.join(names)}")
+    try:
+        records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        return TfdsSource(records, names=names, classes=classes)
+    except (ValueError, KeyError) as error:
+        known = ", ".join(sorted(builder.info.splits)) or "none"
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder}: no split {split!r}; it has {known} ({reason})") from None
+    except NotImplementedError:
+        raise UserError(
+            f"{folder}: its files are {builder.info.file_format.value}; prepare it again with "
+            f"file_format='array_record'"
+        ) from None
+
+
+def _find_prepared(root):
+    """The one folder at or below `root`, up to name/config/version, that TFDS prepared."""
+    if not root.is_dir():
+        raise UserError(f"no folder {root}")
+    found = []
+    for depth in ("", "*/", "*/*/", "*/*/*/"):
+        found += [p.parent for p in root.glob(f"{depth}dataset_info.json")]
+        found = [p for p in found if "incomplete" not in str(p.relative_to(root))]
+        if found:
+            break
+    if len(found) != 1:
+        listed = ", ".join(map(str, sorted(found))) or "none"
+        raise UserError(f"{root}: want one prepared TFDS data set, found {listed}")
+    return found[0]
+
+
+def _label_names(features, folder):
+    try:
+        features["image"], features["objects"]["bbox"]
+        return tuple(features["objects"]["label"].names)
+    except (KeyError, AttributeError, TypeError):
+        raise UserError(
+            f"{folder}: not a detection data set; wants image, objects/bbox and objects/label, "
+            f"has {', '.join(sorted(features))}"
+        ) from None

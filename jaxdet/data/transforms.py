@@ -1,0 +1,210 @@
+"""From encoded files to pixels on a canvas; boxes follow their objects.
+
+All functions return new Examples and never write into their input. Pixels are
+RGB uint8, boxes are in pixels of the example's `image`; `size` and `area` stay
+those of the original.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxdet.types import Example
+
+# A crop keeps objects of which at least this part of the area is left.
+MIN_VISIBLE = 0.25
+
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+
+class UnreadableImage(ValueError):
+    """An image file that cannot be decoded, or that is not the annotated one."""
+
+
+class Augmentation(NamedTuple):
+    """Random changes to a training image.
+
+    Attributes:
+        horizontal_flip: probability of mirroring left and right.
+        vertical_flip: probability of mirroring top and bottom.
+        brightness: pixels are multiplied by a factor within 1 +- this.
+        contrast: differences from the image's mean grey, likewise.
+        saturation: differences from each pixel's grey, likewise.
+        zoom_range: the resize scale is multiplied by a factor drawn from
+            here, evenly in its logarithm; above 1 a random part of the image
+            is cut out, so that the result never outgrows the unzoomed one.
+    """
+
+    horizontal_flip: float = 0.5
+    vertical_flip: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    zoom_range: tuple[float, float] = (1.0, 1.0)
+
+
+def decode(example: Example) -> Example:
+    """Decodes the file in `image`; an array passes through.
+
+    The EXIF rotation is applied, unless the annotated size fits the unrotated
+    image only: boxes are taken to be drawn on the image that has their size.
+
+    Raises:
+        UnreadableImage: if the file is corrupt, or of another size than annotated.
+    """
+    if isinstance(example.image, np.ndarray):
+        return example
+    for rotate in (True, False):
+        image = decode_bytes(example.image, rotate=rotate, name=example.id)
+        if image.shape[:2] == tuple(example.size):
+            return example._replace(image=image)
+    raise UnreadableImage(
+        f"{example.id}: annotated as {example.size[0]} x {example.size[1]} (height x width), "
+        f"but the image is {image.shape[0]} x {image.shape[1]}"
+    )
+
+
+def decode_bytes(data: bytes, *, rotate: bool, name: object) -> UInt8[np.ndarray, "H W 3"]:
+    """Decodes a JPEG, PNG or other file that OpenCV reads to RGB.
+
+    Args:
+        data: the file's content.
+        rotate: whether to follow the EXIF rotation.
+        name: the image's name, for the message.
+
+    Raises:
+        UnreadableImage: if it cannot be decoded.
+    """
+    flags = cv2.IMREAD_COLOR if rotate else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise UnreadableImage(f"{name}: not an image, or a damaged one ({len(data)} bytes)")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def fit_scale(size: tuple[int, int], *, short: int, long: int, canvas: tuple[int, int]) -> float:
+    """The largest scale at which an image keeps to its limits.
+
+    Args:
+        size: (height, width) of the image.
+        short: what its shorter side becomes, unless another limit comes first.
+        long: upper bound of its longer side.
+        canvas: (height, width) that it must fit into.
+    """
+    height, width = size
+    return min(short / min(size), long / max(size), canvas[0] / height, canvas[1] / width)
+
+
+def resize(example: Example, scale: float) -> Example:
+    """Resizes the image to rounded sides, and the boxes exactly with it.
+
+    Each axis scales its boxes by its own ratio of the rounded sides. Bilinear
+    as in the reference systems, except below half size, where bilinear skips
+    pixels and area averaging takes over.
+    """
+    height, width = example.image.shape[:2]
+    new_height, new_width = (max(1, round(side * scale)) for side in (height, width))
+    if (new_height, new_width) == (height, width):
+        return example
+    method = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
+    image = cv2.resize(example.image, (new_width, new_height), interpolation=method)
+    ratios = np.array([new_width / width, new_height / height] * 2)
+    boxes = np.minimum(example.boxes * ratios, [new_width, new_height] * 2)
+    return example._replace(image=image, boxes=boxes.astype(np.float32))
+
+
+def random_zoom(
+    example: Example, rng: np.random.Generator, *, zoom_range: tuple[float, float]
+) -> tuple[Example, float]:
+    """Draws the zoom of `Augmentation`, and above 1 cuts a window of that part out at random.
+
+    Boxes are clipped to the window. An object of which less than
+    `MIN_VISIBLE` of the box is left, is left out: it can hardly be told.
+
+    Returns:
+        The example, not resized yet, and the factor for its resize scale.
+    """
+    zoom = float(np.exp(rng.uniform(*np.log(zoom_range))))
+    if zoom <= 1:
+        return example, zoom
+    sides = np.array(example.image.shape[:2])
+    height, width = np.maximum(1, (sides / zoom).astype(int))
+    top, left = rng.integers(0, sides - [height, width], endpoint=True)
+    image = example.image[top : top + height, left : left + width]
+    moved = example.boxes - np.array([left, top, left, top], np.float32)
+    boxes = np.clip(moved, 0, [width, height, width, height]).astype(np.float32)
+    keep = _areas(boxes) >= MIN_VISIBLE * _areas(example.boxes)
+    return _select(example._replace(image=image, boxes=boxes), keep), zoom
+
+
+def flip_horizontal(example: Example) -> Example:
+    """Mirrors left and right."""
+    width = example.image.shape[1]
+    x1, y1, x2, y2 = example.boxes.T
+    boxes = np.stack([width - x2, y1, width - x1, y2], axis=1)
+    return example._replace(image=cv2.flip(example.image, 1), boxes=boxes)
+
+
+def flip_vertical(example: Example) -> Example:
+    """Mirrors top and bottom."""
+    height = example.image.shape[0]
+    x1, y1, x2, y2 = example.boxes.T
+    boxes = np.stack([x1, height - y2, x2, height - y1], axis=1)
+    return example._replace(image=cv2.flip(example.image, 0), boxes=boxes)
+
+
+def scale_colour(
+    image: UInt8[np.ndarray, "H W 3"], *, brightness: float, contrast: float, saturation: float
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Multiplies brightness, contrast and saturation; 1 leaves each as it is.
+
+    All three are linear in a pixel's colour, so one 3 x 4 matrix does them.
+    """
+    grey = np.tile(_LUMA, (3, 1))
+    matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * grey)
+    mean = float(_LUMA @ cv2.mean(image)[:3])
+    offset = np.full((3, 1), brightness * (1 - contrast) * mean)
+    return cv2.transform(image, np.concatenate([matrix, offset], axis=1))
+
+
+def augment(example: Example, rng: np.random.Generator, *, settings: Augmentation) -> Example:
+    """Flips and colours a decoded example at random."""
+    if rng.random() < settings.horizontal_flip:
+        example = flip_horizontal(example)
+    if rng.random() < settings.vertical_flip:
+        example = flip_vertical(example)
+    amounts = np.array([settings.brightness, settings.contrast, settings.saturation])
+    if np.any(amounts > 0):
+        brightness, contrast, saturation = rng.uniform(1 - amounts, 1 + amounts)
+        image = scale_colour(
+            example.image, brightness=brightness, contrast=contrast, saturation=saturation
+        )
+        example = example._replace(image=image)
+    return example
+
+
+def limit_objects(example: Example, max_boxes: int) -> tuple[Example, int]:
+    """Keeps the `max_boxes` largest objects, real ones before crowds, in their own order.
+
+    Returns:
+        The example and the number of objects left out.
+    """
+    spare = len(example.labels) - max_boxes
+    if spare <= 0:
+        return example, 0
+    order = np.lexsort((-_areas(example.boxes), example.crowd))
+    return _select(example, np.sort(order[:max_boxes])), spare
+
+
+def _select(example, keep):
+    fields = ("boxes", "labels", "crowd", "difficult", "area")
+    return example._replace(**{name: getattr(example, name)[keep] for name in fields})
+
+
+def _areas(boxes):
+    return np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)

@@ -1,0 +1,299 @@
+import logging
+import threading
+from contextlib import closing
+from itertools import islice
+
+import jax
+import numpy as np
+import pytest
+from drawn_data import ListSource, make_example, write_voc
+
+from jaxdet.data.pipeline import eval_batches, train_batches
+from jaxdet.data.sources.voc import read_voc
+from jaxdet.types import UserError
+
+SETTINGS = {"batch_size": 4, "seed": 3, "canvas": (40, 60), "resize": (40, 60), "max_boxes": 3}
+ALL_RANDOM = {
+    "vertical_flip": 0.5,
+    "brightness": 0.2,
+    "contrast": 0.2,
+    "saturation": 0.2,
+    "zoom_range": (0.8, 1.3),
+    "resize": ((30, 35, 40), 60),
+}
+
+
+def _take(count, source, **settings):
+    with closing(train_batches(source, **SETTINGS | settings)) as batches:
+        return list(islice(batches, count))
+
+
+def _rows(batches):
+    """All batches joined: arrays of (images, ...)."""
+    return jax.tree.map(
+        lambda *x: np.concatenate([a.reshape(-1, *a.shape[2:]) for a in x]), *batches
+    )
+
+
+def _assert_equal(first, second):
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+@pytest.fixture(scope="module")
+def source():
+    """Eleven images; image i shows a box that is i pixels wider than 8."""
+    return ListSource(
+        make_example([[10, 8, 18 + i, 28]], labels=[i % 3], id=f"image {i}") for i in range(11)
+    )
+
+
+def test_a_batch_holds_what_the_contract_says():
+    boxes = [[2, 2, 12, 12], [20, 4, 50, 14], [5, 20, 25, 38]]
+    example = make_example(
+        boxes, labels=[2, 1, 0], crowd=[False, True, False], difficult=[False, False, True]
+    )
+    (batch,) = _take(
+        1, ListSource([example]), batch_size=6, num_devices=2, max_boxes=5, canvas=(96, 128),
+        resize=(80, 120), horizontal_flip=0.0,
+    )  # fmt: skip
+    assert batch.images.pixels.shape == (2, 3, 96, 128, 3)
+    assert batch.images.pixels.dtype == np.uint8
+    assert batch.images.proposals is None
+    np.testing.assert_array_equal(batch.images.sizes, np.full((2, 3, 2), (80, 120)))
+    np.testing.assert_array_equal(batch.images.scales, np.full((2, 3), 2.0, np.float32))
+    assert not batch.images.pixels[:, :, 80:].any() and not batch.images.pixels[:, :, :, 120:].any()
+    assert batch.images.pixels[1, 2, 10, 10].tolist() == [0, 0, 255]
+    np.testing.assert_array_equal(batch.boxes[1, 2, :3], np.array(boxes) * 2)
+    assert not batch.boxes[:, :, 3:].any()
+    assert batch.labels[0, 0].tolist() == [2, 1, 0, 0, 0]
+    assert batch.valid[0, 0].tolist() == [True, False, False, False, False]
+    assert batch.crowd[0, 0].tolist() == [False, True, True, False, False]
+    assert batch.index.tolist() == [[0, 1, 2], [3, 4, 5]]
+    types = [batch.boxes, batch.labels, batch.valid, batch.crowd, batch.index, batch.images.sizes]
+    assert [str(a.dtype) for a in types] == ["float32", "int32", "bool", "bool", "uint32", "int32"]
+
+
+def test_difficult_objects_are_learnt_on_demand():
+    example = make_example([[2, 2, 12, 12], [20, 4, 50, 14]], difficult=[True, False])
+    (batch,) = _take(1, ListSource([example]), use_difficult=True)
+    assert batch.valid[0, 0].tolist() == [True, True, False]
+    assert not batch.crowd.any()
+
+
+def test_every_epoch_shows_each_image_once_in_another_order(source):
+    widths = _rows(_take(11, source, horizontal_flip=0.0)).boxes[:, 0]
+    shown = (widths[:, 2] - widths[:, 0] - 8).astype(int).reshape(4, 11)
+    for epoch in shown:
+        assert sorted(epoch) == list(range(11))
+    assert len({tuple(epoch) for epoch in shown}) == 4
+
+
+def test_a_batch_depends_on_the_seed_and_its_number_only(source):
+    whole = _rows(_take(6, source, **ALL_RANDOM))
+    assert len({image.tobytes() for image in whole.images.pixels}) == 24
+    for settings in ({"num_threads": 1}, {"num_devices": 2}, {"num_devices": 4, "num_threads": 7}):
+        _assert_equal(_rows(_take(6, source, **ALL_RANDOM, **settings)), whole)
+    later = _rows(_take(2, source, **ALL_RANDOM, start_step=4))
+    _assert_equal(later, jax.tree.map(lambda a: a[16:], whole))
+
+
+def test_another_seed_gives_another_order_and_other_draws(source):
+    same = {"horizontal_flip": 0.0}
+    assert _shown(_take(3, source, **same)) != _shown(_take(3, source, **same, seed=4))
+    single = ListSource(source.examples[:1])
+    first, second = (_rows(_take(3, single, **ALL_RANDOM, seed=seed)) for seed in (3, 4))
+    assert np.any(first.images.pixels != second.images.pixels)
+
+
+def test_processes_share_each_batch_without_changing_it(source):
+    whole = _take(3, source, **ALL_RANDOM, num_devices=4)
+    parts = [
+        _take(3, source, **ALL_RANDOM, num_devices=2, process_index=p, process_count=2)
+        for p in range(2)
+    ]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        _assert_equal(jax.tree.map(lambda *a: np.concatenate(a), *shares), batch)
+
+
+def test_boxes_follow_their_objects_through_all_changes():
+    example = make_example([[10, 8, 34, 28]])
+    batch = _rows(_take(10, ListSource([example]), **ALL_RANDOM, canvas=(50, 70)))
+    for pixels, boxes, valid in zip(batch.images.pixels, batch.boxes, batch.valid, strict=True):
+        if valid[0]:
+            red = pixels[..., 0].astype(int) - pixels[..., 1] > 80
+            rows, columns = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
+            found = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+            np.testing.assert_allclose(boxes[0], found, atol=1)
+    assert batch.valid[:, 0].mean() > 0.9
+
+
+def test_several_short_sides_are_all_drawn(source):
+    sizes = _rows(_take(10, source, resize=((30, 40), 60))).images.sizes
+    assert {tuple(size) for size in sizes} == {(30, 45), (40, 60)}
+
+
+def test_an_unreadable_image_is_replaced_by_the_next_in_the_order(source, caplog):
+    order = _shown(_take(6, source))
+    broken = list(source.examples)
+    broken[4] = broken[4]._replace(image=b"damaged")
+    broken[7] = OSError("image 7 is gone")
+    with caplog.at_level(logging.WARNING, "jaxdet"):
+        batches = train_batches(ListSource(broken), **SETTINGS, num_threads=2)
+        with closing(batches):
+            found = _shown(list(islice(batches, 6)))
+    expected = order.copy()
+    for place in reversed(range(len(order) - 1)):
+        if expected[place] in (4, 7):
+            expected[place] = expected[place + 1]
+    assert found[:-1] == expected[:-1]
+    assert batches.unreadable >= 4
+    messages = sorted(record.message for record in caplog.records)
+    assert len(messages) == 2
+    assert messages[0] == (
+        "image 4: not an image, or a damaged one (7 bytes): replaced by the next image"
+    )
+    assert messages[1] == "image 7 is gone: replaced by the next image"
+
+
+def _shown(batches):
+    """The numbers of the images in the batches, told from the width of their boxes."""
+    boxes = _rows(batches).boxes[:, 0]
+    return (boxes[:, 2] - boxes[:, 0] - 8).astype(int).tolist()
+
+
+def test_no_readable_image_is_a_user_error():
+    source = ListSource([make_example([])._replace(image=b"damaged")] * 3)
+    with pytest.raises(UserError, match="none of the 3 images can be read"):
+        _take(1, source)
+
+
+def test_more_objects_than_slots_are_counted_and_said_once(caplog):
+    boxes = [[0, 0, 5 + k, 5 + k] for k in range(5)]
+    with caplog.at_level(logging.WARNING, "jaxdet"):
+        batches = train_batches(ListSource([make_example(boxes, id="full")]), **SETTINGS)
+        with closing(batches):
+            batch = next(batches)
+            next(batches)
+    np.testing.assert_array_equal(np.sort(batch.boxes[0, 0, :, 3]), [7, 8, 9])
+    assert batches.left_out >= 2 * 4 * 2
+    assert [record.message for record in caplog.records] == [
+        "full has 2 objects more than data.max_boxes=3; the largest are kept (said once)"
+    ]
+
+
+def test_images_without_objects_are_kept_or_not(source):
+    mixed = ListSource([*source.examples[:2], make_example([]), make_example([])])
+    assert (_rows(_take(4, mixed)).valid.sum(1) == 0).sum() == 8
+    assert _rows(_take(4, mixed, keep_empty=False)).valid.any(1).all()
+    with pytest.raises(UserError, match="no image to train on .*keep_empty is False"):
+        _take(1, ListSource([make_example([])]), keep_empty=False)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"num_devices": 3}, "batch_size 4 does not divide among 1 processes of 3 devices"),
+        ({"process_count": 4, "num_devices": 2}, "4 does not divide among 4 processes of 2"),
+        ({"max_boxes": 0}, "data.max_boxes wants at least 1, found 0"),
+        ({"seed": -1}, "data.seed wants at least 0, found -1"),
+        ({"horizontal_flip": 1.5}, "data.horizontal_flip wants a number from 0 to 1, found 1.5"),
+        ({"zoom_range": (2.0, 1.0)}, "data.zoom_range wants 0 < low <= high"),
+    ],
+)
+def test_wrong_settings_are_named(source, settings, message):
+    with pytest.raises(UserError) as error:
+        train_batches(source, **SETTINGS | settings)
+    assert message in str(error.value)
+
+
+def test_an_unknown_augmentation_is_a_type_error(source):
+    with pytest.raises(TypeError, match="horizontal_flips"):
+        train_batches(source, **SETTINGS, horizontal_flips=0.5)
+
+
+EVAL = {"batch_size": 4, "canvas": (50, 60), "resize": (40, 60)}
+
+
+def _evaluate(source, **settings):
+    with closing(eval_batches(source, **EVAL | settings)) as batches:
+        return list(batches), batches
+
+
+def test_evaluation_shows_every_image_once_in_order(source):
+    found, _ = _evaluate(source, num_devices=2)
+    assert [len(examples) for _, examples in found] == [4, 4, 3]
+    assert [e.id for _, examples in found for e in examples] == [f"image {i}" for i in range(11)]
+    for images, examples in found:
+        assert images.pixels.shape == (2, 2, 50, 60, 3)
+        for row, example in enumerate(examples):
+            assert example.image == b""
+            x1, y1, x2, y2 = example.boxes[0].astype(int)
+            inside = images.pixels.reshape(-1, 50, 60, 3)[row, y1:y2, x1:x2]
+            assert (inside.max(-1) == 255).all() and (inside.min(-1) == 0).all()
+    last = found[-1][0]
+    assert last.sizes[1].tolist() == [[40, 60], [50, 60]]
+    assert not last.pixels[1, 1].any()
+
+
+def test_evaluation_leaves_out_unreadable_images_and_counts_them(source, caplog):
+    broken = list(source.examples)
+    broken[1] = broken[1]._replace(image=b"damaged")
+    with caplog.at_level(logging.WARNING, "jaxdet"):
+        found, batches = _evaluate(ListSource(broken))
+    assert [[e.id for e in examples] for _, examples in found][0] == [
+        "image 0",
+        "image 2",
+        "image 3",
+    ]
+    assert not found[0][0].pixels[0, 3].any()
+    assert batches.unreadable == 1
+    assert caplog.records[0].message.endswith("left out of the evaluation")
+
+
+@pytest.mark.parametrize(
+    "count, ids", [(1, [0]), (4, [0, 2, 5, 8]), (11, range(11)), (99, range(11))]
+)
+def test_evaluation_takes_an_even_part(source, count, ids):
+    found, _ = _evaluate(source, max_images=count)
+    assert [e.id for _, examples in found for e in examples] == [f"image {i}" for i in ids]
+
+
+def test_evaluation_takes_the_largest_short_side_and_no_object_is_needed():
+    found, _ = _evaluate(ListSource([make_example([])]), resize=((20, 30), 60))
+    assert found[0][0].sizes[0, 0].tolist() == [30, 45]
+
+
+def test_evaluation_of_an_empty_source_ends_at_once():
+    assert _evaluate(ListSource([]))[0] == []
+
+
+def test_a_closed_loader_ends_its_threads(source):
+    before = set(threading.enumerate())
+    batches = train_batches(source, **SETTINGS)
+    next(batches)
+    ours = set(threading.enumerate()) - before
+    assert ours
+    batches.close()
+    for thread in ours:
+        thread.join(timeout=10)  # It ends with the batch that it is making.
+        assert not thread.is_alive()
+
+
+def test_files_go_the_whole_way(tmp_path):
+    images = {f"i{k}": ((40, 60), [("cat", (5, 5, 20, 20))]) for k in range(3)}
+    source = read_voc(root=write_voc(tmp_path, images), split="train")
+    (tmp_path / "JPEGImages/i1.jpg").unlink()
+    (batch,) = _take(1, source)
+    assert batch.valid.sum() == 4
+
+
+def test_blood_cells_fill_their_batches(bccd):
+    source = read_voc(root=bccd, split="test", classes=("RBC", "WBC", "Platelets"))
+    found, _ = _evaluate(source, batch_size=24, canvas=(240, 320), resize=(240, 320))
+    assert sum(len(examples) for _, examples in found) == 72
+    assert all((images.sizes == (240, 320)).all() for images, _ in found)
+    # White cells are the violet ones: greener values are lower inside than around.
+    for images, examples in found:
+        for pixels, example in zip(images.pixels[0], examples, strict=True):
+            for x1, y1, x2, y2 in (example.boxes[example.labels == 1] / 2).astype(int):
+                assert pixels[y1:y2, x1:x2, 1].mean() < pixels[..., 1].mean()

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from drawn_data import ListSource, make_example, write_voc
+
+from jaxdet.data.sources import build
+from jaxdet.data.sources.files import clean_boxes
+from jaxdet.data.sources.selection import NonEmpty
+from jaxdet.types import UserError
+
+
+def test_build_opens_a_source_by_name(tmp_path):
+    root = write_voc(tmp_path, {"a": ((40, 60), [("cat", (1, 1, 10, 10))])})
+    source = build("voc", root=root, split="train", classes=("dog", "cat"))
+    assert source.class_names == ("dog", "cat")
+    assert source[0].labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "name, root, classes, options, message",
+    [
+        ("vox", "here", (), {}, "'vox'; there are shapes, voc, coco, tfds"),
+        ("coco", "here", (), {"image": "x"}, "no option 'image'; it has annotations, images"),
+        ("voc", "here", (), {"image": "x"}, "no option 'image'; it has none"),
+        ("shapes", "here", (), {"sizes": 3}, "no option 'sizes'; it has empty_rate, "),
+        ("voc", "", (), {}, "data.root is empty"),
+        ("voc", None, (), {}, "data.root is empty"),
+        ("voc", "here", ("a", "b", "a"), {}, "names a class twice: a, b, a"),
+        ("voc", "no/such/place", (), {}, "no folder no/such/place"),
+        ("coco", "no/such/place", (), {}, "no/such/place"),
+        ("tfds", "no/such/place", (), {}, "no folder no/such/place"),
+    ],
+)
+def test_build_names_the_mistake(name, root, classes, options, message):
+    with pytest.raises(UserError, match=".*") as error:
+        build(name, root=root, split="train", classes=classes, **options)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_clean_boxes_clips_and_marks_what_is_left():
+    boxes = np.array(
+        [
+            [-5.0, -5, 10, 10],  # Reaches out: clipped.
+            [50, 30, 70, 50],
+            [60, 0, 70, 10],  # Outside, touching.
+            [10, 10, 10, 20],  # No width.
+            [20, 10, 10, 20],  # Turned round.
+            [10, 10, 10.5, 20],  # Half a pixel.
+            [10, 10, 11, 11],  # One pixel.
+            [np.nan, 0, 5, 5],
+        ]
+    )
+    clipped, keep = clean_boxes(boxes, size=(40, 60))
+    assert keep.tolist() == [True, True, False, False, False, False, True, False]
+    np.testing.assert_array_equal(clipped[:2], [[0, 0, 10, 10], [50, 30, 60, 40]])
+
+
+def test_non_empty_leaves_out_images_that_show_nothing_to_learn(tmp_path):
+    box = [[2, 2, 9, 9]]
+    examples = [
+        make_example([], id=0),
+        make_example(box, id=1),
+        make_example(box, id=2, crowd=[True]),
+        make_example(box, id=3, difficult=[True]),
+    ]
+    plain = ListSource(examples)
+    assert [e.id for e in NonEmpty(plain)] == [1]
+    assert [e.id for e in NonEmpty(plain, use_difficult=True)] == [1, 3]
+    assert NonEmpty(plain).class_names == plain.class_names
+
+
+def test_non_empty_reads_no_image_of_a_source_of_files(tmp_path):
+    objects = [("cat", (1, 1, 10, 10))]
+    root = write_voc(tmp_path, {"a": ((40, 60), []), "b": ((40, 60), objects)})
+    source = build("voc", root=root, split="train")
+    for path in source.paths:
+        path.unlink()
+    assert len(NonEmpty(source)) == 1
+    with pytest.raises(FileNotFoundError):
+        source[0]

@@ -1,0 +1,157 @@
+import io
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from drawn_data import draw, encode, with_exif_orientation
+
+from jaxdet.data.sources.tfds import read_tfds
+from jaxdet.data.transforms import UnreadableImage
+from jaxdet.types import UserError
+
+
+class Cells(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Four images: two objects, a crowd, a difficult one, and a damaged file without objects."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        objects = {
+            "bbox": tfds.features.BBoxFeature(),
+            "label": tfds.features.ClassLabel(names=["red", "white"]),
+            "is_crowd": np.bool_,
+            "is_difficult": np.bool_,
+            "area": np.int64,
+        }
+        features = {
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "image/filename": tfds.features.Text(),
+            "objects": tfds.features.Sequence(objects),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        def objects(*flags):
+            box = tfds.features.BBox(ymin=0.25, xmin=0.5, ymax=0.75, xmax=1.0)
+            return [
+                {"bbox": box, "label": label, "is_crowd": c, "is_difficult": d, "area": 7 + label}
+                for label, c, d in flags
+            ]
+
+        jpeg = encode(draw((40, 60), [[30, 10, 60, 30]]))
+        empty = tfds.features.BBox(ymin=0.5, xmin=0.5, ymax=0.5, xmax=0.9)
+        for key, (image, found) in enumerate(
+            [
+                (jpeg, objects((1, False, False), (0, False, False))),
+                (with_exif_orientation(jpeg, 6), objects((0, True, False))),
+                (jpeg, objects((1, False, True))),
+                (jpeg[:99], []),
+                (jpeg, [objects((1, False, False))[0] | {"bbox": empty}]),
+            ]
+        ):
+            record = {"image": io.BytesIO(image), "image/filename": f"{key}.jpg", "objects": found}
+            yield key, record
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    Cells(data_dir=str(folder), file_format="array_record").download_and_prepare()
+    return folder
+
+
+def test_records_become_examples(prepared):
+    source = read_tfds(root=str(prepared / "cells/1.0.0"), split="train")
+    assert source.class_names == ("red", "white")
+    assert len(source) == 5
+    example = source[0]
+    np.testing.assert_allclose(example.boxes, [[30, 10, 60, 30]] * 2)
+    assert example.labels.tolist() == [1, 0]
+    assert example.area.tolist() == [8, 7]
+    assert (example.id, example.size) == ("0.jpg", (40, 60))
+    # The red rectangle lies where the box says.
+    assert example.image[20, 45].tolist() == pytest.approx([255, 0, 0], abs=12)
+    assert source[1].crowd.tolist() == [True]
+    assert source[2].difficult.tolist() == [True]
+    assert source[4].boxes.shape == (0, 4)
+
+
+def test_images_are_not_rotated_as_tfds_did_not(prepared):
+    example = read_tfds(root=str(prepared), split="train")[1]
+    assert example.image.shape == (40, 60, 3)
+    assert example.image[20, 45].tolist() == pytest.approx([255, 0, 0], abs=12)
+
+
+def test_a_damaged_image_raises_its_own_error(prepared):
+    with pytest.raises(UnreadableImage, match="3.jpg"):
+        read_tfds(root=str(prepared), split="train")[3]
+
+
+def test_has_object_decodes_nothing(prepared):
+    source = read_tfds(root=str(prepared), split="train")
+    assert [source.has_object(i) for i in range(5)] == [True, False, False, False, False]
+    assert source.has_object(2, use_difficult=True)
+
+
+def test_classes_select_and_order(prepared):
+    both = read_tfds(root=str(prepared), split="train", classes=("white", "red"))
+    assert both[0].labels.tolist() == [0, 1]
+    white = read_tfds(root=str(prepared), split="train", classes=("white",))
+    assert white.class_names == ("white",)
+    assert (white[0].labels.tolist(), white[0].area.tolist()) == ([0], [8])
+    assert not white.has_object(1)
+
+
+def test_a_folder_above_will_do_if_it_is_the_only_one(prepared, tmp_path):
+    for root in (prepared, prepared / "cells"):
+        assert len(read_tfds(root=str(root), split="train[:2]")) == 2
+    for name in ("1.0.0", "2.0.0"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dataset_info.json").write_text("{}")
+    with pytest.raises(UserError, match="want one prepared .* found .*1.0.0, .*2.0.0"):
+        read_tfds(root=str(tmp_path), split="train")
+
+
+def test_mistakes_are_named(prepared, tmp_path):
+    with pytest.raises(UserError, match="no class 'blue'; it has red, white"):
+        read_tfds(root=str(prepared), split="train", classes=("red", "blue"))
+    with pytest.raises(UserError, match="no split 'test'; it has train"):
+        read_tfds(root=str(prepared), split="test")
+    with pytest.raises(UserError, match="found none"):
+        read_tfds(root=str(tmp_path), split="train")
+
+
+class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A data set without boxes."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({"image": tfds.features.Image(), "label": np.int64})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield 0, {"image": io.BytesIO(encode(draw((8, 8), []), ".png")), "label": 3}
+
+
+def test_a_data_set_without_boxes_is_refused(tmp_path):
+    Digits(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    with pytest.raises(UserError, match="not a detection data set; .* has image, label"):
+        read_tfds(root=str(tmp_path), split="train")
+
+
+def test_files_that_need_tensorflow_are_refused_with_the_remedy(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    info = tmp_path / "cells/1.0.0/dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(UserError, match="tfrecord; prepare it again with file_format='array_r"):
+        read_tfds(root=str(tmp_path), split="train")

@@ -1,0 +1,187 @@
+import cv2
+import numpy as np
+import pytest
+from drawn_data import draw, encode, make_example, with_exif_orientation
+
+from jaxdet.data import transforms
+from jaxdet.data.transforms import Augmentation, UnreadableImage
+
+BOX = [12.0, 6, 40, 30]
+
+
+def _found(image, channel=0):
+    """The box around the pixels of a pure colour, measured in the picture."""
+    others = np.delete(image.astype(int), channel, axis=-1).max(-1)
+    strong = image[..., channel].astype(int) - others > 127
+    rows, columns = np.flatnonzero(strong.any(1)), np.flatnonzero(strong.any(0))
+    return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+
+
+@pytest.fixture
+def decoded():
+    return transforms.decode(make_example([BOX]))
+
+
+def test_decode_gives_rgb(decoded):
+    assert decoded.image.dtype == np.uint8
+    assert decoded.image[10, 20].tolist() == [255, 0, 0]
+    assert decoded.image[0, 0].tolist() == [90, 90, 90]
+
+
+def test_decode_passes_arrays_through(decoded):
+    assert transforms.decode(decoded) is decoded
+
+
+@pytest.mark.parametrize("kind", ["grey", "alpha", "16 bit"])
+def test_decode_gives_three_bytes_a_pixel_for_every_kind_of_file(kind):
+    pixels = {
+        "grey": np.full((40, 60), 200, np.uint8),
+        "alpha": np.full((40, 60, 4), 200, np.uint8),
+        "16 bit": np.full((40, 60, 3), 200 * 256, np.uint16),
+    }[kind]
+    data = cv2.imencode(".png", pixels)[1].tobytes()
+    image = transforms.decode(make_example([])._replace(image=data)).image
+    assert (image.shape, image.dtype) == ((40, 60, 3), np.uint8)
+    assert np.all(np.abs(image.astype(int) - 200) <= 1)
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image", encode(draw((40, 60), [BOX]))[:300]])
+def test_decode_refuses_damaged_files(data):
+    with pytest.raises(UnreadableImage, match="^cell: "):
+        transforms.decode(make_example([], id="cell")._replace(image=data))
+
+
+def test_decode_refuses_an_image_of_another_size_than_annotated():
+    with pytest.raises(UnreadableImage, match="annotated as 40 x 50 .* but the image is 40 x 60"):
+        transforms.decode(make_example([])._replace(size=(40, 50)))
+
+
+def test_decode_rotates_as_the_annotated_size_tells():
+    data = with_exif_orientation(encode(draw((40, 60), [BOX])), 6)
+    stored = transforms.decode(make_example([BOX])._replace(image=data))
+    np.testing.assert_allclose(_found(stored.image), BOX)
+    # Orientation 6: what is left in the file is at the top when shown.
+    shown = transforms.decode(make_example([], size=(60, 40))._replace(image=data))
+    np.testing.assert_allclose(_found(shown.image), [40 - 30, 12, 40 - 6, 40])
+
+
+@pytest.mark.parametrize(
+    "size, short, long, canvas, scale",
+    [
+        ((480, 640), 800, 1333, (1344, 1344), 800 / 480),  # The short side decides,
+        ((300, 900), 800, 1333, (1344, 1344), 1333 / 900),  # the long side,
+        ((900, 300), 800, 1333, (1344, 1344), 1333 / 900),
+        ((480, 640), 240, 320, (240, 320), 0.5),
+        ((640, 480), 240, 320, (240, 320), 0.375),  # or the canvas.
+        ((100, 100), 800, 1333, (500, 600), 5.0),
+    ],
+)
+def test_fit_scale_keeps_to_every_limit(size, short, long, canvas, scale):
+    found = transforms.fit_scale(size, short=short, long=long, canvas=canvas)
+    assert found == pytest.approx(scale)
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.5, 0.71, 1.0, 1.37, 2.0])
+def test_boxes_stay_tight_when_resized(decoded, scale):
+    resized = transforms.resize(decoded, scale)
+    assert resized.image.shape[:2] == (round(40 * scale), round(60 * scale))
+    np.testing.assert_allclose(resized.boxes[0], _found(resized.image), atol=1)
+    assert resized.boxes.dtype == np.float32
+    assert resized.size == (40, 60)
+
+
+def test_a_box_at_the_border_is_inside_after_resizing():
+    example = transforms.decode(make_example([[0, 0, 59, 37]], size=(37, 59)))
+    for scale in np.linspace(0.2, 3, 57):
+        resized = transforms.resize(example, float(scale))
+        height, width = resized.image.shape[:2]
+        np.testing.assert_array_equal(resized.boxes, [[0, 0, width, height]])
+
+
+def test_flips_keep_boxes_tight_and_undo_themselves(decoded):
+    for flip in (transforms.flip_horizontal, transforms.flip_vertical):
+        flipped = flip(decoded)
+        np.testing.assert_array_equal(flipped.boxes[0], _found(flipped.image))
+        assert not np.array_equal(flipped.boxes, decoded.boxes)
+        again = flip(flipped)
+        np.testing.assert_array_equal(again.image, decoded.image)
+        np.testing.assert_array_equal(again.boxes, decoded.boxes)
+    np.testing.assert_array_equal(transforms.flip_horizontal(decoded).boxes, [[20, 6, 48, 30]])
+    np.testing.assert_array_equal(transforms.flip_vertical(decoded).boxes, [[12, 10, 40, 34]])
+
+
+def test_zoom_keeps_boxes_tight(decoded):
+    rng = np.random.default_rng(0)
+    sizes = []
+    for _ in range(30):
+        example, zoom = transforms.random_zoom(decoded, rng, zoom_range=(0.7, 1.6))
+        resized = transforms.resize(example, zoom)
+        assert resized.image.shape[0] <= 40 and resized.image.shape[1] <= 60
+        assert 0.7 <= zoom <= 1.6
+        np.testing.assert_allclose(resized.boxes[0], _found(resized.image), atol=1)
+        sizes.append(resized.boxes[0, 2] - resized.boxes[0, 0])
+    assert min(sizes) < 25 and max(sizes) > 35
+
+
+def test_zoom_leaves_out_objects_that_are_mostly_cut_off():
+    boxes = [[0, 0, 8, 8], [20, 15, 40, 25]]
+    example = transforms.decode(make_example(boxes, labels=[1, 2], crowd=[False, True]))
+    rng = np.random.default_rng(0)
+    kept = [transforms.random_zoom(example, rng, zoom_range=(1.5, 1.5))[0] for _ in range(40)]
+    assert {tuple(e.labels) for e in kept} >= {(1, 2), (2,)}
+    for zoomed in kept:
+        assert len(zoomed.boxes) == len(zoomed.crowd) == len(zoomed.area) == len(zoomed.labels)
+        areas = np.prod(zoomed.boxes[:, 2:] - zoomed.boxes[:, :2], axis=1)
+        whole = np.where(zoomed.labels == 1, 64, 200)
+        assert np.all(areas >= transforms.MIN_VISIBLE * whole)
+        np.testing.assert_array_equal(zoomed.crowd, zoomed.labels == 2)
+
+
+def test_scale_colour_does_what_its_parts_are_called():
+    image = np.random.default_rng(0).integers(80, 150, (8, 9, 3)).astype(np.uint8)
+    same = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0}
+    grey = image @ np.array([0.299, 0.587, 0.114])
+
+    def change(**amounts):
+        return transforms.scale_colour(image, **(same | amounts)).astype(float)
+
+    np.testing.assert_array_equal(change(), image)
+    np.testing.assert_allclose(change(brightness=1.5), image * 1.5, atol=0.51)
+    mean = grey.mean()
+    np.testing.assert_allclose(change(contrast=0.5), mean + (image - mean) / 2, atol=0.51)
+    np.testing.assert_allclose(change(saturation=0.0), np.repeat(grey[..., None], 3, -1), atol=0.6)
+    assert change(brightness=4.0).max() == 255
+
+
+def test_augment_flips_and_colours_at_the_rates_given(decoded):
+    def outcomes(**settings):
+        rng = np.random.default_rng(0)
+        settings = Augmentation(**settings)
+        return [transforms.augment(decoded, rng, settings=settings) for _ in range(200)]
+
+    flipped = [e.boxes[0, 0] != 12 for e in outcomes(horizontal_flip=0.3)]
+    assert 0.2 < np.mean(flipped) < 0.4
+    upside_down = [e.boxes[0, 1] != 6 for e in outcomes(horizontal_flip=0.0, vertical_flip=0.3)]
+    assert 0.2 < np.mean(upside_down) < 0.4
+    for unchanged in outcomes(horizontal_flip=0.0)[:3]:
+        assert unchanged is decoded
+    greys = [e.image[0, 0].mean() for e in outcomes(horizontal_flip=0.0, brightness=0.2)]
+    assert 72 <= min(greys) < 76 and 104 < max(greys) <= 108
+
+
+def test_limit_objects_keeps_the_largest_and_real_ones_before_crowds():
+    boxes = [[0, 0, 5, 5], [0, 0, 40, 40], [0, 0, 20, 20], [0, 0, 10, 10]]
+    example = make_example(boxes, crowd=[False, True, False, False])
+    for limit, kept in [(9, [0, 1, 2, 3]), (4, [0, 1, 2, 3]), (3, [0, 2, 3]), (2, [2, 3])]:
+        limited, left_out = transforms.limit_objects(example, limit)
+        np.testing.assert_array_equal(limited.boxes, np.array(boxes)[kept])
+        assert left_out == 4 - len(kept)
+
+
+def test_transforms_do_not_write_into_their_input(decoded):
+    before = decoded.image.copy(), decoded.boxes.copy()
+    settings = Augmentation(1.0, 1.0, 0.3, 0.3, 0.3)
+    example, _ = transforms.random_zoom(decoded, np.random.default_rng(0), zoom_range=(1.2, 1.2))
+    transforms.augment(transforms.resize(example, 1.2), np.random.default_rng(0), settings=settings)
+    np.testing.assert_array_equal(decoded.image, before[0])
+    np.testing.assert_array_equal(decoded.boxes, before[1])
