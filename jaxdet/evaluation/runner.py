@@ -1,0 +1,80 @@
+"""Prediction over a whole data set: from padded batches to boxes on the original images."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxdet.evaluation.coco import ImageDetections
+from jaxdet.types import Detections, Example, Images
+
+
+def run(
+    predict: Callable[[Images], Detections], batches: Iterable[tuple[Images, list[Example]]]
+) -> tuple[list[Example], list[ImageDetections]]:
+    """Predicts all batches and brings the boxes back to the original images.
+
+    A batch is dispatched before the one before it is fetched, so the host
+    reads and undoes the resize while the device computes; two batches are
+    held on the device.
+
+    Args:
+        predict: maps images to detections with the same leading axes.
+        batches: pairs of images, with leading axes (devices, B), and the
+            examples of the real ones, in order; where there are fewer examples
+            than images, the trailing images are padding and are dropped.
+
+    Returns:
+        The examples as given, and the detections of each: the valid ones, in
+        the detector's order, in original pixels, clipped to the image.
+
+    Raises:
+        ValueError: if a batch has more examples than images.
+    """
+    examples, detections = [], []
+    for output, contents, real in _dispatch_one_ahead(predict, batches):
+        boxes, scores, labels, valid = (_join_devices(field) for field in output)
+        for i, example in enumerate(real):
+            keep = valid[i]
+            restored = restore_boxes(boxes[i][keep], content=contents[i], size=example.size)
+            detections.append(ImageDetections(restored, scores[i][keep], labels[i][keep]))
+        examples += real
+    return examples, detections
+
+
+def restore_boxes(
+    boxes: Float[np.ndarray, "N 4"], *, content: Int[np.ndarray, " 2"], size: tuple[int, int]
+) -> Float[np.ndarray, "N 4"]:
+    """Undoes the resize of one image and clips to it.
+
+    Each axis has its own ratio: the resized sides are whole pixels, so that
+    the image's one scale would be off by up to half a pixel at the far edge.
+
+    Args:
+        boxes: in canvas pixels.
+        content: (height, width) of the image on the canvas.
+        size: (height, width) of the original image.
+    """
+    (content_height, content_width), (height, width) = content, size
+    limit = np.array([width, height, width, height], boxes.dtype)
+    ratio = limit / np.array([content_width, content_height] * 2, boxes.dtype)
+    return np.clip(boxes * ratio, 0, limit)
+
+
+def _dispatch_one_ahead(predict, batches) -> Iterator:
+    waiting = None
+    for images, real in batches:
+        contents = np.reshape(images.sizes, (-1, 2))
+        if len(real) > len(contents):
+            raise ValueError(f"{len(real)} examples in a batch of {len(contents)} images")
+        dispatched = predict(images), contents, real
+        if waiting is not None:
+            yield waiting
+        waiting = dispatched
+    if waiting is not None:
+        yield waiting
+
+
+def _join_devices(field):
+    array = np.asarray(field)
+    return array.reshape(-1, *array.shape[2:])
