@@ -1,0 +1,207 @@
+"""The training loop, as a straight line: batch -> step -> log -> evaluate -> save."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from types import FrameType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxdet.training.checkpoint import Checkpoints
+from jaxdet.training.optimizer import GRADIENT_NORM
+from jaxdet.training.state import TrainState
+from jaxdet.training.writer import Writer
+from jaxdet.types import Metrics, UserError
+
+# Steps that may wait on the device. The host runs ahead to keep it busy, but each
+# waiting step holds a batch in the device's memory.
+MAX_STEPS_IN_FLIGHT = 2
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    state: TrainState
+    results: dict[str, Any] | None  # Of the last evaluation, None where there was none.
+    signal: int  # What stopped it, 0 when all steps are done.
+
+
+def train(
+    state: TrainState,
+    *,
+    step: Callable[..., Any],
+    batches: Callable[[int], Iterator],
+    evaluate: Callable[..., dict[str, Any]],
+    draw: Callable[..., Any],
+    writer: Writer,
+    checkpoints: Checkpoints,
+    num_steps: int,
+    eval_every: int,
+    checkpoint_every: int,
+    log_every: int,
+) -> Outcome:
+    """Trains from the state's step to `num_steps`; always ends with an evaluation.
+
+    Means and rates in the log are those of all steps since the line before. A
+    line is also written before each save, so that no window spans a place
+    where a run may resume.
+
+    On SIGTERM or SIGINT the step is finished and saved, without evaluation.
+
+    Args:
+        state: where to start, from `put_state`; its buffers are donated.
+        step: `(state, batch) -> (state, metrics)`.
+        batches: from the steps done so far to an iterator of batches, which
+            is closed at the end.
+        evaluate: `variables -> results`, by name.
+        draw: `variables -> pictures`, a list of (name, RGB pixels); called
+            after each evaluation.
+        writer: takes the logs.
+        checkpoints: takes the states.
+        num_steps: length of the run.
+        eval_every: steps between two evaluations, 0 for the last one only.
+        checkpoint_every: steps between two saves, 0 for none but those after
+            evaluations.
+        log_every: steps between two lines of the log.
+
+    Raises:
+        UserError: if a loss is not finite; found when it is logged.
+    """
+    done, results = int(state.step), None
+    window = _Window()
+    with closing(batches(done)) as iterator, _Stop(checkpoints) as stop:
+        while done < num_steps:
+            batch = next(iterator)
+            state, metrics = step(state, batch)
+            done += 1
+            window.add(metrics, batch.index.size * jax.process_count())
+            writer.advance()
+
+            last = done == num_steps
+            stopped = 0 if last else stop.at(done)
+            evaluating = (last or _due(done, eval_every)) and not stopped
+            saving = evaluating or stopped or _due(done, checkpoint_every)
+
+            if saving or _due(done, log_every):
+                _log(done, window.read(), writer)
+            if evaluating:
+                results = _evaluate(done, state.variables, evaluate, draw, writer)
+            if saving:
+                checkpoints.save(state, results if evaluating else None)
+                window.restart_clock()
+            if stopped:
+                return Outcome(state, results, stopped)
+    return Outcome(state, results, 0)
+
+
+def _due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0
+
+
+def _log(done: int, values: dict[str, Any], writer: Writer) -> None:
+    writer.scalars(done, values)
+    shown = {k: v for k, v in values.items() if "loss" in k and np.ndim(v) == 0}
+    terms = {k: v for k, v in values.items() if k in shown or k == GRADIENT_NORM}
+    if not all(math.isfinite(value) for value in terms.values()):
+        found = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+        raise UserError(f"the loss is not finite at step {done}: {found}")
+    if "first_step_seconds" in values:
+        writer.say(f"the first step took {values['first_step_seconds']:.1f} s (compilation)")
+    if "images_per_second" in values:
+        shown["images/s"] = values["images_per_second"]
+    writer.show(shown)
+
+
+def _evaluate(
+    done: int, variables: Any, evaluate: Callable, draw: Callable, writer: Writer
+) -> dict[str, Any]:
+    start = time.perf_counter()
+    results = evaluate(variables)
+    writer.results(done, results)
+    writer.pictures(done, draw(variables))
+    writer.say(f"step {done}: evaluated in {time.perf_counter() - start:.0f} s")
+    return results
+
+
+class _Window:
+    """Metrics and clock of the steps since the last line."""
+
+    def __init__(self):
+        self._metrics: list[Metrics] = []
+        self._images = 0
+        self._first_step_seconds: float | None = None
+        self._compiled = False
+        self._start = time.perf_counter()
+
+    def add(self, metrics: Metrics, images: int) -> None:
+        """Takes a step's metrics without waiting for them, but for the first step's."""
+        self._metrics.append(metrics)
+        if not self._compiled:
+            jax.block_until_ready(metrics)
+            self._compiled, self._first_step_seconds = True, self._seconds()
+            self.restart_clock()
+            return
+        self._images += images
+        if len(self._metrics) > MAX_STEPS_IN_FLIGHT:
+            jax.block_until_ready(self._metrics[-1 - MAX_STEPS_IN_FLIGHT])
+
+    def read(self) -> dict[str, Any]:
+        """Means of the means, sums of the counts and the rate; starts the next window."""
+        host = jax.device_get(self._metrics)
+        means, counts = [metrics.means for metrics in host], [metrics.counts for metrics in host]
+        values = {k: np.mean([m[k] for m in means], axis=0, dtype=np.float64) for k in means[0]}
+        values |= {k: np.sum([c[k] for c in counts], axis=0) for k in counts[0]}
+        if self._first_step_seconds is not None:
+            values["first_step_seconds"] = self._first_step_seconds
+        if self._images:
+            values["images_per_second"] = self._images / self._seconds()
+        self._metrics, self._images, self._first_step_seconds = [], 0, None
+        self.restart_clock()
+        return values
+
+    def restart_clock(self) -> None:
+        """Leaves the time since the last step out of the rate."""
+        self._start = time.perf_counter()
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+
+class _Stop:
+    """Turns SIGINT and SIGTERM into a request that the loop looks at after each step.
+
+    The second signal ends the process at once. With several processes all must
+    stop at the same step: there the runtime of jax.distributed takes SIGTERM.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        self._checkpoints = checkpoints
+        self._received, self._before = 0, {}
+
+    def __enter__(self) -> "_Stop":
+        alone = jax.process_count() == 1
+        if alone and threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._receive) for s in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def at(self, step: int) -> int:
+        """The signal to stop for after this step, 0 for none."""
+        if jax.process_count() > 1 and self._checkpoints.reached_preemption(step):
+            return int(signal.SIGTERM)
+        return self._received
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        self._received = number
+        for each in STOP_SIGNALS:
+            signal.signal(each, signal.SIG_DFL)

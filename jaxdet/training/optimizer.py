@@ -1,0 +1,175 @@
+"""Learning rate schedules, weight decay masks and freezing, as one optax transformation."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdet.types import UserError
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("constant", "cosine", "multistep")
+
+# Name of the snapshot in the optimizer's state that holds the gradient's norm.
+GRADIENT_NORM = "gradient_norm"
+
+
+def build_optimizer(
+    *,
+    learning_rate: float,
+    base_batch_size: int,
+    batch_size: int,
+    num_steps: int,
+    name: str = "sgd",
+    schedule: str = "multistep",
+    milestones: tuple[int, ...] = (),
+    decay_factor: float = 0.1,
+    final_ratio: float = 0.0,
+    warmup_steps: int = 0,
+    warmup_ratio: float = 0.001,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 1e-4,
+    decay_norm_and_bias: bool = True,
+    clip_norm: float | None = None,
+    frozen: tuple[str, ...] = (),
+) -> tuple[optax.GradientTransformation, Callable]:
+    """Builds the optimizer and its learning rate schedule.
+
+    SGD is torch's: the decay is added to the (clipped) gradient before the
+    momentum, and the momentum knows no learning rate. AdamW decays apart from
+    the moments.
+
+    The norm of the gradient, before clipping and without the frozen parts, is
+    kept in the optimizer's state under `GRADIENT_NORM`. It is measured here
+    and not in the step, so that nothing reads the gradients of frozen
+    parameters and XLA drops their whole backward pass.
+
+    Args:
+        learning_rate: the rate for `base_batch_size` images a step.
+        base_batch_size: batch size that the rate is stated for.
+        batch_size: global batch size; the rate grows linearly with it.
+        num_steps: length of the run, where the cosine ends.
+        name: "sgd" or "adamw".
+        schedule: "constant", "cosine" or "multistep".
+        milestones: steps from which on the rate is multiplied by `decay_factor`
+            once more ("multistep").
+        decay_factor: see `milestones`.
+        final_ratio: share of the rate that is left at the end ("cosine").
+        warmup_steps: length of the linear warmup, 0 for none.
+        warmup_ratio: share of the rate at step 0.
+        momentum: of SGD.
+        nesterov: whether SGD looks ahead.
+        weight_decay: decay rate; 0 for none.
+        decay_norm_and_bias: whether parameters of one axis decay too
+            (mmdetection decays everything).
+        clip_norm: upper bound of the gradient's norm; None or 0 for none.
+        frozen: paths such as "backbone/layer1"; the parameters at and below
+            them never move: no update, no decay, no momentum.
+
+    Returns:
+        The optimizer and the function from step to learning rate. A frozen
+        path that names no parameter is a UserError when the optimizer's state
+        is made.
+
+    Raises:
+        UserError: if the name or the schedule is unknown.
+
+    Reference: Goyal et al., Accurate, Large Minibatch SGD, sec. 2,
+    arXiv:1706.02677 (linear scaling, warmup).
+    """
+    _check_known("optimizer.name", name, OPTIMIZERS)
+    rate = build_schedule(
+        learning_rate=learning_rate * batch_size / base_batch_size,
+        num_steps=num_steps,
+        schedule=schedule,
+        milestones=milestones,
+        decay_factor=decay_factor,
+        final_ratio=final_ratio,
+        warmup_steps=warmup_steps,
+        warmup_ratio=warmup_ratio,
+    )
+    decay = optax.add_decayed_weights(
+        weight_decay, mask=None if decay_norm_and_bias else _has_several_axes
+    )
+    if name == "sgd":
+        rule = (decay, optax.trace(momentum, nesterov))
+    else:
+        rule = (optax.scale_by_adam(), decay)
+    trained = optax.chain(
+        optax.snapshot(GRADIENT_NORM, optax.tree.norm),
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        *rule,
+        optax.scale_by_learning_rate(rate),
+    )
+    if not frozen:
+        return trained, rate
+    parts = {"trained": trained, "frozen": optax.set_to_zero()}
+    return optax.partition(parts, lambda params: _label(params, frozen)), rate
+
+
+def build_schedule(
+    *,
+    learning_rate: float,
+    num_steps: int,
+    schedule: str,
+    milestones: tuple[int, ...] = (),
+    decay_factor: float = 0.1,
+    final_ratio: float = 0.0,
+    warmup_steps: int = 0,
+    warmup_ratio: float = 0.001,
+) -> Callable:
+    """The learning rate as a function of the steps done so far.
+
+    Warmup multiplies the schedule and does not shift it: milestones and the
+    cosine count from step 0, as in mmdetection. Settings as in
+    `build_optimizer`, but for `learning_rate`, which is the scaled one.
+
+    Raises:
+        UserError: if the schedule is unknown.
+    """
+    _check_known("optimizer.schedule", schedule, SCHEDULES)
+    if schedule == "multistep":
+        regular = optax.piecewise_constant_schedule(
+            learning_rate, {milestone: decay_factor for milestone in milestones}
+        )
+    elif schedule == "cosine":
+        regular = optax.cosine_decay_schedule(learning_rate, num_steps, alpha=final_ratio)
+    else:
+        regular = optax.constant_schedule(learning_rate)
+    if not warmup_steps:
+        return regular
+    warmup = optax.linear_schedule(warmup_ratio, 1.0, warmup_steps)
+    return lambda step: regular(step) * warmup(step)
+
+
+def _label(params: Any, frozen: tuple[str, ...]) -> Any:
+    """Marks each parameter "frozen" or "trained"."""
+    used = set()
+
+    def label(path, _):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        hits = [prefix for prefix in frozen if f"{name}/".startswith(f"{prefix}/")]
+        used.update(hits)
+        return "frozen" if hits else "trained"
+
+    labels = jax.tree_util.tree_map_with_path(label, params)
+    for prefix in frozen:
+        if prefix not in used:
+            raise UserError(f"frozen path {prefix!r} names no parameter; found {sorted(params)}")
+    return labels
+
+
+def _has_several_axes(params: Any) -> Any:
+    """Weights of convolutions and dense layers have several axes; norms and biases one."""
+    return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+
+
+def _check_known(setting: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        near = difflib.get_close_matches(value, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"unknown {setting} {value!r}; known: {', '.join(known)}{hint}")

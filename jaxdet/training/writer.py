@@ -1,0 +1,176 @@
+"""What a run leaves behind to look at: metrics.jsonl, eval.json, TensorBoard, pictures, a bar."""
+
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import tensorboardX
+from tensorboardX.proto.summary_pb2 import Summary
+from tqdm import tqdm
+
+# Seconds between two drawings of the bar; a log file gets a line each time.
+BAR_SECONDS, BAR_SECONDS_IN_FILE = 0.5, 30.0
+
+
+class Writer:
+    """Writes the logs of one run; on all processes but the first it does nothing."""
+
+    def __init__(
+        self, workdir: str | Path, *, start_step: int = 0, num_steps: int = 0, active: bool = True
+    ):
+        """Opens the logs and cuts what lies beyond `start_step`.
+
+        A run that was killed and resumed so leaves the lines of an unbroken one.
+
+        Args:
+            workdir: folder of the run; made where it is missing.
+            start_step: steps done so far.
+            num_steps: steps in all, for the bar.
+            active: False on all processes but the first.
+        """
+        self._workdir, self._active = Path(workdir), active
+        if not active:
+            return
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        lines = self._workdir / "metrics.jsonl"
+        cut_lines(lines, start_step)
+        self._lines = lines.open("a")
+        self._board = tensorboardX.SummaryWriter(str(self._workdir), purge_step=start_step + 1)
+        self._bar = tqdm(
+            total=num_steps,
+            initial=start_step,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=BAR_SECONDS if sys.stderr.isatty() else BAR_SECONDS_IN_FILE,
+        )
+
+    def advance(self) -> None:
+        """Moves the bar by one step."""
+        if self._active:
+            self._bar.update()
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """Writes one line, at once, and the scalars among the values to TensorBoard.
+
+        Args:
+            step: steps done.
+            values: numbers or arrays of numbers; None and what is not finite
+                become null in the line, and are left out of TensorBoard.
+        """
+        if not self._active:
+            return
+        self._lines.write(json.dumps({"step": step, **_plain(values)}) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            if value is not None and np.ndim(value) == 0 and math.isfinite(value):
+                self._board.add_scalar(name, float(value), step)
+
+    def show(self, values: Mapping[str, float]) -> None:
+        """Shows numbers beside the bar."""
+        if self._active:
+            self._bar.set_postfix_str(", ".join(f"{k} {v:.3g}" for k, v in values.items()))
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bar."""
+        if self._active:
+            self._bar.write(line, file=sys.stderr)
+
+    def results(self, step: int, results: Mapping[str, Any]) -> None:
+        """Writes an evaluation: eval.json, a line, TensorBoard.
+
+        Args:
+            step: steps done.
+            results: numbers, or dicts of them, by name.
+        """
+        if not self._active:
+            return
+        write_json(self._workdir / "eval.json", results)
+        self.scalars(step, _flatten({"eval": results}))
+
+    def pictures(self, step: int, pictures: Sequence[tuple[str, np.ndarray]]) -> None:
+        """Writes pictures to pictures/<step>_<name>.png and to TensorBoard.
+
+        Args:
+            step: steps done.
+            pictures: names and RGB pixels, (height, width, 3) uint8.
+        """
+        if not self._active:
+            return
+        folder = self._workdir / "pictures"
+        folder.mkdir(exist_ok=True)
+        for name, pixels in pictures:
+            name = re.sub(r"[^\w.-]+", "_", name)
+            png = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
+            (folder / f"{step:07d}_{name}.png").write_bytes(png)
+            # SummaryWriter.add_image would need Pillow to encode it again.
+            height, width, channels = pixels.shape
+            image = Summary.Image(
+                encoded_image_string=png, height=height, width=width, colorspace=channels
+            )
+            summary = Summary(value=[Summary.Value(tag=f"pictures/{name}", image=image)])
+            self._board.file_writer.add_summary(summary, step)
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self._active:
+            self._bar.close()
+            self._board.close()
+            self._lines.close()
+
+
+def cut_lines(path: Path, last_step: int) -> None:
+    """Removes the lines beyond a step, and a last line that was not finished.
+
+    Args:
+        path: a metrics.jsonl, or nothing.
+        last_step: the last step to keep.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        if line.endswith("\n") and json.loads(line)["step"] <= last_step:
+            kept.append(line)
+    _replace(path, "".join(kept))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file of JSON in one move; numbers that are not finite become null."""
+    _replace(path, json.dumps(_plain(value), indent=2) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """A reader, or a kill in between, meets the old file or the new one, never half."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a/b": 1}."""
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}/")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

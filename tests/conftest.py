@@ -1,0 +1,34 @@
+"""Set up before the first import of jax: eight devices on the CPU, annotations checked."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+# An int may stand where a float is annotated (PEP 484's numeric tower).
+install_import_hook("jaxdet", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+hypothesis.settings.register_profile("jaxdet", deadline=None, max_examples=20, derandomize=True)
+hypothesis.settings.load_profile("jaxdet")
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """`golden(name)` gives the arrays of tests/goldens/<name>.npz as a dict."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        with np.load(GOLDENS / f"{name}.npz") as arrays:
+            return dict(arrays)
+
+    return load

@@ -1,0 +1,150 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxdet.training import state as states
+from jaxdet.training.checkpoint import Checkpoints
+from jaxdet.training.optimizer import build_optimizer
+from jaxdet.types import UserError
+
+
+def make_state(step=0, *, width=3, name="conv", norm=True):
+    """A state whose numbers tell its step."""
+    tx, _ = build_optimizer(
+        learning_rate=0.1, base_batch_size=1, batch_size=1, num_steps=9, frozen=("stem",)
+    )
+    variables = {
+        "params": {"stem": {"kernel": jnp.ones(2)}, name: {"kernel": jnp.ones((2, width))}}
+    }
+    if norm:
+        variables["batch_stats"] = {"bn": {"mean": jnp.zeros(3)}}
+    state = states.create(variables, tx)
+    return jax.tree.map(lambda leaf: leaf + step, state)
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    opened = Checkpoints(tmp_path / "checkpoints")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Saved: step 1 with AP 0.2, 2 with 0.5, 3 with 0.4, 4 without evaluation."""
+    opened = Checkpoints(tmp_path_factory.mktemp("run"))
+    for step, ap in [(1, 0.2), (2, 0.5), (3, 0.4), (4, None)]:
+        opened.save(make_state(step), None if ap is None else {"AP": ap, "AP50": 1 - ap})
+    opened.close()
+    return opened
+
+
+@pytest.mark.parametrize("which, step", [("latest", 4), ("best", 2), (2, 2), ("4", 4)])
+def test_the_latest_and_the_best_are_kept(saved, which, step):
+    reopened = Checkpoints(saved._directory)
+    assert reopened.find(which) == step
+    restored = reopened.restore(which, like=jax.eval_shape(make_state))
+    expected = make_state(step)
+    assert jax.tree.structure(restored) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, restored, expected)
+    reopened.close()
+
+
+def test_others_are_deleted_and_the_message_lists_what_is_left(saved):
+    with pytest.raises(UserError, match=r"no checkpoint 3 in .*; found latest, best and 2, 4"):
+        saved.find(3)
+
+
+def test_a_metric_that_is_not_finite_is_never_the_best(checkpoints):
+    for step, ap in [(1, 0.1), (2, float("nan"))]:
+        checkpoints.save(make_state(step), {"AP": ap})
+    assert (checkpoints.find("best"), checkpoints.find("latest")) == (1, 2)
+
+
+def test_another_metric_may_choose_the_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path, metric="AP50")
+    for step, value in [(1, 0.9), (2, 0.5)]:
+        checkpoints.save(make_state(step), {"AP": 1 - value, "AP50": value})
+    assert checkpoints.find("best") == 1
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("which", ["latest", "best", 3])
+def test_an_empty_folder_has_no_checkpoint(checkpoints, which):
+    with pytest.raises(UserError, match=r"no checkpoint in .*checkpoints"):
+        checkpoints.restore(which, like=make_state())
+
+
+@pytest.mark.parametrize(
+    "wanted, message",
+    [
+        (dict(width=5), r"params/conv/kernel: wanted \(2, 5\) float32, found \(2, 3\) float32"),
+        (dict(name="head"), r"params/head/kernel: wanted \(2, 3\) float32, found nothing"),
+        (dict(norm=False), r"batch_stats/bn/mean: wanted nothing, found \(3,\) float32"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_names_the_leaf(saved, wanted, message):
+    with pytest.raises(UserError, match=message):
+        saved.restore("latest", like=make_state(**wanted))
+    with pytest.raises(UserError, match=message):
+        saved.restore_variables("latest", like=make_state(**wanted).variables)
+
+
+def test_another_optimizer_does_not_fit(saved):
+    like = states.create(make_state().variables, optax.adam(1.0))
+    with pytest.raises(UserError, match="opt_state/0/count: wanted .*int32, found nothing"):
+        saved.restore("latest", like=like)
+
+
+def test_variables_are_restored_without_an_optimizer(saved):
+    variables = saved.restore_variables("best", like=jax.eval_shape(make_state).variables)
+    jax.tree.map(np.testing.assert_array_equal, variables, make_state(2).variables)
+
+
+def test_variables_without_statistics_are_restored_without(checkpoints):
+    checkpoints.save(make_state(1, norm=False))
+    found = checkpoints.restore_variables("latest", like=make_state(norm=False).variables)
+    assert set(found) == {"params"}
+
+
+def test_a_step_is_not_saved_twice(checkpoints):
+    checkpoints.save(make_state(1))
+    with pytest.raises(ValueError, match="step 1 already exists"):
+        checkpoints.save(make_state(1))
+
+
+def test_a_kill_in_the_middle_of_a_save_leaves_the_last_checkpoint(tmp_path):
+    program = textwrap.dedent("""
+        import os, signal, sys
+        import numpy as np
+        from jaxdet.training.checkpoint import Checkpoints
+        from jaxdet.training.state import TrainState
+
+        checkpoints = Checkpoints(sys.argv[1])
+        for step in (1, 2):
+            params = {"w": np.full((2000, 2000), step, np.float32)}
+            checkpoints.save(TrainState(np.int32(step), params, {}, {}))
+            if step == 1:
+                checkpoints._manager.wait_until_finished()
+        os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=dict(os.environ))
+    assert ended.returncode == -signal.SIGKILL
+    assert any("2" in path.name for path in tmp_path.iterdir()), "the second save had not begun"
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest == 1
+    like = states.TrainState(np.int32(0), {"w": np.zeros((2000, 2000), np.float32)}, {}, {})
+    restored = checkpoints.restore("latest", like=like)
+    assert np.all(restored.params["w"] == 1)
+    # The broken one is out of the way, so the run can go on.
+    checkpoints.save(restored.replace(step=np.int32(2)))
+    checkpoints.close()
+    assert Checkpoints(tmp_path).latest == 2

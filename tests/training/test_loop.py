@@ -1,0 +1,173 @@
+import json
+import os
+import signal
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdet.training import state as states
+from jaxdet.training.checkpoint import Checkpoints
+from jaxdet.training.loop import train
+from jaxdet.training.optimizer import build_optimizer
+from jaxdet.training.steps import pmap_train_step, put_state
+from jaxdet.training.writer import Writer
+from jaxdet.types import UserError
+
+# What a clock gives: the only entries of a line that may differ between two runs.
+TIMES = ("first_step_seconds", "images_per_second")
+
+
+@pytest.fixture(scope="module")
+def run(toy):
+    """Trains the toy in a workdir, from its latest checkpoint if there is one."""
+    detector = toy.detector(norm=True)
+    tx, schedule = build_optimizer(
+        learning_rate=0.1, base_batch_size=8, batch_size=8, num_steps=12, schedule="cosine"
+    )
+    step = pmap_train_step(detector, tx, schedule, seed=0)
+    variables = toy.variables(detector)
+
+    def run(workdir, *, on_batch=lambda n, batch: batch, evaluate=None, **settings):
+        settings = dict(num_steps=12, eval_every=6, checkpoint_every=4, log_every=3) | settings
+        log = SimpleNamespace(evaluated=[], drawn=0, closed=0)
+        state, checkpoints = states.create(variables, tx), Checkpoints(workdir / "checkpoints")
+        if checkpoints.latest is not None:
+            state = checkpoints.restore("latest", like=state)
+        writer = Writer(workdir, start_step=int(state.step), num_steps=settings["num_steps"])
+
+        def batches(n):
+            try:
+                while True:
+                    yield on_batch(n, toy.batch(n, devices=8))
+                    n += 1
+            finally:
+                log.closed += 1
+
+        def measure(variables):
+            log.evaluated.append(float(variables["params"]["head"]["bias"][0]))
+            return {"AP": log.evaluated[-1]}
+
+        def draw(variables):
+            log.drawn += 1
+            return []
+
+        try:
+            outcome = train(
+                put_state(state),
+                step=step,
+                batches=batches,
+                evaluate=evaluate or measure,
+                draw=draw,
+                writer=writer,
+                checkpoints=checkpoints,
+                **settings,
+            )
+        finally:
+            writer.close()
+            checkpoints.close()
+        log.outcome, log.state = outcome, jax.device_get(outcome.state)
+        return log
+
+    return run
+
+
+def read_lines(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_at(step):
+    def on_batch(n, batch):
+        if n == step:
+            raise Killed
+        return batch
+
+    return on_batch
+
+
+def send(number, *, at):
+    def on_batch(n, batch):
+        if n == at:
+            os.kill(os.getpid(), number)
+        return batch
+
+    return on_batch
+
+
+@pytest.fixture(scope="module")
+def unbroken(run, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken")
+    return SimpleNamespace(workdir=workdir, log=run(workdir))
+
+
+def test_a_run_logs_evaluates_and_saves_when_it_should(unbroken):
+    lines = read_lines(unbroken.workdir)
+    assert [line["step"] for line in lines if "loss" in line] == [3, 4, 6, 8, 9, 12]
+    assert [line["step"] for line in lines if "eval/AP" in line] == [6, 12]
+    assert len(unbroken.log.evaluated) == unbroken.log.drawn == 2
+    assert unbroken.log.closed == 1
+    assert unbroken.log.outcome.signal == 0
+    assert unbroken.log.outcome.results == {"AP": unbroken.log.evaluated[-1]}
+
+
+def test_a_line_holds_the_means_and_sums_since_the_line_before(run, toy, tmp_path, unbroken):
+    run(tmp_path, log_every=1, num_steps=3)
+    single = [line for line in read_lines(tmp_path) if "loss" in line]
+    window = read_lines(unbroken.workdir)[0]
+    np.testing.assert_allclose(window["loss"], np.mean([line["loss"] for line in single]))
+    assert window["objects"] == sum(toy.batch(n).valid.sum() for n in range(3))
+
+
+def test_the_first_line_tells_the_seconds_of_the_first_step(unbroken):
+    lines = [json.loads(x) for x in (unbroken.workdir / "metrics.jsonl").read_text().splitlines()]
+    assert ["first_step_seconds" in line for line in lines] == [True] + [False] * (len(lines) - 1)
+    assert all(line["images_per_second"] > 0 for line in lines if "loss" in line)
+
+
+@pytest.mark.parametrize("killed_at", [2, 7, 11])
+def test_a_killed_run_resumes_to_the_same_bits_and_lines(run, unbroken, tmp_path, killed_at):
+    with pytest.raises(Killed):
+        run(tmp_path, on_batch=kill_at(killed_at))
+    resumed = run(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, resumed.state, unbroken.log.state)
+    assert read_lines(tmp_path) == read_lines(unbroken.workdir)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_and_saves(run, unbroken, tmp_path, number):
+    before = signal.getsignal(number)
+    stopped = run(tmp_path, on_batch=send(number, at=4))
+    assert signal.getsignal(number) is before
+    assert (stopped.outcome.signal, int(stopped.state.step)) == (number, 5)
+    assert stopped.outcome.results is None
+    assert stopped.closed == 1
+    resumed = run(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, resumed.state, unbroken.log.state)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoints(run, tmp_path):
+    def spoil(n, batch):
+        return batch._replace(boxes=batch.boxes * np.float32("nan")) if n == 4 else batch
+
+    with pytest.raises(
+        UserError, match="not finite at step 6: box_loss nan, gradient_norm nan, loss nan"
+    ):
+        run(tmp_path, on_batch=spoil)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.latest == 4
+    checkpoints.close()
+
+
+def test_a_run_without_eval_every_still_ends_with_an_evaluation(run, tmp_path):
+    log = run(tmp_path, num_steps=2, eval_every=0, checkpoint_every=0, log_every=0)
+    assert len(log.evaluated) == 1
+    assert json.loads((tmp_path / "eval.json").read_text()) == {"AP": log.evaluated[0]}
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.find("best") == checkpoints.find("latest") == 2
+    checkpoints.close()

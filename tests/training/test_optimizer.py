@@ -1,0 +1,143 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxdet.training.optimizer import GRADIENT_NORM, build_optimizer
+from jaxdet.types import UserError
+
+PLAIN = dict(learning_rate=0.1, base_batch_size=8, batch_size=8, num_steps=100, schedule="constant")
+
+
+def params():
+    return {
+        "conv": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
+        "norm": {"scale": jnp.ones(2)},
+    }
+
+
+def run(gradients, **settings):
+    """The parameters after one update with each of the gradients."""
+    tx, _ = build_optimizer(**PLAIN | settings)
+    now, state = params(), None
+    state = tx.init(now)
+    for number in gradients:
+        gradient = jax.tree.map(partial(jnp.full_like, fill_value=number), now)
+        updates, state = tx.update(gradient, state, now)
+        now = optax.apply_updates(now, updates)
+    return now, state
+
+
+def rates(steps, **settings):
+    _, schedule = build_optimizer(**PLAIN | settings)
+    return [float(schedule(jnp.int32(step))) for step in steps]
+
+
+def test_the_rate_grows_linearly_with_the_batch_size():
+    np.testing.assert_allclose(rates([0, 99], batch_size=2), [0.025, 0.025])
+
+
+def test_multistep_drops_the_rate_at_its_milestones():
+    found = rates([0, 59, 60, 79, 80], schedule="multistep", milestones=(60, 80))
+    np.testing.assert_allclose(found, [0.1, 0.1, 0.01, 0.01, 0.001], rtol=1e-6)
+
+
+def test_cosine_ends_at_its_final_ratio():
+    found = rates([0, 50, 100], schedule="cosine", final_ratio=0.2)
+    np.testing.assert_allclose(found, [0.1, 0.06, 0.02], rtol=1e-6)
+
+
+def test_warmup_multiplies_the_schedule_and_does_not_shift_it():
+    settings = dict(schedule="multistep", milestones=(5, 20), warmup_steps=10, warmup_ratio=0.2)
+    # 0.2 + 0.8 * step / 10 of the rate, with the drop at 5 inside of the warmup.
+    found = rates([0, 4, 5, 9, 10, 20], **settings)
+    np.testing.assert_allclose(found, [0.02, 0.052, 0.006, 0.0092, 0.01, 0.001], rtol=1e-5)
+
+
+def test_warmup_of_a_cosine_keeps_the_cosine_from_step_0():
+    found = rates([0, 50], schedule="cosine", warmup_steps=50, warmup_ratio=0.0)
+    np.testing.assert_allclose(found, [0.0, 0.05], atol=1e-8)
+
+
+def test_sgd_adds_decay_to_the_gradient_before_the_momentum():
+    # g = 1 + 0.5 p; v = 0.9 v + g; p = p - 0.1 v, by hand from p = 1.
+    # g = 1.5, v = 1.5, p = 0.85; g = 1.425, v = 2.775, p = 0.5725.
+    found, _ = run([1.0, 1.0], weight_decay=0.5)
+    np.testing.assert_allclose(found["conv"]["kernel"], 0.5725, rtol=1e-6)
+
+
+def test_nesterov_looks_ahead():
+    # v = 1, p = 1 - 0.1 (1 + 0.9); v = 1.9, p = 0.81 - 0.1 (1 + 0.9 * 1.9).
+    found, _ = run([1.0, 1.0], weight_decay=0.0, nesterov=True)
+    np.testing.assert_allclose(found["conv"]["kernel"], 0.539, rtol=1e-6)
+
+
+def test_adamw_decays_apart_from_the_moments():
+    # The first step of Adam is the rate; the decay adds rate * decay * p.
+    found, _ = run([3.0], name="adamw", weight_decay=0.5)
+    np.testing.assert_allclose(found["conv"]["kernel"], 1 - 0.1 - 0.1 * 0.5, rtol=1e-5)
+
+
+def test_norms_and_biases_decay_only_where_asked():
+    everything, _ = run([0.0], weight_decay=0.5)
+    weights, _ = run([0.0], weight_decay=0.5, decay_norm_and_bias=False)
+    np.testing.assert_allclose(everything["norm"]["scale"], 0.95, rtol=1e-6)
+    np.testing.assert_allclose(weights["conv"]["kernel"], 0.95, rtol=1e-6)
+    np.testing.assert_array_equal(weights["norm"]["scale"], 1.0)
+    np.testing.assert_array_equal(weights["conv"]["bias"], 1.0)
+
+
+def test_clipping_bounds_the_norm_and_reports_it_unclipped():
+    # Eight gradients of 1: the norm is sqrt(8).
+    found, state = run([1.0], weight_decay=0.0, clip_norm=1.0)
+    np.testing.assert_allclose(found["conv"]["bias"], 1 - 0.1 / np.sqrt(8), rtol=1e-6)
+    np.testing.assert_allclose(optax.tree.get(state, GRADIENT_NORM), np.sqrt(8), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_frozen_parameters_never_move(name):
+    found, state = run([1.0, 2.0], name=name, weight_decay=0.5, frozen=("conv/kernel",))
+    np.testing.assert_array_equal(found["conv"]["kernel"], 1.0)
+    assert np.all(found["conv"]["bias"] < 1)
+    # Four gradients of 2: the frozen four count for nothing.
+    np.testing.assert_allclose(optax.tree.get(state, GRADIENT_NORM), 4.0, rtol=1e-6)
+
+
+def test_a_frozen_path_ends_at_a_slash():
+    tx, _ = build_optimizer(**PLAIN, frozen=("conv/ker",))
+    with pytest.raises(UserError, match=r"'conv/ker' names no parameter; found .*'conv'"):
+        tx.init(params())
+
+
+def test_the_backward_pass_of_frozen_parts_is_not_computed():
+    def flops(frozen):
+        tx, _ = build_optimizer(**PLAIN, frozen=frozen)
+        weights = {"a": jnp.ones((32, 32)), "b": jnp.ones((32, 32)), "c": jnp.ones((32, 32))}
+
+        def step(weights, state, x):
+            def loss(w):
+                return jnp.sum(jnp.tanh(jnp.tanh(x @ w["a"]) @ w["b"]) @ w["c"])
+
+            updates, state = tx.update(jax.grad(loss)(weights), state, weights)
+            return optax.apply_updates(weights, updates), state
+
+        lowered = jax.jit(step).lower(weights, tx.init(weights), jnp.ones((32, 32)))
+        return lowered.compile().cost_analysis()["flops"]
+
+    # Matrix products: 2 forward, 3 + 2 backward; with a and b frozen 2 forward, 1 backward.
+    assert flops(("a", "b")) < 0.6 * flops(())
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(name="sdg"), r"unknown optimizer.name 'sdg'; known: sgd, adamw; did you mean 'sgd'"),
+        (dict(schedule="linear"), r"unknown optimizer.schedule 'linear'; known: constant, cosine"),
+    ],
+)
+def test_unknown_names_list_the_known_ones(settings, message):
+    with pytest.raises(UserError, match=message):
+        build_optimizer(**PLAIN | settings)

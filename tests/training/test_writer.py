@@ -1,0 +1,83 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxdet.training.writer import Writer, cut_lines
+
+
+def read_lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def writer(tmp_path):
+    opened = Writer(tmp_path, num_steps=10)
+    yield opened
+    opened.close()
+
+
+def test_a_line_holds_the_step_and_its_numbers(writer, tmp_path):
+    writer.scalars(3, {"loss": np.float32(0.5), "confusion": np.array([[1, 2], [3, 4]]), "n": 7})
+    assert read_lines(tmp_path) == [
+        {"step": 3, "loss": 0.5, "confusion": [[1, 2], [3, 4]], "n": 7},
+    ]
+
+
+def test_numbers_that_are_not_finite_become_null(writer, tmp_path):
+    writer.scalars(3, {"loss": np.float32("nan"), "AP": float("inf")})
+    assert read_lines(tmp_path) == [{"step": 3, "loss": None, "AP": None}]
+
+
+def test_lines_beyond_the_step_and_broken_lines_are_cut(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 2, "AP": 1}\n{"step": 3}\n{"step": 1, "lo')
+    cut_lines(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 2, "AP": 1}\n'
+
+
+def test_a_resumed_run_continues_the_lines(tmp_path):
+    for start_step, steps in [(0, (2, 4, 6)), (4, (6, 8))]:
+        writer = Writer(tmp_path, start_step=start_step)
+        for step in steps:
+            writer.scalars(step, {"start": start_step})
+        writer.close()
+    assert [(line["step"], line["start"]) for line in read_lines(tmp_path)] == [
+        (2, 0), (4, 0), (6, 4), (8, 4),
+    ]  # fmt: skip
+
+
+def test_results_go_to_eval_json_and_flat_into_a_line(writer, tmp_path):
+    results = {"AP": 0.5, "APs": float("nan"), "per_class": {"cat": {"AP": 0.5}}}
+    writer.results(8, results)
+    written = json.loads((tmp_path / "eval.json").read_text())
+    assert written == {"AP": 0.5, "APs": None, "per_class": {"cat": {"AP": 0.5}}}
+    assert read_lines(tmp_path) == [
+        {"step": 8, "eval/AP": 0.5, "eval/APs": None, "eval/per_class/cat/AP": 0.5}
+    ]
+
+
+def test_pictures_are_files_in_rgb_and_tensorboard_has_them_too(writer, tmp_path):
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    pixels[..., 0] = 255
+    writer.pictures(5, [("val/a b.jpg", pixels)])
+    writer.close()
+    (file,) = (tmp_path / "pictures").iterdir()
+    assert file.name == "0000005_val_a_b.jpg.png"
+    np.testing.assert_array_equal(cv2.imread(str(file))[0, 0], (0, 0, 255))
+    (events,) = tmp_path.glob("events.out.tfevents.*")
+    assert b"pictures/val_a_b.jpg" in events.read_bytes()
+    assert file.read_bytes() in events.read_bytes()
+
+
+def test_other_processes_write_nothing(tmp_path):
+    writer = Writer(tmp_path / "run", active=False)
+    writer.advance()
+    writer.scalars(1, {"loss": 1.0})
+    writer.results(1, {"AP": 1.0})
+    writer.pictures(1, [("a", np.zeros((2, 2, 3), np.uint8))])
+    writer.show({"loss": 1.0})
+    writer.say("hello")
+    writer.close()
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,97 @@
+"""Trains a detector: python train.py --config=FILE[:ARG] [--workdir=DIR] [--config.key=VALUE].
+
+Run again on the same workdir, it resumes; finished, it says so.
+"""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+from absl import flags
+
+from jaxdet import commands, configuration
+from jaxdet.evaluation import coco
+from jaxdet.training import loop, state, steps
+from jaxdet.training.checkpoint import Checkpoints
+from jaxdet.training.writer import Writer
+
+
+def main(argv: Sequence[str]) -> int:
+    """Trains, or resumes; gives the exit status."""
+    command = configuration.read_command_line(argv, define=_define_flags)
+    config, workdir = command.config, command.workdir
+    if command.flags.distributed:
+        jax.distributed.initialize()
+    first_process = jax.process_index() == 0
+
+    commands.check(config)
+    train_source = commands.build_source(config, config.data.train_split, config.data.classes)
+    class_names = train_source.class_names
+    eval_source = commands.build_source(config, config.data.eval_split, class_names)
+    detector = commands.build_detector(config, num_classes=len(class_names))
+    tx, schedule = commands.make_optimizer(config)
+    like = jax.eval_shape(
+        lambda variables: state.create(variables, tx), commands.abstract_variables(config, detector)
+    )
+    batches = partial(commands.train_batches, config, train_source)
+    batches(0).close()  # Finds mistakes in the settings before anything is written.
+
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    done = checkpoints.latest or 0
+    if done >= config.num_steps:
+        print(f"{workdir} is finished: {done} of {config.num_steps} steps are done")
+        return 0
+    if done:
+        start = checkpoints.restore("latest", like=like)
+        origin = f"resuming after step {done}"
+        for difference in configuration.differing_keys(config, workdir / "config.json"):
+            print(f"warning: the run began with another config: {difference}", file=sys.stderr)
+    else:
+        variables, origin = commands.first_variables(config, detector)
+        start = state.create(variables, tx)
+
+    predict = steps.pmap_predict_step(detector)
+    writer = Writer(workdir, start_step=done, num_steps=config.num_steps, active=first_process)
+    if first_process:
+        configuration.save(config, workdir / "config.json")
+        print(config.to_json(indent=2))
+        print(f"{origin}; {len(train_source)} training images; writing to {workdir}")
+    try:
+        outcome = loop.train(
+            steps.put_state(start),
+            step=steps.pmap_train_step(detector, tx, schedule, seed=config.seed),
+            batches=batches,
+            evaluate=partial(commands.evaluate, config, eval_source, predict),
+            draw=partial(commands.draw, config, eval_source, predict),
+            writer=writer,
+            checkpoints=checkpoints,
+            num_steps=config.num_steps,
+            eval_every=config.eval_every,
+            checkpoint_every=config.checkpoint_every,
+            log_every=config.log_every,
+        )
+    finally:
+        writer.close()
+        checkpoints.close()
+
+    if outcome.signal:
+        step = int(outcome.state.step)
+        print(f"stopped by signal {outcome.signal}; step {step} is saved, run again to resume")
+        return 128 + outcome.signal
+    if first_process:
+        print(coco.format_table(outcome.results))
+        print(f"pictures:    {workdir / 'pictures'}")
+        print(f"checkpoints: {workdir / 'checkpoints'}")
+        print(f"TensorBoard: tensorboard --logdir={workdir}")
+    return 0
+
+
+def _define_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_bool(
+        "distributed", False, "join the other processes of the run first", flag_values=values
+    )
+
+
+if __name__ == "__main__":
+    commands.run_command(main)
