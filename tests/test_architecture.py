@@ -1,0 +1,139 @@
+"""The floors of the house, held by reading the source: imports only go down."""
+
+import ast
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "jaxdet"
+
+GROUND = {"types"}
+FLOORS = {
+    "types": set(),
+    "ops": GROUND,
+    "models": GROUND,
+    "data": GROUND,
+    "evaluation": GROUND,
+    "visualize": GROUND,
+    "detectors": GROUND | {"ops", "models"},
+    "training": GROUND,
+    "interop": GROUND | {"models"},
+}
+TOP = {"commands", "configuration"}  # May import everything, and no other room imports them.
+HEAVY = (
+    "cv2 faster_coco_eval grain ml_collections orbax tensorboardX tensorflow "
+    "tensorflow_datasets torch tqdm"
+).split()
+BANNED_NAMES = {"util", "utils", "misc", "common", "helper", "helpers"}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+FOLDERS = ("jaxdet", "configs", "tests", "examples", "benchmarks")
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+SOURCES += sorted(ROOT.glob("*.py"))
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def room_of(path):
+    """The part of the package that a module belongs to; "" for jaxdet/__init__.py."""
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+def imports_of(path):
+    """Dotted names of all that a file imports, wherever in the file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def imported_rooms(path):
+    parts = [name.split(".") for name in imports_of(path)]
+    return {part[1] if len(part) > 1 else "" for part in parts if part[0] == "jaxdet"}
+
+
+def test_every_room_has_a_floor():
+    assert {room_of(path) for path in MODULES} <= {"", *FLOORS, *TOP}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_only_go_down(path):
+    room = room_of(path)
+    allowed = set(FLOORS) if room in {"", *TOP} else FLOORS[room] | {room}
+
+    assert imported_rooms(path) <= allowed
+
+
+def test_boxes_is_the_ground_of_ops():
+    assert imported_rooms(PACKAGE / "ops" / "boxes.py") <= GROUND
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "data").rglob("*.py")), ids=name_of)
+def test_data_never_touches_a_device(path):
+    assert "jax" not in {name.split(".")[0] for name in imports_of(path)}
+
+
+def test_only_the_training_steps_use_pmap():
+    users = {name_of(path) for path in SOURCES if "pmap" in _identifiers(path)}
+
+    assert {name for name in users if not name.startswith("tests/")} == {"jaxdet/training/steps.py"}
+
+
+def test_configs_import_only_ml_collections():
+    imported = {name_of(path): {n.split(".")[0] for n in imports_of(path)} for path in CONFIGS}
+
+    assert CONFIGS
+    assert {name: i for name, i in imported.items() if i != {"ml_collections"}} == {}
+
+
+def test_importing_jaxdet_loads_nothing_heavy():
+    code = f"import sys, jaxdet; print([name for name in {HEAVY} if name in sys.modules])"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert result.stdout.strip() == "[]"
+
+
+def test_imports_are_absolute():
+    relative = {
+        name_of(path)
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.level
+    }
+
+    assert relative == set()
+
+
+def test_no_file_or_folder_is_a_box_for_odds_and_ends():
+    parts = {part.removesuffix(".py") for path in SOURCES for part in name_of(path).split("/")}
+
+    assert parts & BANNED_NAMES == set()
+
+
+def test_the_python_in_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def _identifiers(path):
+    """Names and attributes that the code uses; docstrings and comments may say more."""
+    tree = ast.parse(path.read_text())
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return names | {part for name in imports_of(path) for part in name.split(".")}
