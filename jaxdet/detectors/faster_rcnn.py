@@ -40,7 +40,7 @@ class Settings:
 
     Attributes:
         num_classes: K, without background.
-        depth: of the ResNet: 18, 34, 50 or 101.
+        depth: of the ResNet: 10, 18, 34, 50 or 101.
         width: channels of its stem.
         norm: "frozen", "batch", "sync" or "group"; "frozen" needs pretrained weights.
         style: "pytorch" or "caffe": where bottlenecks stride.
@@ -374,13 +374,13 @@ def region_targets(
 
 def box_losses(
     s: Settings,
-    logits: Float[Array, "B S K+1"],
+    logits: Float[Array, "B S K1"],
     deltas: Float[Array, "B S k 4"],
     targets: RegionTargets,
     *,
     axis_name: str | None = None,
 ) -> dict[str, Float[Array, ""]]:
-    """Classification and box loss, both over all sampled regions of the global batch."""
+    """Both losses of the regions, divided by all those sampled in the global batch; K1 is K + 1."""
     count = losses.global_count(jnp.sum(targets.valid), axis_name)
     classes = losses.softmax_cross_entropy(logits, targets.labels)
     own = jnp.where(targets.positive, targets.labels, 0) if not s.class_agnostic else 0
@@ -395,12 +395,12 @@ def box_losses(
 
 def detections(
     s: Settings,
-    logits: Float[Array, "P K+1"],
+    logits: Float[Array, "P K1"],
     deltas: Float[Array, "P k 4"],
     proposals: Proposals,
     size: Int[Array, "2"],
 ) -> Detections:
-    """The final boxes of one image."""
+    """The final boxes of one image; K1 is K + 1."""
     scores = jax.nn.softmax(logits, axis=-1)[:, :-1]
     boxes = box_coder.decode(proposals.boxes[:, None], deltas, stds=s.box_stds, size=size)
     return nms_per_class(

@@ -14,6 +14,7 @@ from jaxdet.models.layers import Conv, max_pool_3x3_stride_2, norm_layer
 
 # Depth -> (blocks of the four stages, whether they are bottlenecks).
 DEPTHS = {
+    10: ((1, 1, 1, 1), False),  # Not in the paper: half an 18, for small machines.
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
     50: ((3, 4, 6, 3), True),
@@ -27,7 +28,7 @@ class ResNet(nn.Module):
     """A ResNet without its classifier.
 
     Attributes:
-        depth: 18, 34, 50 or 101.
+        depth: 10, 18, 34, 50 or 101.
         width: channels of the stem; stage i has width * 2^(i - 1), bottlenecks
             four times as many at their end.
         norm: "frozen", "batch", "sync" or "group"; see `norm_layer`.

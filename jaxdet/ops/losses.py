@@ -14,7 +14,7 @@ def sigmoid_cross_entropy(
 ) -> Float[Array, "*S"]:
     """Binary cross entropy of logits with targets in [0, 1], stable for any logit."""
     logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)
-    return jnp.maximum(logits, 0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    return jax.nn.softplus(logits) - logits * targets
 
 
 def softmax_cross_entropy(

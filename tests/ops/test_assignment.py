@@ -160,7 +160,8 @@ def test_assignment_under_vmap_equals_one_image_at_a_time(jitted_rpn):
     together = jax.vmap(lambda *arrays: assign_by_iou(*arrays, **RPN))(*batch, crowd)
     for i, problem in enumerate(problems):
         alone = jitted_rpn(*problem, crowd[i])
-        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda x: x[i], together), alone)
+        for batched, single in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(batched[i], single)
 
 
 @pytest.mark.parametrize("name", ["positive_iou", "negative_iou", "min_positive_iou"])

@@ -35,7 +35,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.max_boxes = 8
 
     config.model = ConfigDict()
-    config.model.depth = 18
+    config.model.depth = 10
     config.model.width = 4
     config.model.norm = "batch"
     config.model.fpn_channels = 8

@@ -37,6 +37,7 @@ def draw_picture(
     kinds: tuple[str, ...],
     num_objects: int,
     size_range: tuple[int, int],
+    max_turn: float = 180.0,
 ) -> Picture:
     """Draws one picture.
 
@@ -46,13 +47,14 @@ def draw_picture(
         kinds: the names in `KINDS` to draw from.
         num_objects: shapes to place; fewer where there is no room.
         size_range: least and greatest diameter, drawn evenly in its logarithm.
+        max_turn: shapes are turned by up to so many degrees either way.
     """
     canvas = _background(rng, *size)
     owner = np.full(size, -1)
     labels, areas = [], []
     for _ in range(num_objects):
         label = int(rng.integers(len(kinds)))
-        mask, area = _place(rng, KINDS[kinds[label]], owner, areas, size_range)
+        mask, area = _place(rng, KINDS[kinds[label]], owner, areas, size_range, max_turn)
         if mask is None:
             continue
         owner[mask >= 0.5] = len(labels)
@@ -91,7 +93,7 @@ def _cross():
 # Outlines of diameter 1 around the origin; a second outline is a hole.
 KINDS = {
     "circle": [_regular(48)],
-    "square": [_regular(4)],
+    "square": [_regular(4, turn=np.pi / 4)],
     "triangle": [_regular(3)],
     "star": [_star()],
     "cross": [_cross()],
@@ -121,12 +123,12 @@ def _background(rng, height, width):
     return canvas
 
 
-def _place(rng, outlines, owner, areas, size_range):
+def _place(rng, outlines, owner, areas, size_range, max_turn):
     """The coverage of a shape at a fitting place, and its whole area; else (None, 0)."""
     for _ in range(_TRIES):
         diameter = np.exp(rng.uniform(*np.log(size_range)))
         stretch = np.exp(rng.uniform(-0.2, 0.2) * np.array([1, -1]))
-        angle = rng.uniform(0, 2 * np.pi)
+        angle = np.deg2rad(rng.uniform(-max_turn, max_turn))
         turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         centre = rng.uniform(0, 1, 2) * owner.shape[::-1]
         polygons = [(diameter * (o * stretch) @ turn + centre).astype(np.float32) for o in outlines]

@@ -34,6 +34,7 @@ class ShapesSettings:
         width_range: least and greatest width, pixels.
         max_objects: a picture with objects has 1 up to this many.
         size_range: least and greatest diameter of a shape, pixels.
+        max_turn: shapes are turned by up to so many degrees either way, 0 to 180.
         empty_rate: part of the pictures without an object, 0 to 1.
         seed: of all draws.
         classes: kinds out of `pictures.KINDS`, in the order of their labels.
@@ -45,6 +46,7 @@ class ShapesSettings:
     width_range: tuple[int, int] = (160, 192)
     max_objects: int = 6
     size_range: tuple[int, int] = (14, 90)
+    max_turn: float = 180.0
     empty_rate: float = 0.05
     seed: int = 0
     classes: tuple[str, ...] = ("circle", "square", "triangle", "star")
@@ -92,6 +94,7 @@ def draw_split(settings: ShapesSettings, split: str) -> Iterator[Picture]:
             kinds=settings.classes,
             num_objects=0 if empty else int(rng.integers(1, settings.max_objects, endpoint=True)),
             size_range=settings.size_range,
+            max_turn=settings.max_turn,
         )
 
 
@@ -188,6 +191,8 @@ def _to_settings(classes, settings):
         low, high = getattr(result, name)
         if not 8 <= low <= high:
             raise UserError(f"data.{name} wants 8 <= low <= high, found {(low, high)}")
-    if not 0 <= result.empty_rate <= 1:
-        raise UserError(f"data.empty_rate wants a number from 0 to 1, found {result.empty_rate}")
+    for name, high in (("empty_rate", 1), ("max_turn", 180)):
+        value = getattr(result, name)
+        if not 0 <= value <= high:
+            raise UserError(f"data.{name} wants a number from 0 to {high}, found {value}")
     return result
