@@ -33,6 +33,9 @@ from jaxdet.types import Batch, Detections, Detector, Images, Metrics, Proposals
 STRIDES = (4, 8, 16, 32, 64)
 NUM_ROI_LEVELS = 4
 
+# 512 regions of 4 images gather 4 GB at 256 channels and the default `max_sampling`.
+IMAGES_POOLED_AT_ONCE = 4
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -118,7 +121,7 @@ class Settings:
     roi_positive_fraction: float = 0.25
     roi_size: int = 7
     sampling_ratio: int = 0
-    max_sampling: int = 4
+    max_sampling: int = 6
     finest_scale: float = 56.0
     hidden: int = 1024
     class_agnostic: bool = False
@@ -252,7 +255,7 @@ def _loss(
         "roi_positives": jnp.sum(regions.positive),
         "proposals": jnp.sum(proposals.valid),
     }
-    means = {"loss": total, **terms, "accuracy": jnp.mean(hits)}
+    means = {**terms, "accuracy": jnp.mean(hits)}
     return total, (Metrics(means, counts), updates.get("batch_stats", {}))
 
 
@@ -337,9 +340,13 @@ def region_targets(
     proposals: Proposals,
     objects: tuple[Array, Array, Array, Array],
 ) -> RegionTargets:
-    """Assigns and samples the proposals of one image, its ground truth put before them."""
+    """Assigns and samples the proposals of one image and its ground truth.
+
+    The ground truth comes last (first in the reference), so that the number of
+    its slots does not change what is drawn of the proposals.
+    """
     boxes, labels, valid, crowd = objects
-    candidates = jnp.concatenate([boxes, jax.lax.stop_gradient(proposals.boxes)])
+    candidates = jnp.concatenate([jax.lax.stop_gradient(proposals.boxes), boxes])
     assignment = assign_by_iou(
         proposals.boxes,
         proposals.valid,
@@ -352,8 +359,8 @@ def region_targets(
         ignore_iof_threshold=s.ignore_iof_threshold,
     )
     # Every object is a candidate of its own, whatever else overlaps it.
-    verdicts = jnp.concatenate([jnp.where(valid, POSITIVE, IGNORE), assignment.labels])
-    slots = jnp.concatenate([jnp.arange(boxes.shape[0]), assignment.index])
+    verdicts = jnp.concatenate([assignment.labels, jnp.where(valid, POSITIVE, IGNORE)])
+    slots = jnp.concatenate([assignment.index, jnp.arange(boxes.shape[0])])
     samples = sample_labels(
         key,
         verdicts,
@@ -459,7 +466,12 @@ def _pool(s, pyramid, boxes):
         sampling_ratio=s.sampling_ratio,
         max_sampling=s.max_sampling,
     )
-    return jax.vmap(pool)(pyramid[:NUM_ROI_LEVELS], boxes)
+    # A few images at a time: the cells that all regions gather would fill the memory.
+    return jax.lax.map(
+        lambda image: pool(*image),
+        (pyramid[:NUM_ROI_LEVELS], boxes),
+        batch_size=min(IMAGES_POOLED_AT_ONCE, len(boxes)),
+    )
 
 
 def _box_loss(deltas, targets, beta):

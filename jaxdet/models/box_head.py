@@ -26,7 +26,7 @@ class BoxHead(nn.Module):
         hidden: width of the fully connected layers.
         num_fcs: number of them.
         class_agnostic: predict one box for all classes instead of one for each.
-        dtype: type of the computation; the outputs are float32.
+        dtype: type of the hidden layers; the outputs are computed in float32.
     """
 
     num_classes: int
@@ -52,14 +52,9 @@ class BoxHead(nn.Module):
             x, axes = nn.relu(fc(x)), -1
         num_boxes = 1 if self.class_agnostic else self.num_classes
         logits = nn.DenseGeneral(
-            self.num_classes + 1,
-            axis=axes,
-            kernel_init=LOGITS_INIT,
-            dtype=self.dtype,
-            name="logits",
-        )(x)
-        deltas = nn.DenseGeneral(
-            num_boxes * 4, axis=axes, kernel_init=DELTAS_INIT, dtype=self.dtype, name="deltas"
-        )(x)
-        deltas = deltas.reshape(*deltas.shape[:-1], num_boxes, 4)
-        return logits.astype(jnp.float32), deltas.astype(jnp.float32)
+            self.num_classes + 1, axis=axes, kernel_init=LOGITS_INIT, name="logits"
+        )(x.astype(jnp.float32))
+        deltas = nn.DenseGeneral(num_boxes * 4, axis=axes, kernel_init=DELTAS_INIT, name="deltas")(
+            x.astype(jnp.float32)
+        )
+        return logits, deltas.reshape(*deltas.shape[:-1], num_boxes, 4)

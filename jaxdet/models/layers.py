@@ -89,7 +89,9 @@ def norm_layer(
 
     All kinds have the parameters `scale` and `bias`; all but "group" have the
     running statistics `mean` and `var` in the collection "batch_stats".
-    Statistics are computed in float32 whatever `dtype` is.
+    Statistics are computed in float32 whatever `dtype` is. Those of a batch or
+    an image cover the whole canvas, padding included: train and predict on
+    the same canvas, and with little padding.
 
     Args:
         kind: "frozen" (always the running statistics), "batch" (those of the

@@ -20,7 +20,7 @@ class RPNHead(nn.Module):
     Attributes:
         num_anchors: anchors at each pixel of a map.
         channels: of the 3x3 convolution's output.
-        dtype: type of the computation; the outputs are float32.
+        dtype: type of the 3x3 convolution; the outputs are computed in float32.
     """
 
     num_anchors: int
@@ -35,16 +35,13 @@ class RPNHead(nn.Module):
 
         N counts levels, finest first, then y, then x, then the anchors of a pixel.
         """
-        settings = dict(kernel_init=HEAD_INIT, dtype=self.dtype)
-        conv = Conv(self.channels, 3, **settings, name="conv")
-        to_logits = Conv(self.num_anchors, 1, **settings, name="logits")
-        to_deltas = Conv(self.num_anchors * 4, 1, **settings, name="deltas")
+        conv = Conv(self.channels, 3, kernel_init=HEAD_INIT, dtype=self.dtype, name="conv")
+        # Float32: in fewer bits hundreds of anchors would tie for a score.
+        to_logits = Conv(self.num_anchors, 1, kernel_init=HEAD_INIT, name="logits")
+        to_deltas = Conv(self.num_anchors * 4, 1, kernel_init=HEAD_INIT, name="deltas")
         logits, deltas = [], []
         for x in maps:
             x = nn.relu(conv(x))
             logits.append(to_logits(x).reshape(len(x), -1))
             deltas.append(to_deltas(x).reshape(len(x), -1, 4))
-        return (
-            jnp.concatenate(logits, axis=1).astype(jnp.float32),
-            jnp.concatenate(deltas, axis=1).astype(jnp.float32),
-        )
+        return jnp.concatenate(logits, axis=1), jnp.concatenate(deltas, axis=1)

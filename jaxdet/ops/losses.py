@@ -64,15 +64,13 @@ def masked_sum(values: Shaped[Array, "*S"], where: Bool[Array, "..."]) -> Float[
     return jnp.sum(jnp.where(where, values.astype(jnp.float32), 0.0))
 
 
-def global_count(
-    count: Shaped[Array, ""], axis_name: str | None = None, *, minimum: float = 1.0
-) -> Float[Array, ""]:
+def global_count(count: Shaped[Array, ""], axis_name: str | None = None) -> Float[Array, ""]:
     """What a device divides its sum by so that the mean over devices is the global mean.
 
-    The count over all devices, at least `minimum`, divided by their number;
+    The count over all devices, at least 1, divided by their number;
     without an axis, the count itself.
     """
     count = count.astype(jnp.float32)
     if axis_name is None:
-        return jnp.maximum(count, minimum)
-    return jnp.maximum(jax.lax.psum(count, axis_name), minimum) / jax.lax.axis_size(axis_name)
+        return jnp.maximum(count, 1)
+    return jnp.maximum(jax.lax.psum(count, axis_name), 1) / jax.lax.axis_size(axis_name)

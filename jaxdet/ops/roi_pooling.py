@@ -10,6 +10,7 @@ RoIAlign with `aligned`; Lin et al., FPN, eq. 1, arXiv:1612.03144.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -49,7 +50,7 @@ def roi_align(
     stride: int,
     output_size: int | tuple[int, int] = 7,
     sampling_ratio: int = ADAPTIVE,
-    max_sampling: int = 4,
+    max_sampling: int = 6,
     aligned: bool = True,
 ) -> Float[Array, "P h w C"]:
     """RoIAlign on one feature map; the arguments are those of `pyramid_roi_align`."""
@@ -72,7 +73,7 @@ def pyramid_roi_align(
     finest_scale: float = 56.0,
     output_size: int | tuple[int, int] = 7,
     sampling_ratio: int = ADAPTIVE,
-    max_sampling: int = 4,
+    max_sampling: int = 6,
     aligned: bool = True,
 ) -> Float[Array, "P h w C"]:
     """Pools each region from its level of the pyramid to a fixed grid of bins.
@@ -80,7 +81,7 @@ def pyramid_roi_align(
     A bin is the mean of sampling_ratio x sampling_ratio bilinear samples. With
     adaptive sampling it is ceil(cells a bin) an axis, so every cell is read;
     this is exact for regions of up to `max_sampling` cells a bin, and larger
-    ones interpolate between every second (third, ...) cell. Samples more than
+    ones interpolate between as many cells, evenly spread. Samples more than
     one cell outside the map are 0. An empty region gives 0 with adaptive
     sampling. No gradient flows to the regions.
 
@@ -120,9 +121,13 @@ def pyramid_roi_align(
     x = _axis(scaled[:, 0], scaled[:, 2], widths[level], bins[1], longest[1], **settings)
 
     rows = offsets[level, None] + y.lines * widths[level, None]
-    patches = cells[rows[:, :, None] + x.lines[:, None, :]]
-    pooled = jnp.einsum("pot,ptuc->pouc", y.weights.astype(cells.dtype), patches)
-    return jnp.einsum("pqu,pouc->poqc", x.weights.astype(cells.dtype), pooled)
+    # Gathered as float32: the gradient sums many regions into a cell, in this type.
+    patches = cells.astype(jnp.float32)[rows[:, :, None] + x.lines[:, None, :]]
+    patches = patches.astype(cells.dtype)
+    # "highest": accelerators would round float32 factors to fewer bits.
+    interpolate = partial(jnp.einsum, precision="highest")
+    pooled = interpolate("pot,ptuc->pouc", y.weights.astype(cells.dtype), patches)
+    return interpolate("pqu,pouc->poqc", x.weights.astype(cells.dtype), pooled)
 
 
 def _axis(start, end, size, bins, longest, *, ratio, cap, min_length) -> _Axis:
@@ -152,14 +157,18 @@ def _axis(start, end, size, bins, longest, *, ratio, cap, min_length) -> _Axis:
 
 
 def _evenly_spaced_lines(position, share, num_lines):
-    """Lines from the first cell on, further apart than one only if they would not suffice."""
+    """Lines from the first cell to the last, more than one apart only if they would not suffice."""
     first = jnp.floor(jnp.min(position, axis=(1, 2)))
-    last = jnp.max(jnp.where(share > 0, position, 0), axis=(1, 2))
-    spacing = jnp.maximum(jnp.ceil((last - first) / (num_lines - 2)), 1)[:, None]
-    lines = first[:, None] + spacing * jnp.arange(num_lines)  # (P, T)
-    distance = jnp.abs(position[..., None] - lines[:, None, None]) / spacing[:, None, None]
-    weights = jnp.sum(jnp.maximum(1 - distance, 0) * share[..., None], axis=2)
-    return lines, weights
+    last = jnp.ceil(jnp.max(jnp.where(share > 0, position, 0), axis=(1, 2)))
+    spacing = jnp.maximum((last - first) / (num_lines - 1), 1)[:, None]
+    lines = jnp.floor(first[:, None] + spacing * jnp.arange(num_lines) + 0.5)  # (P, T)
+    # A sample is interpolated between the lines beside it, whatever their gap.
+    gap = jnp.diff(lines)
+    before = jnp.pad(gap, ((0, 0), (1, 0)), constant_values=1)[:, None, None]
+    after = jnp.pad(gap, ((0, 0), (0, 1)), constant_values=1)[:, None, None]
+    offset = position[..., None] - lines[:, None, None]
+    hat = jnp.maximum(1 - jnp.maximum(offset / after, -offset / before), 0)
+    return lines, jnp.sum(hat * share[..., None], axis=2)
 
 
 def _lines_beside_samples(position, share):

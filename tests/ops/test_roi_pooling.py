@@ -47,9 +47,9 @@ def pyramid_of(data, image):
 def test_extraction_from_the_pyramid_equals_the_reference(golden, ratio):
     data = golden("mmdet_roi_extract")
     pool = jax.jit(
-        # The largest regions of the file have 5.6 cells a bin.
+        # The largest regions of the file have 5.6 cells a bin: within the default cap.
         lambda pyramid, rois: pyramid_roi_align(
-            pyramid, rois, strides=STRIDES, sampling_ratio=ratio, max_sampling=6
+            pyramid, rois, strides=STRIDES, sampling_ratio=ratio
         )
     )
     for image in range(2):
@@ -146,6 +146,27 @@ def test_regions_beyond_the_cap_stay_near_the_uncapped_result():
     np.testing.assert_allclose(capped, exact, atol=0.02)
 
 
+def test_regions_just_beyond_the_cap_lose_little():
+    features = jnp.asarray(np.random.default_rng(0).normal(size=(40, 40, 4)), jnp.float32)
+    roi = jnp.array([[2.3, 3.1, 31.3, 32.1]])  # 29 cells where the cap of 4 allows 28.
+    exact = roi_align(features, roi, stride=1, max_sampling=5)
+    capped = roi_align(features, roi, stride=1, max_sampling=4)
+    assert float(jnp.std(capped - exact) / jnp.std(exact)) < 0.35  # 1.5 at every second cell.
+
+
+def test_gradients_of_bfloat16_maps_are_summed_in_float32():
+    features = jnp.ones((MAP[0], MAP[1], 1), jnp.bfloat16)
+    rois = jnp.tile(jnp.array([[4.0, 4, 12, 12]]), (512, 1))
+    gradient = jax.grad(lambda f: jnp.sum(roi_align(f, rois, stride=2).astype(jnp.float32)))
+    whole = gradient(features.astype(jnp.float32))
+    np.testing.assert_allclose(gradient(features).astype(jnp.float32), whole, rtol=0.02, atol=0.5)
+
+
+def test_a_map_of_one_cell_pools_to_its_value():
+    pooled = roi_align(jnp.full((1, 1, 1), 3.0), jnp.array([[0.0, 0, 8, 8]]), stride=8)
+    np.testing.assert_allclose(pooled, 3.0, rtol=1e-6)
+
+
 def test_a_constant_map_pools_to_the_constant_inside_the_image():
     rois = jnp.array([[2.0, 2, 14, 10], [0.0, 0, 200, 150]])
     pooled = roi_align(jnp.full((150, 200, 1), 3.0), rois, stride=1, max_sampling=2)
@@ -179,5 +200,5 @@ def test_bfloat16_maps_give_bfloat16_near_the_float32_result():
 def test_impossible_settings_raise():
     with pytest.raises(ValueError, match="1 feature maps but 2 strides"):
         pyramid_roi_align([jnp.zeros((4, 4, 1))], jnp.zeros((1, 4)), strides=(4, 8))
-    with pytest.raises(ValueError, match="got -1 and 4"):
+    with pytest.raises(ValueError, match="got -1 and 6"):
         roi_align(jnp.zeros((4, 4, 1)), jnp.zeros((1, 4)), stride=4, sampling_ratio=-1)
