@@ -92,8 +92,9 @@ class Example(NamedTuple):
     """One annotated image on the host, as a data source gives it.
 
     `image` holds the encoded file (JPEG, PNG, ...) until `transforms.decode`
-    turns it into RGB pixels. Boxes are in pixels of `image`, clipped to it,
-    and never empty.
+    turns it into RGB pixels. Boxes are in pixels of `image`, as the data has
+    them: they may reach out of it, or be empty; training cleans them
+    (`transforms.clean`), evaluation does not.
     """
 
     id: str | int

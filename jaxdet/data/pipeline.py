@@ -9,6 +9,7 @@ import grain
 import numpy as np
 
 from jaxdet.data import transforms
+from jaxdet.data.checks import check_at_least, check_augmentation, check_division, check_resize
 from jaxdet.data.loader import Loader
 from jaxdet.data.sources.selection import NonEmpty
 from jaxdet.data.transforms import Augmentation, UnreadableImage
@@ -39,7 +40,8 @@ def train_batches(
 
     The images of batch n, their order, their random draws and `index` depend
     on the source, `seed`, `batch_size` and n only. Images that cannot be read are
-    replaced by the next one in the order, and counted.
+    replaced by the next one in the order, and counted. Boxes are cleaned by
+    `transforms.clean`.
 
     Args:
         source: the examples.
@@ -50,7 +52,7 @@ def train_batches(
             short sides one of them is drawn for each image.
         max_boxes: G, object slots of an image; the largest objects are kept.
         start_step: n of the first batch.
-        keep_empty: whether images without an object are used, too.
+        keep_empty: whether images that `selection.NonEmpty` would leave out are used, too.
         use_difficult: whether difficult objects are learnt; else they are crowd.
         process_index: which process this is, of `process_count`.
         process_count: number of processes that share each batch.
@@ -65,11 +67,12 @@ def train_batches(
     Raises:
         UserError: for settings out of range, or if no image is left.
     """
-    _check_division(batch_size, process_count, num_devices)
-    _check_at_least(0, seed=seed, start_step=start_step)
-    _check_at_least(1, canvas=min(canvas), max_boxes=max_boxes, num_threads=num_threads)
+    check_division(batch_size, process_count, num_devices)
+    check_at_least(0, seed=seed, start_step=start_step)
+    check_at_least(1, canvas=min(canvas), max_boxes=max_boxes, num_threads=num_threads)
+    check_resize(resize)
     settings = Augmentation(**augmentation)
-    _check_augmentation(settings)
+    check_augmentation(settings)
     if not keep_empty:
         source = NonEmpty(source, use_difficult=use_difficult)
     if len(source) == 0:
@@ -82,7 +85,7 @@ def train_batches(
         for row in range(rows):
             place = step * batch_size + process_index * rows + row
             rng = np.random.default_rng((seed, place))
-            example = _read_from(source, order, place, loader)
+            example = transforms.clean(_read_from(source, order, place, loader))
             scale = _scale(example, rng.choice(np.atleast_1d(resize[0])), resize[1], canvas)
             example, zoom = transforms.random_zoom(example, rng, zoom_range=settings.zoom_range)
             example = transforms.resize(example, scale * zoom)
@@ -106,6 +109,7 @@ def eval_batches(
     resize: tuple[int | tuple[int, ...], int],
     num_devices: int = 1,
     max_images: int = 0,
+    keep_images: bool = False,
     num_threads: int = 4,
 ) -> Loader:
     """Gives every image once, in the source's order.
@@ -117,20 +121,23 @@ def eval_batches(
         resize: (short, long) sides; of several short sides the largest counts.
         num_devices: devices that share a batch.
         max_images: above 0, so many images at most, spread evenly.
+        keep_images: whether the Examples carry their original RGB pixels, for
+            drawing; else their `image` is empty, so that they can be collected.
         num_threads: threads, each of which makes a batch at a time.
 
     Returns:
         Pairs of Images, with leading axes (devices, images of a device), and
-        the Examples of the batch in that order, with `image` empty so that
-        they can be collected. Boxes and size are the original's. Rows without
-        an Example are blank: at the end, and where images cannot be read,
-        which are left out and counted.
+        the Examples of the batch in that order. Boxes and size are the
+        original's, as the source gives them. Rows without an Example are
+        blank: at the end, and in place of images that cannot be read, which
+        are left out and counted.
 
     Raises:
         UserError: for settings out of range.
     """
-    _check_division(batch_size, 1, num_devices)
-    _check_at_least(1, canvas=min(canvas), num_threads=num_threads)
+    check_division(batch_size, 1, num_devices)
+    check_at_least(1, canvas=min(canvas), num_threads=num_threads)
+    check_resize(resize)
     count = min(max_images, len(source)) if max_images > 0 else len(source)
     indices = [i * len(source) // count for i in range(count)]
     short = max(np.atleast_1d(resize[0]))
@@ -146,7 +153,7 @@ def eval_batches(
             scale = _scale(example, short, resize[1], canvas)
             image = transforms.resize(example, scale).image
             _write_image(images, len(examples), image, scale)
-            examples.append(example._replace(image=b""))
+            examples.append(example if keep_images else example._replace(image=b""))
         return _split(images, num_devices), examples
 
     return Loader(make, start=0, stop=-(-count // batch_size), num_threads=num_threads)
@@ -209,26 +216,3 @@ def _split(batch, num_devices):
     if isinstance(batch, np.ndarray):
         return batch.reshape(num_devices, -1, *batch.shape[1:])
     return type(batch)(*(_split(part, num_devices) for part in batch))
-
-
-def _check_division(batch_size, process_count, num_devices):
-    if batch_size < 1 or batch_size % (process_count * num_devices):
-        raise UserError(
-            f"batch_size {batch_size} does not divide among {process_count} processes "
-            f"of {num_devices} devices"
-        )
-
-
-def _check_at_least(lowest, **settings):
-    for name, value in settings.items():
-        if value < lowest:
-            raise UserError(f"data.{name} wants at least {lowest}, found {value}")
-
-
-def _check_augmentation(settings):
-    for name, value in settings._asdict().items():
-        if name == "zoom_range":
-            if len(value) != 2 or not 0 < value[0] <= value[1]:
-                raise UserError(f"data.zoom_range wants 0 < low <= high, found {tuple(value)}")
-        elif not 0 <= value <= 1:
-            raise UserError(f"data.{name} wants a number from 0 to 1, found {value}")

@@ -13,6 +13,8 @@ from jaxtyping import UInt8
 
 from jaxdet.types import Example
 
+# One pixel, less the rounding error of boxes that were stored as fractions.
+MIN_SIDE = 0.999
 # A crop keeps objects of which at least this part of the area is left.
 MIN_VISIBLE = 0.25
 
@@ -85,6 +87,22 @@ def decode_bytes(data: bytes, *, rotate: bool, name: object) -> UInt8[np.ndarray
     if image is None:
         raise UnreadableImage(f"{name}: not an image, or a damaged one ({len(data)} bytes)")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def clean(example: Example) -> Example:
+    """Clips boxes to the image and leaves out those that training cannot use.
+
+    A box is kept where its object's `area` is above 0, and at least one pixel
+    of width and height lies in the image; one with NaN is not. mmdetection
+    measures the sides before it clips. Evaluation counts all boxes.
+
+    Args:
+        example: as its source gives it; the image need not be decoded.
+    """
+    height, width = example.size
+    boxes = np.clip(example.boxes, 0, [width, height, width, height]).astype(np.float32)
+    large = np.all(boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE, axis=1)
+    return _select(example._replace(boxes=boxes), large & (example.area > 0))
 
 
 def fit_scale(size: tuple[int, int], *, short: int, long: int, canvas: tuple[int, int]) -> float:

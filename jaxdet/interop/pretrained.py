@@ -42,7 +42,10 @@ def load_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:  # np.load leaves a damaged file open.
-            return dict(np.load(file, allow_pickle=False))
+            arrays = np.load(file, allow_pickle=False)
+            if isinstance(arrays, np.ndarray):
+                raise ValueError("it holds one array without a name; np.savez writes names")
+            return dict(arrays)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise _unreadable(path, "a NumPy .npz archive", error) from error
 

@@ -13,8 +13,10 @@ and `_from_torch_layout` how its arrays lie there; both directions follow them.
 Background is the last class here and in mmdetection, the first in torchvision,
 which also keeps a box for it: dropped on the way in, zeros on the way out.
 
-Two differences are not in the names: mmdetection's "caffe" backbones expect BGR
-images, and torchvision's published detectors compute with a batch norm epsilon of 0.
+Some differences are not in the names. mmdetection's "caffe" backbones expect BGR
+images, less their mean but not divided: convert them with `bgr=True`, and give the
+detector style="caffe" and pixel_std=(1, 1, 1). torchvision's published detectors
+compute with a batch norm epsilon of 0.
 """
 
 import re
@@ -74,6 +76,7 @@ OLD_TORCHVISION_NAMES = (
     (r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)", r"\1.0.\2"),
     (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
 )
+STEM = "params/backbone/stem_conv/kernel"  # What reads the image's colours.
 STEP_COUNTER = "num_batches_tracked"  # Torch's batch norm counts its steps; nothing here does.
 NAMES_SHOWN = 3  # Enough of a foreign file to recognise it by.
 
@@ -85,9 +88,20 @@ class LoadReport(NamedTuple):
     missing: tuple[str, ...]  # Leaves of ours that the file does not have.
     unused: tuple[str, ...]  # Arrays of the file that nothing of ours corresponds to.
 
+    def __str__(self) -> str:
+        """The numbers in a line; leaves that the file lacks keep what they were drawn as."""
+        return (
+            f"{len(self.loaded)} arrays loaded, {len(self.missing)} drawn at random, "
+            f"{len(self.unused)} unused"
+        )
+
 
 def from_torch(
-    tensors: Mapping[str, Any], variables: Mapping[str, Any], *, source: str = "weights"
+    tensors: Mapping[str, Any],
+    variables: Mapping[str, Any],
+    *,
+    source: str = "weights",
+    bgr: bool = False,
 ) -> tuple[dict[str, Any], LoadReport]:
     """Fills the variables of a detector from torch weights, as far as names match.
 
@@ -99,13 +113,16 @@ def from_torch(
         variables: "params" and perhaps "batch_stats"; arrays or the shapes
             that `jax.eval_shape` gives.
         source: what to call the tensors in messages, such as the file's path.
+        bgr: whether the weights read BGR images; the input channels of the
+            stem, where the file has it, are reversed for our RGB.
 
     Returns:
         The variables, with NumPy arrays of the leaf's own type where filled
         and the leaf as it was elsewhere; and what was filled.
 
     Raises:
-        UserError: if an array has another shape than its leaf, or no name matches.
+        UserError: if an array has another shape than its leaf, no name
+            matches, or the weights of a batch norm would go to a group norm.
     """
     tensors = {_current_name(name): value for name, value in tensors.items()}
     leaves = flatten_dict(dict(variables), sep="/")
@@ -116,6 +133,7 @@ def from_torch(
         found = ", ".join(sorted(tensors)[:NAMES_SHOWN]) or "nothing"
         wanted = ", ".join(f"{d}'s {next(iter(n.values()))}" for d, n in named.items() if n)
         raise UserError(f"{source}: no name is known; wanted names such as {wanted}; found {found}")
+    _check_norms(names, tensors, source)
     filled = {}
     for path, name in names.items():
         value, leaf = np.asarray(tensors[name]), leaves[path]
@@ -126,6 +144,8 @@ def from_torch(
                 f"found {value.shape}"
             )
         filled[path] = _from_torch_layout(path, value, leaf.shape, dialect).astype(leaf.dtype)
+    if bgr and STEM in filled:
+        filled[STEM] = filled[STEM][:, :, ::-1]
     used = set(names.values())
     report = LoadReport(
         loaded=tuple(sorted(filled)),
@@ -135,13 +155,16 @@ def from_torch(
     return unflatten_dict({**leaves, **filled}, sep="/"), report
 
 
-def to_torch(variables: Mapping[str, Any], *, names: str = "mmdetection") -> dict[str, np.ndarray]:
+def to_torch(
+    variables: Mapping[str, Any], *, names: str = "mmdetection", bgr: bool = False
+) -> dict[str, np.ndarray]:
     """Gives the variables of a detector the names and layouts of torch.
 
     Args:
         variables: "params" and perhaps "batch_stats", as arrays.
         names: "mmdetection", "torchvision", or "resnet" for the backbone alone,
             as torchvision's classifiers have it.
+        bgr: whether the weights are to read BGR images; see `from_torch`.
 
     Returns:
         NumPy arrays by name; batch norm's step counters are left out.
@@ -154,6 +177,8 @@ def to_torch(variables: Mapping[str, Any], *, names: str = "mmdetection") -> dic
     leaves = flatten_dict(dict(variables), sep="/")
     if names == "resnet":
         leaves = {path: leaf for path, leaf in leaves.items() if path.split("/")[1] == "backbone"}
+    if bgr and STEM in leaves:
+        leaves[STEM] = np.asarray(leaves[STEM])[:, :, ::-1]
     named = _torch_names(leaves, names)
     if unnamed := sorted(leaves.keys() - named.keys()):
         raise UserError(f"{names} has no name for {', '.join(unnamed)}")
@@ -172,6 +197,19 @@ def _torch_names(leaves: Mapping[str, Any], dialect: str) -> dict[str, str]:
             if (match := re.fullmatch(pattern, module)) and leaf in LEAVES:
                 names[path] = f"{match.expand(replacement)}.{LEAVES[leaf]}"
     return names
+
+
+def _check_norms(names: Mapping[str, str], tensors: Mapping[str, Any], source: str) -> None:
+    """Refuses statistics beside a scale of ours that has none: they would silently be unused."""
+    unplaced = tensors.keys() - set(names.values())
+    for path, name in names.items():
+        statistics = f"{name.removesuffix('weight')}running_mean"
+        if path.endswith("/scale") and statistics in unplaced:
+            raise UserError(
+                f"{source}: {statistics} has no place, because {path} is a group norm's, which "
+                "batch norm weights do not fit: set norm to 'frozen', 'batch' or 'sync', or name "
+                "weights that were trained with group norm"
+            )
 
 
 def _current_name(name: str) -> str:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from drawn_data import write_coco
 
+from jaxdet.data import transforms
 from jaxdet.data.sources.coco import read_coco
 from jaxdet.types import UserError
 
@@ -40,8 +41,7 @@ def test_labels_follow_the_names_and_not_the_numbers(tmp_path, content):
     source = read_coco(root=root, split="train", classes=("dog", "cat", "car"))
     first, second = source
     assert first.labels.tolist() == [0, 2]
-    assert source.category_ids == (18, -1, 3)
-    np.testing.assert_array_equal(first.boxes, [[10, 5, 30, 35], [50.5, 30, 60, 40]])
+    np.testing.assert_array_equal(first.boxes, [[10, 5, 30, 35], [50.5, 30, 70.5, 50]])
     assert first.crowd.tolist() == [False, True]
     assert first.area.tolist() == [300, 200]
     assert (first.id, first.size) == (900, (40, 60))
@@ -52,7 +52,6 @@ def test_labels_follow_the_names_and_not_the_numbers(tmp_path, content):
 def test_without_classes_all_categories_come_in_the_order_of_their_numbers(tmp_path, content):
     source = read_coco(root=write_coco(tmp_path, content), split="train")
     assert source.class_names == ("car", "dog")
-    assert source.category_ids == (3, 18)
     assert source[0].labels.tolist() == [1, 0]
 
 
@@ -62,7 +61,9 @@ def test_a_category_that_labels_nothing_may_be_left_out(tmp_path, content):
     assert source[0].labels.tolist() == [1, 0]
 
 
-def test_degenerate_boxes_are_dropped_counted_and_reported(tmp_path, content, caplog):
+def test_degenerate_boxes_are_kept_for_evaluation_and_reported_for_training(
+    tmp_path, content, caplog
+):
     content["annotations"] += [
         _annotation(3, 7, 3, [5, 5, 10, 0]),
         _annotation(4, 7, 3, [5, 5, 0.5, 10]),
@@ -72,10 +73,12 @@ def test_degenerate_boxes_are_dropped_counted_and_reported(tmp_path, content, ca
     ]
     with caplog.at_level(logging.WARNING, "jaxdet"):
         source = read_coco(root=write_coco(tmp_path, content), split="train")
-    assert source.dropped_boxes == 4
-    np.testing.assert_array_equal(source[1].boxes, [[5, 5, 15, 15]])
+    kept = [[5, 5, 15, 5], [5, 5, 5.5, 15], [25, 5, 35, 15], [5, 5, 15, 15], [5, 5, 15, 15]]
+    np.testing.assert_array_equal(source[1].boxes, kept)
+    assert source[1].area.tolist() == [0, 2.5, 50, 0, 50]
+    np.testing.assert_array_equal(transforms.clean(source[1]).boxes, [[5, 5, 15, 15]])
     assert len(caplog.records) == 1
-    assert "dropped 4 of 7 boxes" in caplog.records[0].message
+    assert "training leaves out 4 of 7 boxes" in caplog.records[0].message
 
 
 def test_area_and_crowd_may_be_missing(tmp_path, content):
@@ -115,6 +118,11 @@ def _drop(key):
         (_drop("annotations"), "it has no ['annotations']"),
         (lambda c: c["annotations"][0].pop("bbox"), "missing or wrong: 'bbox'"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "missing or wrong"),
+        (
+            lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]),
+            "image 900 has a bbox",
+        ),
+        (lambda c: c["annotations"][0].update(area=None), "image 900 has a bbox or area"),
         (lambda c: c["annotations"][0].update(category_id=5), "annotation 1 has category_id 5"),
         (lambda c: c["annotations"][0].update(image_id=5), "unlisted images, as 5"),
         (lambda c: c["images"][0].pop("height"), "missing or wrong: 'height'"),

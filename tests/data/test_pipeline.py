@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from drawn_data import ListSource, make_example, write_voc
 
+from jaxdet.data import transforms
+from jaxdet.data.checks import check_resize
 from jaxdet.data.pipeline import eval_batches, train_batches
 from jaxdet.data.sources.voc import read_voc
 from jaxdet.types import UserError
@@ -197,13 +199,25 @@ def test_images_without_objects_are_kept_or_not(source):
         ({"max_boxes": 0}, "data.max_boxes wants at least 1, found 0"),
         ({"seed": -1}, "data.seed wants at least 0, found -1"),
         ({"horizontal_flip": 1.5}, "data.horizontal_flip wants a number from 0 to 1, found 1.5"),
-        ({"zoom_range": (2.0, 1.0)}, "data.zoom_range wants 0 < low <= high"),
+        ({"zoom_range": (2.0, 1.0)}, "data.zoom_range wants 0 < low <= high, found (2.0, 1.0)"),
+        ({"zoom_range": (0.0, 1.0)}, "data.zoom_range wants 0 < low <= high, found (0.0, 1.0)"),
+        ({"zoom_range": 1.5}, "data.zoom_range wants 0 < low <= high, found 1.5"),
+        ({"resize": (0, 60)}, "of at least 1 pixel each; found (0, 60)"),
+        ({"resize": (40, 0)}, "of at least 1 pixel each; found (40, 0)"),
+        ({"resize": ((40, -1), 60)}, "of at least 1 pixel each; found ((40, -1), 60)"),
+        ({"resize": ((), 60)}, "of at least 1 pixel each; found ((), 60)"),
     ],
 )
 def test_wrong_settings_are_named(source, settings, message):
     with pytest.raises(UserError) as error:
         train_batches(source, **SETTINGS | settings)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("resize", [40, (40,), (40, 60, 80), (40.5, 60), (40, None)])
+def test_a_resize_that_is_no_pair_of_sides_is_named(resize):
+    with pytest.raises(UserError, match="data.resize wants a short side"):
+        check_resize(resize)
 
 
 def test_an_unknown_augmentation_is_a_type_error(source):
@@ -233,6 +247,28 @@ def test_evaluation_shows_every_image_once_in_order(source):
     last = found[-1][0]
     assert last.sizes[1].tolist() == [[40, 60], [50, 60]]
     assert not last.pixels[1, 1].any()
+
+
+def test_evaluation_keeps_the_original_images_on_demand(source):
+    (_, examples), *_ = _evaluate(source, keep_images=True, resize=(20, 60))[0]
+    for given, example in zip(source, examples, strict=False):
+        np.testing.assert_array_equal(example.image, transforms.decode(given).image)
+
+
+def test_evaluation_takes_objects_as_they_are_and_training_cleans_them():
+    boxes = [[10, 8, 30, 28], [50, 30, 70, 50], [10, 10, 10, 20]]
+    example = make_example(boxes, labels=[0, 1, 2])
+    source = ListSource([example._replace(image=make_example([]).image)])
+    (_, (evaluated,)), *_ = _evaluate(source)[0]
+    np.testing.assert_array_equal(evaluated.boxes, boxes)
+    (batch,) = _take(1, source, horizontal_flip=0.0)
+    np.testing.assert_array_equal(batch.boxes[0, 0], [boxes[0], [50, 30, 60, 40], [0] * 4])
+    assert batch.valid[0, 0].tolist() == [True, True, False]
+
+
+def test_evaluation_refuses_sides_below_one_pixel(source):
+    with pytest.raises(UserError, match=r"data.resize wants .* found \(0, 60\)"):
+        eval_batches(source, **EVAL | {"resize": (0, 60)})
 
 
 def test_evaluation_leaves_out_unreadable_images_and_counts_them(source, caplog):

@@ -1,9 +1,14 @@
+import logging
+import os
 import pathlib
+import time
 from itertools import islice
 
 import cv2
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.utils import tqdm_utils
 
 from jaxdet.data.sources import shapes
 from jaxdet.data.sources.pictures import KINDS, draw_picture
@@ -58,9 +63,37 @@ def test_an_interrupted_preparation_leaves_nothing_that_is_read(tmp_path, monkey
         with pytest.raises(KeyboardInterrupt):
             read_shapes(root=str(tmp_path), split="train", **FEW)
     assert list(tmp_path.glob("shapes/*")) == []
-    # What a killed process leaves behind is not taken for a data set.
-    (tmp_path / "shapes/incomplete.x/shapes/1.0.0").mkdir(parents=True)
+    # What a killed process leaves behind is not taken for a data set, and goes after a day.
+    for name, hours in (("new", 23), ("old", 25)):
+        left = tmp_path / "shapes" / f"incomplete.{name}"
+        (left / "shapes/1.0.0").mkdir(parents=True)
+        os.utime(left, (time.time() - hours * 3600,) * 2)
     assert len(read_shapes(root=str(tmp_path), split="train", **FEW)) == 6
+    assert [path.name for path in tmp_path.glob("shapes/incomplete.*")] == ["incomplete.new"]
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_drawing_shows_no_progress_bars_and_leaves_others_alone(
+    tmp_path, monkeypatch, caplog, shown
+):
+    before, while_drawing = tqdm_utils._active, []
+
+    def draw_and_look(settings, split):
+        while_drawing.append(tqdm_utils._active)
+        return draw_split(settings, split)
+
+    monkeypatch.setattr(shapes, "draw_split", draw_and_look)
+    tfds.display_progress_bar(shown)
+    try:
+        with caplog.at_level(logging.INFO, "jaxdet"):
+            read_shapes(root=str(tmp_path), split="train", num_train=1, num_test=1)
+        assert tqdm_utils._active == shown
+    finally:
+        tfds.display_progress_bar(before)
+    assert while_drawing == [False, False]
+    assert [r.message[:21] for r in caplog.records if r.name == "jaxdet"] == [
+        "drawing 2 pictures of"
+    ]
 
 
 def test_a_data_set_that_another_process_finished_first_is_taken(tmp_path, monkeypatch):
@@ -131,6 +164,8 @@ def test_pictures_without_objects_are_all_empty_at_rate_one():
         (("circle", "blob"), {}, "no shape 'blob' in data.classes; there are circle, square"),
         ((), {"num_test": 0}, "data.num_test wants at least 1, found 0"),
         ((), {"size_range": (40, 20)}, "data.size_range wants 8 <= low <= high, found (40, 20)"),
+        ((), {"size_range": (12,)}, "data.size_range wants 8 <= low <= high, found (12,)"),
+        ((), {"height_range": 64}, "data.height_range wants 8 <= low <= high, found 64"),
         ((), {"empty_rate": 2.0}, "data.empty_rate"),
         ((), {"colour": 1}, "no option 'colour'"),
     ],

@@ -1,9 +1,7 @@
-import numpy as np
 import pytest
 from drawn_data import ListSource, make_example, write_voc
 
 from jaxdet.data.sources import build
-from jaxdet.data.sources.files import clean_boxes
 from jaxdet.data.sources.selection import NonEmpty
 from jaxdet.types import UserError
 
@@ -37,24 +35,6 @@ def test_build_names_the_mistake(name, root, classes, options, message):
     assert "\n" not in str(error.value)
 
 
-def test_clean_boxes_clips_and_marks_what_is_left():
-    boxes = np.array(
-        [
-            [-5.0, -5, 10, 10],  # Reaches out: clipped.
-            [50, 30, 70, 50],
-            [60, 0, 70, 10],  # Outside, touching.
-            [10, 10, 10, 20],  # No width.
-            [20, 10, 10, 20],  # Turned round.
-            [10, 10, 10.5, 20],  # Half a pixel.
-            [10, 10, 11, 11],  # One pixel.
-            [np.nan, 0, 5, 5],
-        ]
-    )
-    clipped, keep = clean_boxes(boxes, size=(40, 60))
-    assert keep.tolist() == [True, True, False, False, False, False, True, False]
-    np.testing.assert_array_equal(clipped[:2], [[0, 0, 10, 10], [50, 30, 60, 40]])
-
-
 def test_non_empty_leaves_out_images_that_show_nothing_to_learn(tmp_path):
     box = [[2, 2, 9, 9]]
     examples = [
@@ -78,3 +58,16 @@ def test_non_empty_reads_no_image_of_a_source_of_files(tmp_path):
     assert len(NonEmpty(source)) == 1
     with pytest.raises(FileNotFoundError):
         source[0]
+
+
+@pytest.mark.parametrize(
+    "example, kept",
+    [
+        (make_example([[2, 2, 9, 9]], size=(32, 60)), 1),
+        (make_example([[2, 2, 9, 9]], size=(31, 60)), 0),
+        (make_example([[61, 2, 70, 9]]), 0),  # Outside: training leaves it out.
+        (make_example([[2, 2, 2.5, 9]]), 0),
+    ],
+)
+def test_non_empty_leaves_out_tiny_images_and_boxes_that_training_cannot_use(example, kept):
+    assert len(NonEmpty(ListSource([example]))) == kept

@@ -6,7 +6,7 @@ import pytest
 import tensorflow_datasets as tfds
 from drawn_data import draw, encode, with_exif_orientation
 
-from jaxdet.data.sources.tfds import read_tfds
+from jaxdet.data.sources.tfds import TfdsSource, read_tfds
 from jaxdet.data.transforms import UnreadableImage
 from jaxdet.types import UserError
 
@@ -79,7 +79,7 @@ def test_records_become_examples(prepared):
     assert example.image[20, 45].tolist() == pytest.approx([255, 0, 0], abs=12)
     assert source[1].crowd.tolist() == [True]
     assert source[2].difficult.tolist() == [True]
-    assert source[4].boxes.shape == (0, 4)
+    np.testing.assert_allclose(source[4].boxes, [[30, 20, 54, 20]])  # Kept for evaluation.
 
 
 def test_images_are_not_rotated_as_tfds_did_not(prepared):
@@ -93,7 +93,23 @@ def test_a_damaged_image_raises_its_own_error(prepared):
         read_tfds(root=str(prepared), split="train")[3]
 
 
-def test_has_object_decodes_nothing(prepared):
+def test_has_object_decodes_no_image_that_shows_a_large_object(prepared, monkeypatch):
+    monkeypatch.setattr("jaxdet.data.transforms.decode_bytes", None)
+    source = read_tfds(root=str(prepared), split="train[:4]")
+    assert [source.has_object(i) for i in range(4)] == [True, False, False, False]
+
+
+@pytest.mark.parametrize("width, found", [(1.2, True), (0.8, False)])
+def test_has_object_measures_small_objects_in_pixels(width, found):
+    objects = {"bbox": [[0.25, 0.5, 0.75, 0.5 + width / 60]], "label": [0]}
+    record = {"image": encode(draw((40, 60), [])), "objects": objects}
+    source = TfdsSource([record], names=["red"], classes=())
+    assert source.has_object(0) == found
+    damaged = TfdsSource([record | {"image": b""}], names=["red"], classes=())
+    assert not damaged.has_object(0)
+
+
+def test_objects_that_training_cannot_use_do_not_count(prepared):
     source = read_tfds(root=str(prepared), split="train")
     assert [source.has_object(i) for i in range(5)] == [True, False, False, False, False]
     assert source.has_object(2, use_difficult=True)
@@ -106,6 +122,37 @@ def test_classes_select_and_order(prepared):
     assert white.class_names == ("white",)
     assert (white[0].labels.tolist(), white[0].area.tolist()) == ([0], [8])
     assert not white.has_object(1)
+
+
+class Voc(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """One image, its corners divided by its sides as TFDS's own "voc" does it."""
+
+    name = "voc"
+    VERSION = tfds.core.Version("5.0.0")
+
+    def _info(self):
+        objects = {
+            "bbox": tfds.features.BBoxFeature(),
+            "label": tfds.features.ClassLabel(names=["cat"]),
+        }
+        features = {"image": tfds.features.Image(), "objects": tfds.features.Sequence(objects)}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        # VOC's (1, 11, 30, 20) covers columns 0 to 29 and rows 10 to 19, counted from 0.
+        box = tfds.features.BBox(ymin=11 / 40, xmin=1 / 60, ymax=20 / 40, xmax=30 / 60)
+        image = io.BytesIO(encode(draw((40, 60), []), ".png"))
+        yield 0, {"image": image, "objects": [{"bbox": box, "label": 0}]}
+
+
+def test_vocs_pixels_are_counted_from_zero(tmp_path):
+    Voc(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    example = read_tfds(root=str(tmp_path), split="train")[0]
+    np.testing.assert_allclose(example.boxes, [[0, 10, 30, 20]], atol=1e-4)
+    assert example.area.tolist() == pytest.approx([300], rel=1e-4)
 
 
 def test_a_folder_above_will_do_if_it_is_the_only_one(prepared, tmp_path):

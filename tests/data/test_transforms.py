@@ -65,6 +65,32 @@ def test_decode_rotates_as_the_annotated_size_tells():
     np.testing.assert_allclose(_found(shown.image), [40 - 30, 12, 40 - 6, 40])
 
 
+def test_clean_clips_boxes_and_leaves_out_what_training_cannot_use():
+    boxes = [
+        [-5.0, -5, 10, 10],  # Reaches out: clipped.
+        [50, 30, 70, 50],
+        [60, 0, 70, 10],  # Outside, touching.
+        [10, 10, 10, 20],  # No width.
+        [20, 10, 10, 20],  # Turned round.
+        [10, 10, 10.5, 20],  # Half a pixel.
+        [10, 10, 11, 11],  # One pixel.
+        [np.nan, 0, 5, 5],
+        [10, 10, 20, 20],  # Without area.
+    ]
+    image = make_example([]).image
+    example = make_example([[0, 0, 1, 1]] * 9, labels=np.arange(9) % 3)
+    example = example._replace(
+        image=image, boxes=np.float32(boxes), area=np.float64([1] * 8 + [0]), id="a"
+    )
+    cleaned = transforms.clean(example)
+    np.testing.assert_array_equal(
+        cleaned.boxes, [[0, 0, 10, 10], [50, 30, 60, 40], [10, 10, 11, 11]]
+    )
+    assert cleaned.labels.tolist() == [0, 1, 0]
+    assert cleaned.area.tolist() == [1, 1, 1] and len(cleaned.crowd) == len(cleaned.difficult) == 3
+    assert cleaned.image is image and example.boxes[0, 0] == -5
+
+
 @pytest.mark.parametrize(
     "size, short, long, canvas, scale",
     [

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from drawn_data import write_voc
 
+from jaxdet.data import transforms
 from jaxdet.data.sources.voc import read_voc
 from jaxdet.types import UserError
 
@@ -22,7 +23,7 @@ def test_one_based_inclusive_pixels_become_exclusive_boxes(tmp_path):
     assert example.image == (tmp_path / "JPEGImages/a.jpg").read_bytes()
 
 
-def test_empty_and_outside_boxes_are_dropped_counted_and_reported_once(tmp_path, caplog):
+def test_empty_boxes_are_dropped_and_with_outside_ones_reported_once(tmp_path, caplog):
     objects = [
         ("cat", (181, 29, 181, 29)),
         ("cat", (5, 5, 5, 20)),
@@ -32,12 +33,12 @@ def test_empty_and_outside_boxes_are_dropped_counted_and_reported_once(tmp_path,
     root = write_voc(tmp_path, {"a": ((40, 60), objects), "b": ((40, 60), [])})
     with caplog.at_level(logging.WARNING, "jaxdet"):
         source = read_voc(root=root, split="train")
-    assert source.dropped_boxes == 3
-    np.testing.assert_array_equal(source[0].boxes, [[49.5, 29, 60, 40]])
-    assert source[0].labels.tolist() == [1]
+    np.testing.assert_array_equal(source[0].boxes, [[60, 4, 80, 20], [49.5, 29, 80, 60]])
+    assert source[0].labels.tolist() == [0, 1]
+    assert source[0].area.tolist() == [320, 30.5 * 31]
     assert source[1].boxes.shape == (0, 4)
     assert [record.message for record in caplog.records] == [
-        f"{root} (train): dropped 3 of 4 boxes, which are empty or outside their image"
+        f"{root} (train): training leaves out 3 of 4 boxes, which are empty or outside their image"
     ]
 
 
@@ -54,7 +55,7 @@ def test_a_missing_size_is_taken_from_the_image(tmp_path):
     images = {"a": ((40, 60), [("cat", (50, 30, 90, 90))])}
     source = read_voc(root=write_voc(tmp_path, images, xml_size=(0, 0)), split="train")
     assert source[0].size == (40, 60)
-    np.testing.assert_array_equal(source[0].boxes, [[49, 29, 60, 40]])
+    np.testing.assert_array_equal(source[0].boxes, [[49, 29, 90, 90]])
 
 
 def _tree(root):
@@ -103,7 +104,7 @@ def test_blood_cells_have_the_known_counts(bccd):
     classes = ("RBC", "WBC", "Platelets")
     train = read_voc(root=bccd, split="trainval", classes=classes)
     test = read_voc(root=bccd, split="test", classes=classes)
-    assert (len(train), train.dropped_boxes) == (292, 2)
-    assert (len(test), test.dropped_boxes) == (72, 0)
-    counts = np.bincount(np.concatenate([e.labels for e in train.examples]))
+    assert (len(train), len(test)) == (292, 72)
+    trained = [transforms.clean(example) for example in train.examples]
+    counts = np.bincount(np.concatenate([example.labels for example in trained]))
     assert counts.tolist() == [3348, 301, 292]

@@ -134,6 +134,13 @@ def test_an_archive_of_pickled_objects_is_refused(tmp_path):
         load_file(path)
 
 
+def test_an_array_without_a_name_is_refused(tmp_path):
+    with (tmp_path / "weights.npz").open("wb") as file:
+        np.save(file, np.zeros((3, 2)))  # dict() would take its rows for names and values.
+    with pytest.raises(UserError, match=r"weights.npz: .*\.npz archive: it holds one array"):
+        load_file(tmp_path / "weights.npz")
+
+
 @pytest.mark.parametrize(
     "name, message", [("none.npz", "no such file"), ("w.bin", "ending in .npz")]
 )

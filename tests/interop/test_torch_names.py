@@ -137,6 +137,36 @@ def test_group_norm_needs_no_statistics():
     assert list(filled) == ["params"] and not report.missing
 
 
+def test_batch_norm_weights_are_refused_for_group_norm():
+    tensors, _ = small()
+    with pytest.raises(UserError, match=r"r50.pth: backbone\S*\.running_mean has no place.*'sync'"):
+        from_torch(tensors, detector(norm="group"), source="r50.pth")
+
+
+@pytest.mark.parametrize("names", ["mmdetection", "torchvision", "resnet"])
+def test_weights_for_bgr_get_the_stem_for_rgb_and_back(names):
+    tensors, variables = small(names)
+    plain, _ = from_torch(tensors, variables)
+    filled, _ = from_torch(tensors, variables, bgr=True)
+    kernel = plain["params"]["backbone"]["stem_conv"]["kernel"]
+    image = np.random.default_rng(0).normal(size=kernel.shape[:3])
+    found = np.einsum("hwc,hwco->o", image, filled["params"]["backbone"]["stem_conv"]["kernel"])
+    np.testing.assert_allclose(found, np.einsum("hwc,hwco->o", image[..., ::-1], kernel))
+    back = to_torch(filled, names=names, bgr=True)
+    for name, value in tensors.items():
+        if ".box_predictor.bbox_pred." not in name:  # Background's box is not kept.
+            np.testing.assert_array_equal(back[name], value, err_msg=name)
+
+
+def test_a_report_is_one_line_of_numbers():
+    tensors, variables = small()
+    tensors["neck.other.weight"] = tensors.pop("neck.lateral_convs.0.conv.weight")
+    tensors["neck.third.weight"] = tensors["neck.other.weight"]
+    _, report = from_torch(tensors, variables)
+    count = len(jax.tree.leaves(variables)) - 1
+    assert f"{report}" == f"{count} arrays loaded, 1 drawn at random, 2 unused"
+
+
 def test_what_does_not_match_is_reported_and_left_alone():
     tensors, variables = small()
     tensors["neck.other.weight"] = tensors.pop("neck.lateral_convs.0.conv.weight")

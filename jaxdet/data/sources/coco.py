@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from jaxdet.data.sources.files import FileSource, clean_boxes, label_indices, report_dropped
+from jaxdet.data.sources.files import FileSource, label_indices, report_unused
 from jaxdet.types import Example, UserError
 
 
@@ -20,11 +20,10 @@ def read_coco(
 ) -> FileSource:
     """Reads a COCO annotation file.
 
-    Labels are places in `classes`, found by the category's name; the json's
-    own numbers are kept in the source's `category_ids`. Boxes are clipped to
-    the image. Those with area <= 0 or less than a pixel wide or high inside
-    the image are dropped and counted (mmdetection drops the same ones, but
-    measures the sides before it clips).
+    Labels are places in `classes`, found by the category's name. Boxes and
+    areas stay as they are in the json, empty ones and those outside the image
+    too, so that evaluation counts what pycocotools counts. Those that
+    training leaves out (`transforms.clean`) are counted and logged.
 
     Args:
         root: the folder that both templates start from.
@@ -84,17 +83,8 @@ def _to_source(content, path, folder, classes):
         _to_example(image, by_image[image["id"]], categories, class_names, path)
         for image in content["images"]
     ]
-    total = len(content["annotations"])
-    dropped = total - sum(len(example.labels) for example in examples)
-    report_dropped(path, dropped, total)
-    numbers = {name: number for number, name in categories.items()}
-    return FileSource(
-        class_names=class_names,
-        examples=examples,
-        paths=_image_paths(content["images"], folder),
-        dropped_boxes=dropped,
-        category_ids=tuple(numbers.get(name, -1) for name in class_names),
-    )
+    report_unused(path, examples, total=len(content["annotations"]))
+    return FileSource(class_names, examples, _image_paths(content["images"], folder))
 
 
 def _to_example(image, items, categories, class_names, path):
@@ -105,16 +95,16 @@ def _to_example(image, items, categories, class_names, path):
     given = [item.get("area", item["bbox"][2] * item["bbox"][3]) for item in items]
     area = np.array(given, np.float64)
     corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    boxes, keep = clean_boxes(corners, size=size)
-    keep &= area > 0
+    if not np.isfinite(corners).all() or not np.isfinite(area).all():
+        raise ValueError(f"image {image['id']} has a bbox or area that is not a number")
     return Example(
         id=image["id"],
         image=b"",
-        boxes=boxes[keep],
-        labels=labels[keep],
-        crowd=np.array([item.get("iscrowd", 0) for item in items], bool)[keep],
-        difficult=np.zeros(int(keep.sum()), bool),
-        area=area[keep],
+        boxes=corners.astype(np.float32),
+        labels=labels,
+        crowd=np.array([item.get("iscrowd", 0) for item in items], bool),
+        difficult=np.zeros(len(items), bool),
+        area=area,
         size=size,
     )
 

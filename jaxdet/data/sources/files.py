@@ -5,14 +5,9 @@ import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from jaxtyping import Bool, Float
-
+from jaxdet.data import transforms
 from jaxdet.data.sources.selection import shows_object
 from jaxdet.types import Example, UserError
-
-# One pixel, less the rounding error of boxes that were stored as fractions.
-MIN_SIDE = 0.999
 
 
 @dataclass(frozen=True)
@@ -23,15 +18,11 @@ class FileSource:
         class_names: name of each label.
         examples: the annotations, with `image` empty.
         paths: the image file of each example.
-        dropped_boxes: number of annotated boxes that were left out.
-        category_ids: the annotation file's own number of each label, where it has one.
     """
 
     class_names: tuple[str, ...]
     examples: Sequence[Example]
     paths: Sequence[pathlib.Path]
-    dropped_boxes: int = 0
-    category_ids: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         """The number of images."""
@@ -48,25 +39,6 @@ class FileSource:
     def has_object(self, index: int, *, use_difficult: bool = False) -> bool:
         """Whether the image shows an object to learn; reads no file."""
         return shows_object(self.examples[index], use_difficult=use_difficult)
-
-
-def clean_boxes(
-    boxes: Float[np.ndarray, "n 4"], *, size: tuple[int, int]
-) -> tuple[Float[np.ndarray, "n 4"], Bool[np.ndarray, " n"]]:
-    """Clips boxes to the image and tells which of them are worth keeping.
-
-    Args:
-        boxes: [x1, y1, x2, y2] in pixels of the image; may hold anything, NaN too.
-        size: (height, width) of the image.
-
-    Returns:
-        The clipped boxes as float32, and True where at least one pixel of
-        width and height is left.
-    """
-    height, width = size
-    clipped = np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
-    sides = clipped[:, 2:] - clipped[:, :2]
-    return clipped, np.all(sides >= MIN_SIDE, axis=1)
 
 
 def label_indices(
@@ -90,12 +62,13 @@ def label_indices(
     return [class_names.index(name) for name in names]
 
 
-def report_dropped(where: object, dropped: int, total: int) -> None:
-    """Logs how many boxes were left out, if any."""
-    if dropped:
+def report_unused(where: object, examples: Sequence[Example], total: int) -> None:
+    """Logs how many of `total` annotated boxes training will leave out, if any."""
+    unused = total - sum(len(transforms.clean(example).labels) for example in examples)
+    if unused:
         logging.getLogger("jaxdet").warning(
-            "%s: dropped %d of %d boxes, which are empty or outside their image",
+            "%s: training leaves out %d of %d boxes, which are empty or outside their image",
             where,
-            dropped,
+            unused,
             total,
         )

@@ -2,11 +2,15 @@
 
 import numpy as np
 
+from jaxdet.data import transforms
 from jaxdet.types import Example, Source
+
+# Images with a shorter side below this teach nothing; mmdetection leaves them out, too.
+MIN_IMAGE_SIDE = 32
 
 
 class NonEmpty:
-    """The images of a source that show an object to learn.
+    """The images of a source that show an object to learn; see `shows_object`.
 
     Attributes:
         class_names: the source's.
@@ -38,6 +42,13 @@ class NonEmpty:
 
 
 def shows_object(example: Example, *, use_difficult: bool = False) -> bool:
-    """Whether there is an object that is no crowd and, unless they count, not difficult."""
+    """Whether an image of 32 pixels or more a side shows an object to learn.
+
+    That is one which `transforms.clean` keeps, and which is no crowd and,
+    unless those count, not difficult.
+    """
+    if min(example.size) < MIN_IMAGE_SIDE:
+        return False
+    example = transforms.clean(example)
     ignored = example.crowd if use_difficult else example.crowd | example.difficult
     return bool(np.any(~ignored))

@@ -7,13 +7,17 @@ import io
 import json
 import logging
 import pathlib
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.utils import tqdm_utils
 
+from jaxdet.data.checks import is_pair
 from jaxdet.data.sources.pictures import KINDS, Picture, draw_picture
 from jaxdet.data.sources.tfds import TfdsSource, read_tfds
 from jaxdet.types import UserError
@@ -21,6 +25,9 @@ from jaxdet.types import UserError
 # Raised whenever the same settings give other pictures, so that old files are not read.
 _VERSION = "1.0.0"
 _JPEG_QUALITY = 90
+_INCOMPLETE = "incomplete."
+# Seconds; an unfinished folder that is older was left behind by a process that was killed.
+_STALE = 24 * 3600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +66,8 @@ def read_shapes(
 
     They lie in root/shapes/<digest of the settings>. That folder appears only
     when it is complete: one that was interrupted, or that several processes
-    make at once, does no harm.
+    make at once, does no harm. What killed ones leave behind is removed by
+    the first drawing a day later.
 
     Args:
         root: a folder, made if missing.
@@ -159,10 +167,11 @@ def _prepare(settings, folder):
     count = settings.num_train + settings.num_test
     logging.getLogger("jaxdet").info("drawing %d pictures of shapes into %s", count, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="incomplete.", dir=folder.parent) as made:
+    _remove_stale(folder.parent)
+    with tempfile.TemporaryDirectory(prefix=_INCOMPLETE, dir=folder.parent) as made:
         builder = Shapes(settings, data_dir=made, file_format="array_record")
         # TFDS prints that it downloads, which is not so.
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), _no_progress_bars():
             builder.download_and_prepare()
         try:
             pathlib.Path(builder.data_dir).rename(folder)
@@ -170,6 +179,23 @@ def _prepare(settings, folder):
             # Another process was faster, with the same pictures.
             if not folder.is_dir():
                 raise
+
+
+def _remove_stale(parent):
+    for folder in parent.glob(f"{_INCOMPLETE}*"):
+        with contextlib.suppress(FileNotFoundError):  # Another process removed it just now.
+            if time.time() - folder.stat().st_mtime > _STALE:
+                shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _no_progress_bars():
+    before = tqdm_utils._active  # TFDS has no public way to ask.
+    tfds.disable_progress_bar()
+    try:
+        yield
+    finally:
+        tfds.display_progress_bar(before)
 
 
 def _to_settings(classes, settings):
@@ -181,16 +207,16 @@ def _to_settings(classes, settings):
     for name in classes:
         if name not in KINDS:
             raise UserError(f"no shape {name!r} in data.classes; there are {', '.join(KINDS)}")
+    for name in ("height_range", "width_range", "size_range"):
+        value = settings.get(name, getattr(ShapesSettings, name))
+        if not is_pair(value) or not 8 <= value[0] <= value[1]:
+            raise UserError(f"data.{name} wants 8 <= low <= high, found {value}")
     if classes:
         settings["classes"] = tuple(classes)
     result = ShapesSettings(**settings)
     for name in ("num_train", "num_test", "max_objects"):
         if getattr(result, name) < 1:
             raise UserError(f"data.{name} wants at least 1, found {getattr(result, name)}")
-    for name in ("height_range", "width_range", "size_range"):
-        low, high = getattr(result, name)
-        if not 8 <= low <= high:
-            raise UserError(f"data.{name} wants 8 <= low <= high, found {(low, high)}")
     for name, high in (("empty_rate", 1), ("max_turn", 180)):
         value = getattr(result, name)
         if not 0 <= value <= high:

@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxdet.data import transforms
-from jaxdet.data.sources.files import clean_boxes
+from jaxdet.data.sources.selection import MIN_IMAGE_SIDE, shows_object
+from jaxdet.data.transforms import UnreadableImage
 from jaxdet.types import Example, UserError
 
 _ID_FEATURES = ("image/id", "image_id", "image/filename", "id")
@@ -25,10 +26,21 @@ class TfdsSource:
 
     class_names: tuple[str, ...]
 
-    def __init__(self, records: Sequence, *, names: Sequence[str], classes: tuple[str, ...]):
-        """Takes TFDS records with encoded images, and the names of their labels."""
+    def __init__(
+        self,
+        records: Sequence,
+        *,
+        names: Sequence[str],
+        classes: tuple[str, ...],
+        one_based: bool = False,
+    ):
+        """Takes TFDS records with encoded images, and the names of their labels.
+
+        With `one_based`, boxes begin one pixel further left and up than stored.
+        """
         self.class_names = tuple(classes) or tuple(names)
         self._records = records
+        self._start = 1 if one_based else 0
         # -1 for the classes that are not wanted.
         self._label_of = np.array(
             [self.class_names.index(n) if n in self.class_names else -1 for n in names], np.int32
@@ -53,8 +65,9 @@ class TfdsSource:
         image = transforms.decode_bytes(record["image"], rotate=False, name=image_id)
         height, width = size = image.shape[:2]
         fractions, labels, crowd, difficult = self._objects(record)
-        boxes, keep = clean_boxes(fractions * [width, height, width, height], size=size)
-        keep &= labels >= 0
+        corners = fractions * [width, height, width, height]
+        boxes = (corners - [self._start, self._start, 0, 0]).astype(np.float32)
+        keep = labels >= 0
         sides = boxes[:, 2:] - boxes[:, :2]
         area = record["objects"].get("area", np.prod(sides, axis=1))
         return Example(
@@ -69,10 +82,24 @@ class TfdsSource:
         )
 
     def has_object(self, index: int, *, use_difficult: bool = False) -> bool:
-        """Whether the image shows an object to learn; decodes no image."""
-        fractions, labels, crowd, difficult = self._objects(self._records[index])
-        real = np.all(fractions[:, 2:] > fractions[:, :2], axis=1) & (labels >= 0) & ~crowd
-        return bool(np.any(real if use_difficult else real & ~difficult))
+        """Whether the image shows an object to learn, as `shows_object` tells.
+
+        The image is decoded only where all objects are so small a part of it
+        that they may be less than a pixel. Where it is not decoded its size is
+        unknown, and images of any size count.
+        """
+        record = self._records[index]
+        fractions, labels, crowd, difficult = self._objects(record)
+        real = (labels >= 0) & ~crowd & (np.asarray(record["objects"].get("area", 1)) > 0)
+        if not use_difficult:
+            real &= ~difficult
+        large = np.all(fractions[:, 2:] - fractions[:, :2] >= 1 / MIN_IMAGE_SIDE, axis=1)
+        if np.any(real & large) or not np.any(real):
+            return bool(np.any(real))
+        try:
+            return shows_object(self[index], use_difficult=use_difficult)
+        except UnreadableImage:
+            return False
 
     def _objects(self, record):
         """Boxes as fractions [x1, y1, x2, y2], labels, crowd and difficult flags."""
@@ -95,7 +122,9 @@ def read_tfds(*, root: str, split: str, classes: tuple[str, ...] = ()) -> TfdsSo
     Its features are image, objects/bbox, objects/label and, where it has
     them, objects/is_crowd, is_difficult and area, and image/id or
     image/filename. TFDS checked labels and boxes when it prepared them, so
-    nothing is read here; empty boxes are dropped as they come.
+    nothing is read here. TFDS's own "voc" divides VOC's corners, which count
+    pixels from 1, by the image's sides; the first ones are moved back by a
+    pixel, so that boxes are those of `read_voc`.
 
     Args:
         root: the prepared folder, .../name/config/version, or a folder above
@@ -116,7 +145,8 @@ def read_tfds(*, root: str, split: str, classes: tuple[str, ...] = ()) -> TfdsSo
         raise UserError(f"{folder}: no class {unknown[0]!r}; it has {', '.join(names)}")
     try:
         records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        return TfdsSource(records, names=names, classes=classes)
+        one_based = builder.name == "voc"
+        return TfdsSource(records, names=names, classes=classes, one_based=one_based)
     except (ValueError, KeyError) as error:
         known = ", ".join(sorted(builder.info.splits)) or "none"
         reason = str(error).splitlines()[0]

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import cv2
 import numpy as np
 
-from jaxdet.data.sources.files import FileSource, clean_boxes, label_indices, report_dropped
+from jaxdet.data.sources.files import FileSource, label_indices, report_unused
 from jaxdet.types import Example, UserError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -17,9 +17,10 @@ def read_voc(*, root: str, split: str, classes: tuple[str, ...] = ()) -> FileSou
     """Reads the annotations of a Pascal VOC directory.
 
     VOC counts pixels from 1 and includes the last one, so a box becomes
-    (xmin - 1, ymin - 1, xmax, ymax). It is then clipped to the image; boxes
-    whose corners coincide, or that lie outside, are dropped and counted.
-    The image size is the XML's; where that is missing or 0, the image's own.
+    (xmin - 1, ymin - 1, xmax, ymax). Those with xmax <= xmin or ymax <= ymin
+    mark no object and are dropped, all others stay as they are; both these
+    and the ones that training leaves out (`transforms.clean`) are counted and
+    logged. The image size is the XML's; where that is missing or 0, the image's own.
 
     Args:
         root: the folder that holds the three folders named above.
@@ -40,15 +41,13 @@ def read_voc(*, root: str, split: str, classes: tuple[str, ...] = ()) -> FileSou
     records = [record for part in split.split("+") for record in _read_split(root, part)]
     names = {name for *_, objects in records for name, *_ in objects}
     class_names = tuple(classes) or tuple(sorted(names))
-    examples, paths, dropped = [], [], 0
-    for xml_path, image_path, image_id, size, objects in records:
-        example = _to_example(image_id, size, objects, class_names, xml_path)
-        examples.append(example)
-        paths.append(image_path)
-        dropped += len(objects) - len(example.labels)
+    examples = [
+        _to_example(image_id, size, objects, class_names, xml_path)
+        for xml_path, _, image_id, size, objects in records
+    ]
     total = sum(len(objects) for *_, objects in records)
-    report_dropped(f"{root} ({split})", dropped, total)
-    return FileSource(class_names, examples, paths, dropped)
+    report_unused(f"{root} ({split})", examples, total)
+    return FileSource(class_names, examples, [image_path for _, image_path, *_ in records])
 
 
 def _read_split(root, part):
@@ -106,9 +105,8 @@ def _decoded_size(image_path, xml_path):
 def _to_example(image_id, size, objects, class_names, xml_path):
     labels = label_indices([name for name, *_ in objects], class_names, where=xml_path)
     corners = np.array([corners for *_, corners in objects], np.float64).reshape(-1, 4)
-    boxes, keep = clean_boxes(corners - [1, 1, 0, 0], size=size)
-    keep &= np.all(corners[:, 2:] > corners[:, :2], axis=1)
-    boxes = boxes[keep]
+    keep = np.all(corners[:, 2:] > corners[:, :2], axis=1)
+    boxes = (corners - [1, 1, 0, 0])[keep].astype(np.float32)
     return Example(
         id=image_id,
         image=b"",
