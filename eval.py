@@ -16,7 +16,7 @@ def main(argv: Sequence[str]) -> int:
     """Evaluates one checkpoint, writes eval.json, prints the table; gives the exit status."""
     command = configuration.read_command_line(argv, define=_define_flags)
     config, workdir, which = command.config, command.workdir, command.flags.checkpoint
-    commands.check(config)
+    commands.check(config, starts=False)
     folder = workdir / "checkpoints"
     if not folder.is_dir():
         raise UserError(f"no checkpoint to evaluate: there is no folder {folder}")

@@ -34,8 +34,8 @@ def main(argv: Sequence[str]) -> int:
     like = jax.eval_shape(
         lambda variables: state.create(variables, tx), commands.abstract_variables(config, detector)
     )
-    batches = partial(commands.train_batches, config, train_source)
-    batches(0).close()  # Finds mistakes in the settings before anything is written.
+    # Finds mistakes in the settings before anything is written.
+    commands.train_batches(config, train_source, 0).close()
 
     checkpoints = Checkpoints(workdir / "checkpoints")
     done = checkpoints.latest or 0
@@ -45,16 +45,21 @@ def main(argv: Sequence[str]) -> int:
     if done:
         start = checkpoints.restore("latest", like=like)
         origin = f"resuming after step {done}"
-        for difference in configuration.differing_keys(config, workdir / "config.json"):
+        differences = configuration.differing_keys(config, workdir / "config.json")
+        for difference in differences:
             print(f"warning: the run began with another config: {difference}", file=sys.stderr)
     else:
+        differences = []
         variables, origin = commands.first_variables(config, detector)
         start = state.create(variables, tx)
 
     predict = steps.pmap_predict_step(detector)
+    batches = commands.train_batches(config, train_source, done)
     writer = Writer(workdir, start_step=done, num_steps=config.num_steps, active=first_process)
     if first_process:
-        configuration.save(config, workdir / "config.json")
+        # What the run began with stays as it is.
+        if not done or differences:
+            configuration.save(config, workdir / (f"config.{done}.json" if done else "config.json"))
         print(config.to_json(indent=2))
         print(f"{origin}; {len(train_source)} training images; writing to {workdir}")
     try:
@@ -75,6 +80,8 @@ def main(argv: Sequence[str]) -> int:
         writer.close()
         checkpoints.close()
 
+    for sentence in commands.losses_of_data(batches):
+        print(sentence)
     if outcome.signal:
         step = int(outcome.state.step)
         print(f"stopped by signal {outcome.signal}; step {step} is saved, run again to resume")

@@ -1,44 +1,39 @@
 """The command line and the config file: read, check, save, compare.
 
-A config is a file with `get_config(argument="")` that returns a flat
-`ml_collections.ConfigDict` with sections. Every mistake in it is a UserError.
+A config is a file with `get_config()`, or `get_config(argument="")`, that returns
+a flat `ml_collections.ConfigDict` with sections. Every mistake in it is a UserError.
 """
 
 import difflib
+import inspect
 import json
 import re
 import runpy
-from collections.abc import Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_flags
 
+from jaxdet import settings
 from jaxdet.training.writer import write_json
 from jaxdet.types import UserError
 
-KEYS = (
-    "batch_size",  # Images of a step, over all devices.
-    "checkpoint_every",  # Steps; 0 saves after evaluations only.
-    "data",  # Section: the source, and keyword arguments of the pipeline.
-    "detector",  # Name of the method.
+# A run that is resumed with other values of these is the same run.
+FREE_KEYS = (
+    "checkpoint_every",
+    "data.num_threads",
+    "data.root",
     "eval_batch_size",
-    "eval_every",  # Steps; 0 evaluates at the end only.
-    "eval_images",  # At most so many images are evaluated; 0 for all.
-    "init_from",  # File of pretrained weights, or "".
-    "log_every",  # Steps.
-    "model",  # Section: keyword arguments of the detector.
-    "num_pictures",  # Pictures drawn after each evaluation.
-    "num_steps",
-    "optimizer",  # Section: keyword arguments of the optimizer.
-    "picture_score",  # Lowest score that is drawn.
-    "seed",
+    "eval_every",
+    "eval_images",
+    "log_every",
+    "num_pictures",
+    "picture_score",
 )
-DATA_KEYS = ("classes", "eval_split", "options", "root", "source", "train_split")
-
-# A resumed run with another value of these is another run.
-IDENTITY = ("batch_size", "data.classes", "detector", "model", "optimizer", "seed")
 
 
 class CommandLine(NamedTuple):
@@ -52,27 +47,34 @@ class CommandLine(NamedTuple):
 def read_command_line(argv: Sequence[str], *, define: Any = None) -> CommandLine:
     """Reads --config=FILE[:ARG], --workdir=DIR and --config.any.thing=VALUE.
 
+    The config comes with all defaults, so that each of them can be overridden
+    and the saved config is the whole run.
+
     Args:
-        argv: the command line; `sys.argv`, where ml_collections looks again.
+        argv: the command line, the command's name first.
         define: `(flag_values) -> None`, defines the command's other flags.
 
     Raises:
-        UserError: for unknown flags, files or keys, and values of another type.
+        UserError: for mistakes in the file, unknown flags, files or keys, keys
+            that are missing, and values of another type.
     """
     file, argument = _find_config_file(argv)
-    original = runpy.run_path(str(file))["get_config"](*filter(None, [argument]))
-    _check_keys("config", original, KEYS)
+    config = _load(file, argument)
+    # Another detector has other settings, so its name is needed before the flags are read.
+    settings.complete(config, detector=_last_value(argv, "config.detector", config.get("detector")))
+    original = config.copy_and_resolve_references()
     # ml_collections stumbles over unknown keys, so they are looked for first.
     for override in (a for a in argv if a.startswith("--config.")):
         _check_override(override.removeprefix("--config.").partition("=")[0], original)
 
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "FILE[:ARG]", flag_values=values)
-    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
-    if define is not None:
-        define(values)
+    rest = [a for a in argv if not a.startswith("--config=")]
     try:
-        rest = values(list(argv))[1:]
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
+        flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+        if define is not None:
+            define(values)
+        rest = values(rest)[1:]
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from error
     if rest:
@@ -82,51 +84,33 @@ def read_command_line(argv: Sequence[str], *, define: Any = None) -> CommandLine
     return CommandLine(values.config, Path(values.workdir or Path("runs", name)), values)
 
 
-def check_section(
-    section: str, given: Iterable[str], *, known: Iterable[str], required: Iterable[str] = ()
-) -> None:
-    """Checks the keys of a section that are keyword arguments of a function.
-
-    Raises:
-        UserError: for the first unknown key, with the known ones, or the first
-            one that is missing.
-    """
-    for key in given:
-        if key not in known:
-            raise UserError(_unknown(f"config.{section}", key, sorted(known)))
-    for key in required:
-        if key not in given:
-            raise UserError(f"config.{section} lacks the key {key!r}")
-
-
 def save(config: ConfigDict, path: Path) -> None:
     """Writes a config as JSON."""
     write_json(path, config.to_dict())
 
 
 def differing_keys(config: ConfigDict, path: Path) -> list[str]:
-    """The keys that make another run, and differ from a saved config; "" has none.
+    """The keys that differ from a saved config, but for `FREE_KEYS`; no file differs in none.
 
     Returns:
         Sentences such as "optimizer.learning_rate was 0.1 and is 0.2".
     """
     if not path.exists():
         return []
-    before = _flatten(json.loads(path.read_text()))
-    now = _flatten(json.loads(json.dumps(config.to_dict())))
+    before = flatten_dict(json.loads(path.read_text()), sep=".")
+    now = flatten_dict(json.loads(json.dumps(config.to_dict())), sep=".")
     return [
         f"{key} was {before.get(key)} and is {now.get(key)}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-        and any(f"{key}.".startswith(f"{prefix}.") for prefix in IDENTITY)
+        if before.get(key) != now.get(key) and key not in FREE_KEYS
     ]
 
 
 def _find_config_file(argv: Sequence[str]) -> tuple[Path, str]:
-    named = [a.removeprefix("--config=") for a in argv if a.startswith("--config=")]
+    named = _last_value(argv, "config", "")
     if not named:
         raise UserError("name a config: --config=FILE, such as --config=configs/quickstart.py")
-    name, _, argument = named[-1].partition(":")
+    name, _, argument = named.partition(":")
     path = Path(name)
     if not path.is_file():
         near = difflib.get_close_matches(path.name, (p.name for p in path.parent.glob("*.py")), n=1)
@@ -135,13 +119,32 @@ def _find_config_file(argv: Sequence[str]) -> tuple[Path, str]:
     return path, argument
 
 
-def _check_keys(section: str, given: ConfigDict, wanted: Sequence[str]) -> None:
-    for key in given:
-        if key not in wanted:
-            raise UserError(_unknown(section, key, wanted))
-    for key in wanted:
-        if key not in given:
-            raise UserError(f"{section} lacks the key {key!r}")
+def _last_value(argv: Sequence[str], flag: str, default: str) -> str:
+    values = [a.partition("=")[2] for a in argv if a.startswith(f"--{flag}=")]
+    return values[-1] if values else default
+
+
+def _load(file: Path, argument: str) -> ConfigDict:
+    """Runs a config file, once; all that goes wrong in it is a UserError with the line."""
+    try:
+        get_config = runpy.run_path(str(file)).get("get_config")
+        if get_config is None:
+            raise UserError(f"{file} has no function get_config()")
+        if argument and not inspect.signature(get_config).parameters:
+            raise UserError(f"{file} takes no argument, found {argument!r}")
+        config = get_config(argument) if argument else get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+        if isinstance(error, SyntaxError):
+            lines, error = [error.lineno], SyntaxError(error.msg)
+        place = f"{file}:{lines[-1]}" if lines else file
+        raise UserError(f"{place}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"get_config() of {file} gives no ConfigDict, but {config!r}")
+    return config
 
 
 def _check_override(path: str, config: ConfigDict) -> None:
@@ -150,7 +153,7 @@ def _check_override(path: str, config: ConfigDict) -> None:
         if not isinstance(config, ConfigDict):
             raise UserError(f"{section} has no keys; it is {config!r}")
         if key not in config:
-            raise UserError(_unknown(section, key, sorted(config)))
+            raise settings.unknown_key(section, key, config)
         section, config = f"{section}.{key}", config[key]
 
 
@@ -165,19 +168,3 @@ def _check_tuples(section: str, given: ConfigDict, original: ConfigDict) -> None
                 if type(item) not in kinds:
                     names = " or ".join(sorted(kind.__name__ for kind in kinds))
                     raise UserError(f"{section}.{key} wants items of type {names}, found {item!r}")
-
-
-def _unknown(section: str, key: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{section} has no key {key!r}; {hint}known: {', '.join(known) or 'none'}"
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

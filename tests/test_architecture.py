@@ -23,7 +23,11 @@ FLOORS = {
     "training": GROUND,
     "interop": GROUND | {"models"},
 }
-TOP = {"commands", "configuration"}  # May import everything, and no other room imports them.
+TOP = {
+    "commands",
+    "configuration",
+    "settings",
+}  # May import everything, and no other room imports them.
 HEAVY = (
     "cv2 faster_coco_eval grain ml_collections orbax tensorboardX tensorflow "
     "tensorflow_datasets torch tqdm"

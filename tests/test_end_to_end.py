@@ -1,5 +1,6 @@
 """train.py and eval.py, from the command line to the files they leave."""
 
+import errno
 import fcntl
 import json
 import os
@@ -12,22 +13,21 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from training.metric_lines import read_lines
 
-from jaxdet import commands, configuration
+from jaxdet import commands, configuration, interop
+from jaxdet.data import sources
+from jaxdet.types import Detections, Example, UserError
 
 ROOT = Path(__file__).parent.parent
 CONFIG = Path(__file__).parent / "training" / "tiny_config.py"
 NUM_STEPS = 24
-
-# How ml_collections loads a config file.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module.. method:DeprecationWarning")
-
-# Entries of a line that a clock gives.
-TIMES = ("first_step_seconds", "images_per_second")
+LAST_LINE = len(CONFIG.read_text().splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,9 @@ def place(tmp_path_factory):
         f"open({str(folder / 'tensorflow_was_imported')!r}, 'w').close()\nraise ImportError\n"
     )
     environment = {
-        **{key: value for key, value in os.environ.items() if key != "XLA_FLAGS"},
+        **os.environ,
+        # One device, and code that is soon compiled: these runs are short.
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
         "PYTHONPATH": str(trap),
         # The runs compile the same programs.
         "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
@@ -78,15 +80,38 @@ def start(place):
 @pytest.fixture(scope="module")
 def trained(place, start):
     """An unbroken run."""
-    workdir, out = place.folder / "unbroken", place.folder / "unbroken.txt"
+    workdir, record = place.folder / "unbroken", place.folder / "unbroken.json"
     with (place.folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not out.exists():
+        if not record.exists():
             process = start("train.py", workdir)
             printed, errors = process.communicate()
             assert process.returncode == 0, errors
-            out.write_text(printed)
-    return SimpleNamespace(workdir=workdir, out=out.read_text())
+            record.write_text(json.dumps({"out": printed, "err": errors}))
+    return SimpleNamespace(workdir=workdir, **json.loads(record.read_text()))
+
+
+@pytest.fixture
+def configure():
+    """The tiny config with some overrides."""
+
+    def configure(*arguments):
+        return configuration.read_command_line(["", f"--config={CONFIG}", *arguments]).config
+
+    return configure
+
+
+@pytest.fixture(scope="module")
+def weights(place):
+    """A file of a tiny backbone as torchvision names it, and the variables in it."""
+    config = configuration.read_command_line(["", f"--config={CONFIG}"]).config
+    shapes = commands.abstract_variables(config, commands.build_detector(config, num_classes=2))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32) / 10, shapes)
+    tensors = interop.to_torch(variables, names="resnet")
+    file = place.folder / "backbone.npz"
+    np.savez(file, **tensors, **{"fc.bias": np.zeros(5)})
+    return SimpleNamespace(file=file, variables=variables, tensors=tensors)
 
 
 @pytest.fixture
@@ -105,11 +130,6 @@ def run(place, monkeypatch, capfd):
     return run
 
 
-def read_lines(workdir):
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
-
-
 def read_checkpoint(workdir, step):
     folder = workdir / "checkpoints" / str(step)
     with ocp.StandardCheckpointer() as checkpointer:
@@ -125,6 +145,7 @@ def wait_for(path, process):
 def test_a_run_leaves_everything_to_look_at(trained):
     config = json.loads((trained.workdir / "config.json").read_text())
     assert config["model"]["width"] == 4
+    assert config["model"]["max_candidates"] == 2000, "a default that the file does not name"
     results = json.loads((trained.workdir / "eval.json").read_text())
     assert set(results) >= set("AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl".split())
     assert set(results["per_class"]) == {"circle", "square"}
@@ -144,6 +165,7 @@ def test_a_run_prints_its_config_the_table_and_where_things_are(trained):
     for folder in ("pictures", "checkpoints"):
         assert str(trained.workdir / folder) in trained.out
     assert f"tensorboard --logdir={trained.workdir}" in trained.out
+    assert trained.err.count("drawing 24 pictures of shapes into") == 1
 
 
 def test_a_run_killed_half_way_and_resumed_ends_with_the_same_bits(trained, place, start):
@@ -154,10 +176,16 @@ def test_a_run_killed_half_way_and_resumed_ends_with_the_same_bits(trained, plac
     process.communicate()
     assert process.returncode == -signal.SIGKILL
 
-    process = start("train.py", workdir)
+    config = (workdir / "config.json").read_text()
+    # Another setting, though the cosine has no use for it.
+    process = start("train.py", workdir, "--config.optimizer.decay_factor=0.5")
     out, err = process.communicate()
     assert process.returncode == 0, err
-    assert "resuming after step" in out
+    assert "another config: optimizer.decay_factor was 0.1 and is 0.5" in err
+    assert (workdir / "config.json").read_text() == config
+    step = out.split("resuming after step ")[1].split(";")[0]
+    resumed = json.loads((workdir / f"config.{step}.json").read_text())
+    assert resumed["optimizer"]["decay_factor"] == 0.5
     jax.tree.map(
         np.testing.assert_array_equal,
         read_checkpoint(workdir, NUM_STEPS),
@@ -167,18 +195,113 @@ def test_a_run_killed_half_way_and_resumed_ends_with_the_same_bits(trained, plac
     assert (workdir / "eval.json").read_text() == (trained.workdir / "eval.json").read_text()
 
 
-def test_a_run_that_is_told_to_stop_saves_and_says_so(place, start):
+def test_a_run_that_is_told_to_stop_saves_and_says_so(place, start, weights):
     workdir = place.folder / "stopped"
-    process = start("train.py", workdir)
+    process = start("train.py", workdir, f"--config.init_from={weights.file}")
     wait_for(workdir / "checkpoints" / "3", process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM, err
+    assert f"weights from {weights.file}: {len(weights.tensors)} arrays loaded" in out
     line = out.splitlines()[-1]
     assert line.startswith("stopped by signal 15; step ") and "Traceback" not in err
     step = int(line.split("step ")[1].split()[0])
     assert step < NUM_STEPS
     assert (workdir / "checkpoints" / str(step)).is_dir()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--config.model.norm=frozen",)])
+def test_a_run_may_start_from_the_weights_of_a_backbone(configure, weights, arguments):
+    config = configure(f"--config.init_from={weights.file}", *arguments)
+    commands.check(config)
+    detector = commands.build_detector(config, num_classes=2)
+    shapes = commands.abstract_variables(config, detector)
+
+    def init(key, images):  # The detector's own takes seconds to compile.
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+    variables, origin = commands.first_variables(config, detector._replace(init=init))
+    assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, shapes)
+    for kind in weights.variables:
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            variables[kind]["backbone"],
+            weights.variables[kind]["backbone"],
+        )
+    drawn = len(jax.tree.leaves(variables)) - len(weights.tensors)
+    assert origin.endswith(
+        f": {len(weights.tensors)} arrays loaded, {drawn} drawn at random, 1 unused"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, setting",
+    [
+        ("--config.model.norm=frozen", "norm 'frozen'"),
+        ("--config.model.frozen_stages=1", "frozen_stages 1"),
+    ],
+)
+def test_a_backbone_that_is_frozen_must_be_whole(configure, weights, tmp_path, arguments, setting):
+    file = tmp_path / "part.npz"
+    np.savez(file, **{k: v for k, v in weights.tensors.items() if k != "layer2.0.bn1.weight"})
+    config = configure(f"--config.init_from={file}", arguments)
+    detector = commands.build_detector(config, num_classes=2)
+    message = f"nothing for params/backbone/layer2/block0/norm1/scale, .*model.{setting} needs"
+    with pytest.raises(UserError, match=message):
+        commands.first_variables(config, detector)
+
+
+class FourPictures:
+    """A source whose third picture is broken, seen by a detector that finds nothing."""
+
+    class_names = ("circle", "square")
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        image = cv2.imencode(".png", np.full((200, 300, 3), 60 * i + 30, np.uint8))[1].tobytes()
+        none = np.zeros(0, bool)
+        return Example(
+            id=f"picture {i}",
+            image=b"broken" if i == 2 else image,
+            boxes=np.zeros((0, 4), np.float32),
+            labels=np.zeros(0, np.int32),
+            crowd=none,
+            difficult=none,
+            area=np.zeros(0),
+            size=(200, 300),
+        )
+
+    @staticmethod
+    def predict(variables, images):
+        shape = (*images.scales.shape, 1)
+        zeros = np.zeros(shape, np.float32)
+        return Detections(np.zeros((*shape, 4), np.float32), zeros, zeros.astype(int), zeros > 0)
+
+
+def test_an_image_that_cannot_be_read_is_left_out_and_said(configure, caplog):
+    config = configure("--config.num_pictures=4")
+    source = FourPictures()
+    commands.evaluate(config, source, source.predict, {})
+    assert "evaluated 3 of 4 images" in caplog.text
+    pictures = commands.draw(config, source, source.predict, {})
+    assert [name for name, _ in pictures] == ["picture 0", "picture 1", "picture 3"]
+    assert [np.bincount(pixels.ravel()).argmax() for _, pixels in pictures] == [30, 90, 210]
+
+
+def test_images_and_objects_that_a_run_could_not_use_are_counted():
+    assert commands.losses_of_data(SimpleNamespace(unreadable=0, left_out=0)) == []
+    assert commands.losses_of_data(SimpleNamespace(unreadable=2, left_out=3)) == [
+        "2 times an unreadable image gave way to the next",
+        "3 times an object found no slot in data.max_boxes",
+    ]
+
+
+def test_a_split_without_images_is_a_mistake(configure, monkeypatch):
+    monkeypatch.setattr(sources, "build", lambda *arguments, **settings: [])
+    with pytest.raises(UserError, match="there is no image in the split 'test'"):
+        commands.build_source(configure(), "test", ())
 
 
 def test_a_finished_run_says_so_and_writes_nothing(trained, run):
@@ -195,7 +318,8 @@ def test_a_finished_run_says_so_and_writes_nothing(trained, run):
 def test_eval_takes_the_best_checkpoint(trained, place, start):
     workdir = shutil.copytree(trained.workdir, place.folder / "evaluated")
     (workdir / "eval.json").unlink()
-    process = start("eval.py", workdir)
+    # Where weights came from does not matter any more.
+    process = start("eval.py", workdir, "--config.init_from=gone.npz")
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert "(best)" in out and "AP50" in out
@@ -229,6 +353,17 @@ def test_tensorflow_is_never_imported(trained, place):
         (["--config.eval_batch_size=9"], "config.eval_batch_size 9 does not divide among 8"),
         (["--config.num_steps=0"], "config.num_steps wants at least 1, found 0"),
         (["--config.data.canvas=(64,)"], "config.data.canvas wants two numbers, found (64,)"),
+        (["--config.data.canvas=(-64,64)"], "config.data.canvas wants at least 1, found (-64, 64)"),
+        (["--config.log_every=0"], "config.log_every wants at least 1, found 0"),
+        (["--config.optimizer.base_batch_size=0"], "config.optimizer.base_batch_size wants at"),
+        (["--config.init_from=no.npz"], "config.init_from: there is no file no.npz"),
+        (["--config.model.depth=51"], "config.model: depth"),
+        (["--config.model.dtype=float31"], "config.model: data type 'float31' not understood"),
+        (["--config.model.norm=foo"], "config.model: "),
+        (["--config.model.rpn_positive_iou=1.5"], "config.model: "),
+        (["--config.model.max_candidates=2"], "config.model: max_candidates 2 < max_detections 10"),
+        (["--config.optimizer.momentun=0"], "did you mean 'momentum'?"),
+        (["--config.data.vertical_flp=0"], "did you mean 'vertical_flip'?"),
     ],
 )
 def test_a_mistake_is_one_line(run, tmp_path, arguments, message):
@@ -242,7 +377,10 @@ def test_a_mistake_is_one_line(run, tmp_path, arguments, message):
 @pytest.mark.parametrize(
     "edit, message",
     [
-        ("config.model.fpn_chanels = 8", "no setting 'fpn_chanels'; known: depth, "),
+        (
+            "config.model.fpn_chanels = 8",
+            "config.model has no key 'fpn_chanels'; did you mean 'fpn_",
+        ),
         ("config.model.num_classes = 8", "config.model has no key 'num_classes'"),
         ("config.data.horizontal_flp = 0", "config.data has no key 'horizontal_flp'; did you mean"),
         ("config.optimizer.momentun = 0", "config.optimizer has no key 'momentun'; did you mean"),
@@ -252,6 +390,13 @@ def test_a_mistake_is_one_line(run, tmp_path, arguments, message):
         ("del config.data.max_boxes", "config.data lacks the key 'max_boxes'"),
         ("del config.optimizer.learning_rate", "config.optimizer lacks the key 'learning_rate'"),
         ("config.sed = 1", "config has no key 'sed'; did you mean 'seed'?"),
+        ("del config.seed; config.seed = '1'", "config.seed wants at least 0, found '1'"),
+        ("config.data = 3", "TypeError: Could not override field 'data'"),
+        ("del config.data; config.data = 3", "config.data wants to be a ConfigDict, found 3"),
+        ("config = dict(config)", "gives no ConfigDict, but {"),
+        ("config.seed = sed", f"mine.py:{LAST_LINE}: NameError: name 'sed' is not defined"),
+        ("config.seed = = 3", f"mine.py:{LAST_LINE}: SyntaxError: invalid syntax"),
+        ("int('one')", f"mine.py:{LAST_LINE}: ValueError: invalid literal"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line(run, tmp_path, edit, message):
@@ -273,35 +418,95 @@ def test_a_config_that_is_not_there_is_one_line(run, config, message):
     assert message in ended.err
 
 
-def test_the_workdir_is_named_after_the_config_and_its_argument(monkeypatch):
+@pytest.mark.parametrize(
+    "text, argument, message",
+    [
+        ("def get_konfig(): ...", "", "has no function get_config()"),
+        ("def get_config(): ...", ":12", "mine.py takes no argument, found '12'"),
+        ("def get_config(number): ...", "", "TypeError: get_config() missing 1 required"),
+    ],
+)
+def test_a_file_without_a_fitting_get_config_is_one_line(run, tmp_path, text, argument, message):
+    (tmp_path / "mine.py").write_text(text)
+    ended = run("train.py", config=f"{tmp_path / 'mine.py'}{argument}")
+    assert (ended.status, ended.err.count("\n")) == (1, 1)
+    assert message in ended.err
+
+
+def test_a_config_file_runs_once(tmp_path):
+    file = tmp_path / "mine.py"
+    log = f"with open({str(tmp_path / 'log')!r}, 'a') as log: log.write('run ')\n"
+    file.write_text(log + CONFIG.read_text())
+    configuration.read_command_line(["train.py", f"--config={file}", "--config.seed=3"])
+    assert (tmp_path / "log").read_text() == "run "
+
+
+def test_defaults_that_the_file_does_not_name_can_be_overridden(configure):
+    config = configure(
+        "--config.model.max_candidates=300",
+        "--config.optimizer.momentum=0.8",
+        "--config.optimizer.clip_norm=10",
+        "--config.optimizer.milestones=(3,5)",
+        "--config.data.vertical_flip=0.5",
+    )
+    assert config.model.max_candidates == 300
+    assert (config.optimizer.momentum, config.optimizer.clip_norm) == (0.8, 10.0)
+    assert config.optimizer.milestones == (3, 5)
+    assert config.data.vertical_flip == 0.5
+    assert config.data.horizontal_flip == 0.5, "the default"
+
+
+def test_the_workdir_is_named_after_the_config_and_its_argument():
     for argument, workdir in [("", "runs/tiny_config"), (":12", "runs/tiny_config-12")]:
-        monkeypatch.setattr(sys, "argv", ["train.py", f"--config={CONFIG}{argument}"])
-        command = configuration.read_command_line(sys.argv)
+        command = configuration.read_command_line(["train.py", f"--config={CONFIG}{argument}"])
         assert command.workdir == Path(workdir)
     assert command.config.num_steps == 12
 
 
-def test_a_config_that_makes_another_run_is_compared_with_the_saved_one(monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "argv", ["train.py", f"--config={CONFIG}"])
-    config = configuration.read_command_line(sys.argv).config
-    saved = tmp_path / "config.json"
+def test_a_config_that_makes_another_run_is_compared_with_the_saved_one(configure, tmp_path):
+    config, saved = configure(), tmp_path / "config.json"
     assert configuration.differing_keys(config, saved) == []
     configuration.save(config, saved)
     assert configuration.differing_keys(config, saved) == []
-    config.log_every, config.data.max_boxes = 5, 9  # The same run.
+    config.log_every, config.data.num_threads, config.data.root = 5, 9, "there"  # The same run.
     config.optimizer.learning_rate, config.data.classes = 0.5, ("circle",)
+    config.data.max_boxes, config.num_steps = 9, 30
     assert configuration.differing_keys(config, saved) == [
         "data.classes was ['circle', 'square'] and is ['circle']",
+        "data.max_boxes was 8 and is 9",
+        "num_steps was 24 and is 30",
         "optimizer.learning_rate was 0.02 and is 0.5",
     ]
 
 
-def test_frozen_stages_are_left_out_of_the_optimizer(monkeypatch):
-    arguments = ["train.py", f"--config={CONFIG}", "--config.init_from=weights.npz"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    config = configuration.read_command_line(sys.argv).config
-    with config.unlocked():
-        config.model.frozen_stages = 1
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b: No space left on device"),
+        (OSError("cut\noff"), "cut off"),
+        (UserError("no\nsuch"), "no such"),
+    ],
+)
+def test_a_failing_disk_is_one_line(capfd, error, line):
+    def main(argv):
+        raise error
+
+    with pytest.raises(SystemExit) as exit:
+        commands.run_command(main)
+    assert exit.value.code == 1
+    assert capfd.readouterr().err == f"error: {line}\n"
+
+
+def test_a_workdir_that_is_a_file_is_one_line(run, trained, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    ended = run("train.py", f"--workdir={tmp_path / 'file'}")
+    assert (ended.status, ended.err.count("\n")) == (1, 1)
+    assert str(tmp_path / "file") in ended.err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_frozen_stages_are_left_out_of_the_optimizer(configure, weights):
+    config = configure(f"--config.init_from={weights.file}", "--config.model.frozen_stages=1")
     commands.check(config)
     variables = commands.abstract_variables(config, commands.build_detector(config, num_classes=2))
     tx, _ = commands.make_optimizer(config)

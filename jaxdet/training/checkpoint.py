@@ -19,6 +19,9 @@ from jaxdet.training.state import TrainState
 from jaxdet.types import UserError
 
 ITEMS = ("variables", "training")
+# Every complete checkpoint has these, and they are not empty.
+FILES = (*(f"{item}/_METADATA" for item in ITEMS), "metrics/metrics")
+MAX_REASON = 200  # Characters of orbax's own message that are shown.
 
 
 class Checkpoints:
@@ -30,8 +33,12 @@ class Checkpoints:
         Args:
             directory: folder of the run's checkpoints.
             metric: result of the evaluation of which the largest is the best.
+
+        Raises:
+            UserError: if a checkpoint is incomplete.
         """
         self._directory = Path(directory).absolute()
+        self._check_complete()
         self._metric = metric
         self._manager = ocp.CheckpointManager(
             self._directory,
@@ -84,8 +91,8 @@ class Checkpoints:
             like: state of the wanted shapes; `jax.eval_shape` gives one.
 
         Raises:
-            UserError: if there is no such checkpoint, or if it does not fit;
-                the message names the first leaf that differs.
+            UserError: if there is no such checkpoint, if it is damaged, or if
+                it does not fit; the message names the first leaf that differs.
         """
         items = self._read(which, _items(like))
         state = {**items["variables"], **items["training"]}
@@ -138,11 +145,31 @@ class Checkpoints:
         """The wanted items of a checkpoint, once their trees and shapes are found to fit."""
         self._manager.wait_until_finished()
         step = self.find(which)
-        found = self._manager.item_metadata(step)
+        try:
+            found = self._manager.item_metadata(step)
+        except Exception as error:  # Orbax raises whatever its parsers and file system meet.
+            raise self._damaged(step, error) from error
         for item, tree in wanted.items():
             self._check(step, found[item], tree)
-        return self._manager.restore(
-            step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore() for item in wanted})
+        args = ocp.args.Composite(**{item: ocp.args.StandardRestore() for item in wanted})
+        try:
+            return self._manager.restore(step, args=args)
+        except Exception as error:
+            raise self._damaged(step, error) from error
+
+    def _check_complete(self) -> None:
+        for folder in self._directory.glob("*"):
+            if not folder.name.isdecimal():
+                continue  # Not a checkpoint yet; orbax renames it when all is written.
+            for name in FILES:
+                if not (folder / name).is_file() or not (folder / name).stat().st_size:
+                    raise self._damaged(folder.name, f"{name} is missing or empty")
+
+    def _damaged(self, step: int | str, reason: Any) -> UserError:
+        reason = str(reason).strip().splitlines() or [type(reason).__name__]
+        return UserError(
+            f"the checkpoint {self._directory / str(step)} is damaged: {reason[0][:MAX_REASON]}; "
+            "remove this folder to use the one before"
         )
 
     def _check(self, step: int, metadata: Any, wanted: Any) -> None:

@@ -37,7 +37,7 @@ def train(
     state: TrainState,
     *,
     step: Callable[..., Any],
-    batches: Callable[[int], Iterator],
+    batches: Iterator,
     evaluate: Callable[..., dict[str, Any]],
     draw: Callable[..., Any],
     writer: Writer,
@@ -53,13 +53,13 @@ def train(
     line is also written before each save, so that no window spans a place
     where a run may resume.
 
-    On SIGTERM or SIGINT the step is finished and saved, without evaluation.
+    On SIGTERM or SIGINT the step is finished and saved, without evaluation. Where
+    evaluating or drawing fails, the state is saved before the exception goes on.
 
     Args:
         state: where to start, from `put_state`; its buffers are donated.
         step: `(state, batch) -> (state, metrics)`.
-        batches: from the steps done so far to an iterator of batches, which
-            is closed at the end.
+        batches: from the state's step on; closed at the end.
         evaluate: `variables -> results`, by name.
         draw: `variables -> pictures`, a list of (name, RGB pixels); called
             after each evaluation.
@@ -76,9 +76,9 @@ def train(
     """
     done, results = int(state.step), None
     window = _Window()
-    with closing(batches(done)) as iterator, _Stop(checkpoints) as stop:
+    with closing(batches), _Stop(checkpoints) as stop:
         while done < num_steps:
-            batch = next(iterator)
+            batch = next(batches)
             state, metrics = step(state, batch)
             done += 1
             window.add(metrics, batch.index.size * jax.process_count())
@@ -92,7 +92,11 @@ def train(
             if saving or _due(done, log_every):
                 _log(done, window.read(), writer)
             if evaluating:
-                results = _evaluate(done, state.variables, evaluate, draw, writer)
+                try:
+                    results = _evaluate(done, state.variables, evaluate, draw, writer)
+                except Exception:
+                    checkpoints.save(state)  # The training is not lost with the evaluation.
+                    raise
             if saving:
                 checkpoints.save(state, results if evaluating else None)
                 window.restart_clock()

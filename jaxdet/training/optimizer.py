@@ -34,7 +34,7 @@ def build_optimizer(
     nesterov: bool = False,
     weight_decay: float = 1e-4,
     decay_norm_and_bias: bool = True,
-    clip_norm: float | None = None,
+    clip_norm: float = 0.0,
     frozen: tuple[str, ...] = (),
 ) -> tuple[optax.GradientTransformation, Callable]:
     """Builds the optimizer and its learning rate schedule.
@@ -66,7 +66,7 @@ def build_optimizer(
         weight_decay: decay rate; 0 for none.
         decay_norm_and_bias: whether parameters of one axis decay too
             (mmdetection decays everything).
-        clip_norm: upper bound of the gradient's norm; None or 0 for none.
+        clip_norm: upper bound of the gradient's norm; 0 for none.
         frozen: paths such as "backbone/layer1"; the parameters at and below
             them never move: no update, no decay, no momentum.
 

@@ -12,8 +12,11 @@ from typing import Any
 import cv2
 import numpy as np
 import tensorboardX
+from flax.traverse_util import flatten_dict
 from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
+
+from jaxdet.types import UserError
 
 # Seconds between two drawings of the bar; a log file gets a line each time.
 BAR_SECONDS, BAR_SECONDS_IN_FILE = 0.5, 30.0
@@ -92,7 +95,7 @@ class Writer:
         if not self._active:
             return
         write_json(self._workdir / "eval.json", results)
-        self.scalars(step, _flatten({"eval": results}))
+        self.scalars(step, flatten_dict({"eval": results}, sep="/"))
 
     def pictures(self, step: int, pictures: Sequence[tuple[str, np.ndarray]]) -> None:
         """Writes pictures to pictures/<step>_<name>.png and to TensorBoard.
@@ -131,13 +134,20 @@ def cut_lines(path: Path, last_step: int) -> None:
     Args:
         path: a metrics.jsonl, or nothing.
         last_step: the last step to keep.
+
+    Raises:
+        UserError: if another line than the last cannot be read.
     """
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n") and json.loads(line)["step"] <= last_step:
-            kept.append(line)
+    kept, lines = [], path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        try:
+            if line.endswith(b"\n") and json.loads(line)["step"] <= last_step:
+                kept.append(line.decode())
+        except (ValueError, KeyError, TypeError) as error:
+            if number < len(lines):
+                raise UserError(f"{path}: line {number} is damaged; remove it") from error
     _replace(path, "".join(kept))
 
 
@@ -163,14 +173,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a/b": 1}."""
-    flat = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}/")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,33 @@ def test_variables_without_statistics_are_restored_without(checkpoints):
     checkpoints.save(make_state(1, norm=False))
     found = checkpoints.restore_variables("latest", like=make_state(norm=False).variables)
     assert set(found) == {"params"}
+
+
+# Where reading fails, tensorstore reports to an event loop that orbax has closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("files", ["*", "variables/*", "training/*", "metrics/*", "variables/d/*"])
+@pytest.mark.parametrize("remove", [True, False])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_can_be_used(
+    saved, tmp_path, files, remove
+):
+    folder = shutil.copytree(saved._directory, tmp_path / "damaged")
+    for path in [path for each in (folder / "4").glob(files) for path in (each, *each.rglob("*"))]:
+        if path.is_file():
+            path.unlink() if remove else path.write_text("")
+    with pytest.raises(UserError, match=r"damaged/4 is damaged: .*; remove this folder to use"):
+        Checkpoints(folder).restore("latest", like=jax.eval_shape(make_state))
+    shutil.rmtree(folder / "4")
+    checkpoints = Checkpoints(folder)
+    restored = checkpoints.restore("latest", like=jax.eval_shape(make_state))
+    assert restored.step == checkpoints.latest == 2
+    checkpoints.close()
+
+
+def test_an_empty_folder_of_a_step_is_no_checkpoint(saved, tmp_path):
+    folder = shutil.copytree(saved._directory, tmp_path / "copy")
+    (folder / "9").mkdir()
+    with pytest.raises(UserError, match="copy/9 is damaged: variables/_METADATA is missing"):
+        Checkpoints(folder)
 
 
 def test_a_step_is_not_saved_twice(checkpoints):

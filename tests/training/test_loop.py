@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from training.metric_lines import read_lines
 
 from jaxdet.training import state as states
 from jaxdet.training.checkpoint import Checkpoints
@@ -14,9 +15,6 @@ from jaxdet.training.optimizer import build_optimizer
 from jaxdet.training.steps import pmap_train_step, put_state
 from jaxdet.training.writer import Writer
 from jaxdet.types import UserError
-
-# What a clock gives: the only entries of a line that may differ between two runs.
-TIMES = ("first_step_seconds", "images_per_second")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +27,7 @@ def run(toy):
     step = pmap_train_step(detector, tx, schedule, seed=0)
     variables = toy.variables(detector)
 
-    def run(workdir, *, on_batch=lambda n, batch: batch, evaluate=None, **settings):
+    def run(workdir, *, on_batch=lambda n, batch: batch, evaluate=None, draw=None, **settings):
         settings = dict(num_steps=12, eval_every=6, checkpoint_every=4, log_every=3) | settings
         log = SimpleNamespace(evaluated=[], drawn=0, closed=0)
         state, checkpoints = states.create(variables, tx), Checkpoints(workdir / "checkpoints")
@@ -49,7 +47,7 @@ def run(toy):
             log.evaluated.append(float(variables["params"]["head"]["bias"][0]))
             return {"AP": log.evaluated[-1]}
 
-        def draw(variables):
+        def count(variables):
             log.drawn += 1
             return []
 
@@ -57,9 +55,9 @@ def run(toy):
             outcome = train(
                 put_state(state),
                 step=step,
-                batches=batches,
+                batches=batches(int(state.step)),
                 evaluate=evaluate or measure,
-                draw=draw,
+                draw=draw or count,
                 writer=writer,
                 checkpoints=checkpoints,
                 **settings,
@@ -71,11 +69,6 @@ def run(toy):
         return log
 
     return run
-
-
-def read_lines(workdir):
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
 
 
 class Killed(BaseException):
@@ -171,3 +164,17 @@ def test_a_run_without_eval_every_still_ends_with_an_evaluation(run, tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     assert checkpoints.find("best") == checkpoints.find("latest") == 2
     checkpoints.close()
+
+
+@pytest.mark.parametrize("failing", ["evaluate", "draw"])
+def test_a_failing_evaluation_loses_no_training(run, unbroken, tmp_path, failing):
+    def fail(variables):
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        run(tmp_path, checkpoint_every=0, **{failing: fail})
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.latest == 6
+    checkpoints.close()
+    resumed = run(tmp_path, checkpoint_every=0)
+    jax.tree.map(np.testing.assert_array_equal, resumed.state, unbroken.log.state)

@@ -10,6 +10,9 @@ from jaxdet.types import Metrics
 
 SETTINGS = dict(learning_rate=0.1, base_batch_size=8, batch_size=8, num_steps=10, warmup_steps=4)
 
+# What jax.monitoring calls the work of the compiler.
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
 
 @pytest.fixture(scope="module")
 def train(toy):
@@ -90,20 +93,30 @@ def test_the_state_is_donated_and_what_it_was_made_of_is_not(toy):
     assert int(after.step) == 1
 
 
-def test_steps_after_the_first_do_not_recompile(toy):
-    detector = toy.detector()
-    traced = []
-
-    def loss(variables, *arguments, **settings):
-        traced.append(1)
-        return detector.loss(variables, *arguments, **settings)
-
+def test_steps_after_the_first_do_not_compile(toy):
+    """Whatever the number of objects, and although the first state comes from `put_state`."""
+    detector = toy.detector(norm=True)
     tx, schedule = build_optimizer(**SETTINGS)
-    step = pmap_train_step(detector._replace(loss=loss), tx, schedule, seed=0)
+    step = pmap_train_step(detector, tx, schedule, seed=0)
     state = put_state(states.create(toy.variables(detector), tx))
-    for n in range(3):
-        state, _ = step(state, toy.batch(n, devices=8))
-    assert len(traced) == 1
+    batches = [toy.batch(n, devices=8) for n in range(3)]
+    batches[1] = batches[1]._replace(valid=np.zeros_like(batches[1].valid))
+    compiled = []
+
+    def listen(event, seconds, **details):
+        if event == COMPILED:
+            compiled.append(details)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        state, _ = step(state, batches[0])
+        first = len(compiled)
+        for batch in batches[1:]:
+            state, _ = step(state, batch)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert first > 0
+    assert len(compiled) == first
 
 
 def test_predictions_keep_the_leading_axis_of_devices(toy):

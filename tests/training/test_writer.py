@@ -3,12 +3,10 @@ import json
 import cv2
 import numpy as np
 import pytest
+from training.metric_lines import read_lines
 
 from jaxdet.training.writer import Writer, cut_lines
-
-
-def read_lines(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+from jaxdet.types import UserError
 
 
 @pytest.fixture
@@ -35,6 +33,24 @@ def test_lines_beyond_the_step_and_broken_lines_are_cut(tmp_path):
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 2, "AP": 1}\n{"step": 3}\n{"step": 1, "lo')
     cut_lines(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 2, "AP": 1}\n'
+
+
+@pytest.mark.parametrize("end", [b'{"ste', b'{"ste\n', b"\xff\xfe\n"])
+def test_a_last_line_that_is_no_json_is_cut(tmp_path, end):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + end)
+    cut_lines(path, 2)
+    assert path.read_text() == '{"step": 1}\n'
+
+
+@pytest.mark.parametrize("damaged", [b"{", b"\xff", b"[]", b"{}", b'{"step": null}'])
+def test_a_damaged_line_in_the_middle_is_named(tmp_path, damaged):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + damaged + b'\n{"step": 3}\n')
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"metrics.jsonl: line 2 is damaged"):
+        cut_lines(path, 2)
+    assert path.read_bytes() == before
 
 
 def test_a_resumed_run_continues_the_lines(tmp_path):

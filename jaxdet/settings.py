@@ -1,0 +1,150 @@
+"""What a config may say: its keys, their defaults and the numbers that make sense.
+
+The keys of the sections are keyword arguments, so their names and defaults are
+read from the signatures and written down nowhere else.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxdet.data import pipeline, transforms
+from jaxdet.detectors import DETECTORS
+from jaxdet.training.optimizer import build_optimizer
+from jaxdet.types import UserError
+
+KEYS = (
+    "batch_size",  # Images of a step, over all devices.
+    "checkpoint_every",  # Steps; 0 saves after evaluations only.
+    "data",  # Section: the source, and keyword arguments of the pipeline.
+    "detector",  # Name of the method.
+    "eval_batch_size",
+    "eval_every",  # Steps; 0 evaluates at the end only.
+    "eval_images",  # At most so many images are evaluated; 0 for all.
+    "init_from",  # File of pretrained weights, or "".
+    "log_every",  # Steps.
+    "model",  # Section: keyword arguments of the detector.
+    "num_pictures",  # Pictures drawn after each evaluation.
+    "num_steps",
+    "optimizer",  # Section: keyword arguments of the optimizer.
+    "picture_score",  # Lowest score that is drawn.
+    "seed",
+)
+DATA_KEYS = ("classes", "eval_split", "options", "root", "source", "train_split")
+
+# Arguments that a config does not choose in the section.
+MODEL_OWN = ("num_classes",)
+OPTIMIZER_OWN = ("batch_size", "num_steps")
+PIPELINE_OWN = (
+    "augmentation",
+    "batch_size",
+    "keep_images",
+    "max_images",
+    "num_devices",
+    "process_count",
+    "process_index",
+    "seed",
+    "source",
+    "start_step",
+)
+
+LOWEST = {
+    "batch_size": 1,
+    "checkpoint_every": 0,
+    "eval_batch_size": 1,
+    "eval_every": 0,
+    "eval_images": 0,
+    "log_every": 1,
+    "num_pictures": 0,
+    "num_steps": 1,
+    "optimizer.base_batch_size": 1,
+    "seed": 0,
+}
+REQUIRED = inspect.Parameter.empty
+
+
+def complete(config: ConfigDict, *, detector: str) -> None:
+    """Checks all keys of a config and writes the defaults that it leaves out into it.
+
+    Args:
+        config: changed in place.
+        detector: whose settings "model" holds; an unknown name leaves that
+            section as it is.
+
+    Raises:
+        UserError: for the first key that is unknown, with the known ones, or
+            that is missing.
+    """
+    _check_keys("config", config, dict.fromkeys(KEYS, REQUIRED))
+    for section, wanted in _sections(detector).items():
+        given = config[section]
+        if not isinstance(given, ConfigDict):
+            raise UserError(f"config.{section} wants to be a ConfigDict, found {given!r}")
+        _check_keys(f"config.{section}", given, wanted)
+        with given.unlocked():
+            given.update({key: value for key, value in wanted.items() if key not in given})
+
+
+def check_numbers(config: ConfigDict) -> None:
+    """Checks the numbers that nothing else looks at before the data is made.
+
+    Raises:
+        UserError: for the first one out of its range.
+    """
+    for key, lowest in LOWEST.items():
+        section, _, name = key.rpartition(".")
+        value = (config[section] if section else config)[name]
+        if not isinstance(value, int | float) or value < lowest:
+            raise UserError(f"config.{key} wants at least {lowest}, found {value!r}")
+    for key in ("canvas", "resize"):
+        if len(config.data[key]) != 2:
+            raise UserError(f"config.data.{key} wants two numbers, found {config.data[key]}")
+    for key, value in (("canvas", min(config.data.canvas)), ("max_boxes", config.data.max_boxes)):
+        if value < 1:
+            raise UserError(f"config.data.{key} wants at least 1, found {config.data[key]}")
+
+
+def eval_keywords(config: ConfigDict) -> dict[str, Any]:
+    """The part of the section "data" that the batches of an evaluation take."""
+    known = _keywords(pipeline.eval_batches, PIPELINE_OWN)
+    return {key: value for key, value in config.data.items() if key in known}
+
+
+def unknown_key(section: str, key: str, known: Iterable[str]) -> UserError:
+    """The error for a key that does not exist, with the nearest that does."""
+    known = sorted(known)
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UserError(f"{section} has no key {key!r}; {hint}known: {', '.join(known) or 'none'}")
+
+
+def _sections(detector: str) -> dict[str, dict[str, Any]]:
+    """The keys of each section with their defaults, or REQUIRED."""
+    sections = {
+        "data": {
+            **dict.fromkeys(DATA_KEYS, REQUIRED),
+            **_keywords(pipeline.train_batches, PIPELINE_OWN),
+            **transforms.Augmentation._field_defaults,
+        },
+        "optimizer": _keywords(build_optimizer, OPTIMIZER_OWN),
+    }
+    if detector in DETECTORS:
+        sections["model"] = _keywords(DETECTORS[detector][1], MODEL_OWN)
+    return sections
+
+
+def _keywords(function: Callable, but: Sequence[str]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters
+    return {name: p.default for name, p in parameters.items() if name not in but}
+
+
+def _check_keys(section: str, given: Iterable[str], wanted: Mapping[str, Any]) -> None:
+    for key in given:
+        if key not in wanted:
+            raise unknown_key(section, key, wanted)
+    for key, default in wanted.items():
+        if default is REQUIRED and key not in given:
+            raise UserError(f"{section} lacks the key {key!r}")
