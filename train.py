@@ -40,7 +40,10 @@ def main(argv: Sequence[str]) -> int:
     checkpoints = Checkpoints(workdir / "checkpoints")
     done = checkpoints.latest or 0
     if done >= config.num_steps:
-        print(f"{workdir} is finished: {done} of {config.num_steps} steps are done")
+        print(
+            f"{workdir} is finished: {done} of {config.num_steps} steps are done; "
+            "eval.py evaluates it again"
+        )
         return 0
     if done:
         start = checkpoints.restore("latest", like=like)
