@@ -23,7 +23,13 @@ INIT_INDEX = 2**32 - 1
 
 
 def run_command(main: Callable[[Sequence[str]], int]) -> None:
-    """Runs a command; a mistake of the user's or of the disk's is one line and status 1."""
+    """Runs a command; a mistake of the user's or of the disk's is one line and status 1.
+
+    With --help the docstring of the command's file is all that is printed.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(main.__globals__["__doc__"])
+        sys.exit(0)
     log, handler = logging.getLogger("jaxdet"), logging.StreamHandler()
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -304,6 +304,12 @@ def test_a_split_without_images_is_a_mistake(configure, monkeypatch):
         commands.build_source(configure(), "test", ())
 
 
+@pytest.mark.parametrize("command", ["train.py", "eval.py"])
+def test_help_is_the_usage(run, command):
+    ended = run(command, "--help", config=None)
+    assert ended.status == 0 and f"python {command} --config=FILE" in ended.out
+
+
 def test_a_finished_run_says_so_and_writes_nothing(trained, run):
     def stamps():
         return {path: path.stat().st_mtime_ns for path in trained.workdir.rglob("*")}
