@@ -15,6 +15,7 @@ from jaxdet.evaluation import coco
 from jaxdet.training import loop, state, steps
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.writer import Writer
+from jaxdet.types import UserError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -22,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     command = configuration.read_command_line(argv, define=_define_flags)
     config, workdir = command.config, command.workdir
     if command.flags.distributed:
-        jax.distributed.initialize()
+        _join(command.flags)
     first_process = jax.process_index() == 0
 
     commands.check(config)
@@ -97,10 +98,25 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _join(values: flags.FlagValues) -> None:
+    """Joins the other processes of the run, before any device is used."""
+    given = {name: values[name].value for name in ("coordinator", "num_processes", "process_id")}
+    coordinator = given.pop("coordinator")
+    try:
+        jax.distributed.initialize(coordinator, **given)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"--distributed: {str(error).splitlines()[0]}") from error
+
+
 def _define_flags(values: flags.FlagValues) -> None:
+    define = partial(flags.DEFINE_integer, lower_bound=0, flag_values=values)
     flags.DEFINE_bool(
         "distributed", False, "join the other processes of the run first", flag_values=values
     )
+    # On a cluster that JAX knows (TPU pods, Slurm, ...) these three are found by themselves.
+    flags.DEFINE_string("coordinator", None, "host:port of process 0", flag_values=values)
+    define("num_processes", None, "processes of the run")
+    define("process_id", None, "which of them this is")
 
 
 if __name__ == "__main__":

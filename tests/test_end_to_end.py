@@ -7,6 +7,7 @@ import os
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -57,7 +58,9 @@ def place(tmp_path_factory):
 def start(place):
     """Starts a command on a workdir as a process of its own."""
 
-    def start(command, workdir, *arguments):
+    def start(command, workdir, *arguments, devices=1):
+        flags = f" --xla_force_host_platform_device_count={devices}"
+        environment = place.environment
         return subprocess.Popen(
             [
                 sys.executable,
@@ -68,7 +71,7 @@ def start(place):
                 *arguments,
             ],
             cwd=ROOT,
-            env=place.environment,
+            env=environment | {"XLA_FLAGS": environment["XLA_FLAGS"] + flags},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -193,6 +196,26 @@ def test_a_run_killed_half_way_and_resumed_ends_with_the_same_bits(trained, plac
     )
     assert read_lines(workdir) == read_lines(trained.workdir)
     assert (workdir / "eval.json").read_text() == (trained.workdir / "eval.json").read_text()
+
+
+def test_two_processes_train_as_one_with_two_devices(place, start):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    short = ("--config.num_steps=3", "--config.eval_every=0", "--config.log_every=1")
+    joined = ("--distributed", f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
+    apart, alone = place.folder / "two_processes", place.folder / "one_process"
+    processes = [start("train.py", apart, *short, *joined, f"--process_id={i}") for i in (0, 1)]
+    for process in processes:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    process = start("train.py", alone, *short, devices=2)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    for one, other in zip(read_lines(apart), read_lines(alone), strict=True):
+        assert one.keys() == other.keys()
+        measured = [key for key in one if one[key] is not None]
+        assert [one[k] for k in measured] == pytest.approx([other[k] for k in measured], rel=1e-5)
 
 
 def test_a_run_that_is_told_to_stop_saves_and_says_so(place, start, weights):
