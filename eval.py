@@ -1,5 +1,6 @@
 """Evaluates a run: python eval.py --config=FILE --workdir=DIR [--checkpoint=best|latest|STEP]."""
 
+import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -22,6 +23,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"no checkpoint to evaluate: there is no folder {folder}")
     checkpoints = Checkpoints(folder)
     step = checkpoints.find(which)
+    differences = configuration.differing_keys(config, workdir / "config.json")
 
     class_names = config.data.classes
     if not class_names:
@@ -32,6 +34,8 @@ def main(argv: Sequence[str]) -> int:
     like = commands.abstract_variables(config, detector)
     variables = steps.put_state(checkpoints.restore_variables(step, like=like))
     checkpoints.close()
+    for difference in differences:
+        print(f"warning: the run had another config: {difference}", file=sys.stderr)
 
     predict = steps.pmap_predict_step(detector)
     results = commands.evaluate(config, source, predict, variables)

@@ -94,11 +94,17 @@ def differing_keys(config: ConfigDict, path: Path) -> list[str]:
 
     Returns:
         Sentences such as "optimizer.learning_rate was 0.1 and is 0.2".
+
+    Raises:
+        UserError: if the classes differ: labels would change their meaning.
     """
     if not path.exists():
         return []
     before = flatten_dict(json.loads(path.read_text()), sep=".")
     now = flatten_dict(json.loads(json.dumps(config.to_dict())), sep=".")
+    was, wanted = before.get("data.classes"), now["data.classes"]
+    if was != wanted:
+        raise UserError(f"the run in {path.parent} has data.classes {was}, found {wanted}")
     return [
         f"{key} was {before.get(key)} and is {now.get(key)}"
         for key in sorted(before.keys() | now.keys())

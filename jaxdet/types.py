@@ -37,7 +37,10 @@ class Proposals(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """Final boxes, best first; a leading batch axis where there are several images."""
+    """Final boxes, best first, in canvas pixels; `evaluation.runner` takes them to the original's.
+
+    A leading batch axis where there are several images.
+    """
 
     boxes: Float[Array, "*B D 4"]
     scores: Float[Array, "*B D"]

@@ -498,14 +498,16 @@ def test_a_config_that_makes_another_run_is_compared_with_the_saved_one(configur
     configuration.save(config, saved)
     assert configuration.differing_keys(config, saved) == []
     config.log_every, config.data.num_threads, config.data.root = 5, 9, "there"  # The same run.
-    config.optimizer.learning_rate, config.data.classes = 0.5, ("circle",)
+    config.optimizer.learning_rate = 0.5
     config.data.max_boxes, config.num_steps = 9, 30
     assert configuration.differing_keys(config, saved) == [
-        "data.classes was ['circle', 'square'] and is ['circle']",
         "data.max_boxes was 8 and is 9",
         "num_steps was 24 and is 30",
         "optimizer.learning_rate was 0.02 and is 0.5",
     ]
+    config.data.classes = ("square", "circle")
+    with pytest.raises(UserError, match=r"has data.classes \['circle', 'square'\], found"):
+        configuration.differing_keys(config, saved)
 
 
 @pytest.mark.parametrize(

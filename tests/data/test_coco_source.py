@@ -104,7 +104,8 @@ def test_an_unknown_class_is_named_with_its_file_and_the_known_ones(tmp_path, co
     with pytest.raises(UserError) as error:
         read_coco(root=root, split="train", classes=("dog", "Car"))
     assert str(error.value) == (
-        f"{root}/annotations/instances_train.json: unknown class 'car'; data.classes has dog, Car"
+        f"{root}/annotations/instances_train.json: unknown class 'car'; "
+        "data.classes has 'dog', 'Car'"
     )
 
 

@@ -96,7 +96,7 @@ def test_an_unknown_class_is_named_with_its_file_and_the_known_ones(tmp_path):
     with pytest.raises(UserError) as error:
         read_voc(root=root, split="train", classes=("dog", "Cat"))
     assert str(error.value) == (
-        f"{root}/Annotations/a.xml: unknown class 'cat'; data.classes has dog, Cat"
+        f"{root}/Annotations/a.xml: unknown class 'cat'; data.classes has 'dog', 'Cat'"
     )
 
 

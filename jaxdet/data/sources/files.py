@@ -57,7 +57,8 @@ def label_indices(
     for name in names:
         if name not in class_names:
             raise UserError(
-                f"{where}: unknown class {name!r}; data.classes has {', '.join(class_names)}"
+                f"{where}: unknown class {name!r}; data.classes has "
+                f"{', '.join(map(repr, class_names))}"
             )
     return [class_names.index(name) for name in names]
 
