@@ -108,6 +108,9 @@ class Example(NamedTuple):
     difficult: np.ndarray  # (n,) bool
     area: np.ndarray  # (n,) float64, pixels of the original image.
     size: tuple[int, int]  # (height, width) of the original image.
+    # Given regions, best first, in pixels of `image`; None where there are none.
+    proposals: np.ndarray | None = None  # (p, 4) float32
+    proposal_scores: np.ndarray | None = None  # (p,) float32
 
 
 @runtime_checkable
