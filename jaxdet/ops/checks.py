@@ -10,7 +10,6 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from jaxtyping import AbstractArray, Shaped, jaxtyped
 
 
@@ -20,6 +19,7 @@ def check_shapes(function: Callable) -> Callable:
     A letter that occurs in several annotations stands for one number. An
     argument may be any array, tracers and NumPy's included.
 
+    >>> import numpy as np
     >>> @check_shapes
     ... def f(boxes: Shaped[np.ndarray, "N 4"], valid: Shaped[np.ndarray, " N"]): ...
     >>> f(np.zeros((3, 4)), np.zeros(2))
