@@ -57,6 +57,15 @@ class Images(NamedTuple):
     proposals: Proposals | None = None  # Given ones (Fast R-CNN), else None.
 
 
+class Objects(NamedTuple):
+    """The ground truth of one image in G slots; a leading batch axis where there are several."""
+
+    boxes: Float[Array, "*B G 4"]
+    labels: Int[Array, "*B G"]
+    valid: Bool[Array, "*B G"]
+    crowd: Bool[Array, "*B G"]  # Ignored regions; no slot is both valid and crowd.
+
+
 class Batch(NamedTuple):
     """What training adds to the images: G object slots for each."""
 
@@ -66,6 +75,11 @@ class Batch(NamedTuple):
     valid: Bool[Array, "B G"]
     crowd: Bool[Array, "B G"]
     index: UInt32[Array, " B"]  # Place in the global order of the run; keys are folded with it.
+
+    @property
+    def objects(self) -> Objects:
+        """The ground truth of all images."""
+        return Objects(self.boxes, self.labels, self.valid, self.crowd)
 
 
 class Metrics(NamedTuple):

@@ -5,7 +5,7 @@ and `_from_torch_layout` how its arrays lie there; both directions follow them.
 
     ours, Linen                       theirs, torch
     conv kernel (H, W, I, O)          weight (O, I, H, W)
-    first FC's kernel (H, W, C, O)    weight (O, C * H * W)
+    FC's kernel on a map (H, W, C, O) weight (O, C * H * W)
     FC kernel (I, O)                  weight (O, I)
     scale, bias                       weight, bias
     mean, var (in "batch_stats")      running_mean, running_var
@@ -45,7 +45,15 @@ RULES: dict[str, dict[str, str]] = {
         r"rpn_head/conv": "rpn_head.rpn_conv",
         r"rpn_head/logits": "rpn_head.rpn_cls",
         r"rpn_head/deltas": "rpn_head.rpn_reg",
+        r"box_head/conv(\d)": r"roi_head.bbox_head.shared_convs.\1.conv",
+        r"box_head/norm(\d)": r"roi_head.bbox_head.shared_convs.\1.gn",
         r"box_head/fc(\d)": r"roi_head.bbox_head.shared_fcs.\1",
+        r"box_head/class_conv(\d)": r"roi_head.bbox_head.cls_convs.\1.conv",
+        r"box_head/class_norm(\d)": r"roi_head.bbox_head.cls_convs.\1.gn",
+        r"box_head/class_fc(\d)": r"roi_head.bbox_head.cls_fcs.\1",
+        r"box_head/box_conv(\d)": r"roi_head.bbox_head.reg_convs.\1.conv",
+        r"box_head/box_norm(\d)": r"roi_head.bbox_head.reg_convs.\1.gn",
+        r"box_head/box_fc(\d)": r"roi_head.bbox_head.reg_fcs.\1",
         r"box_head/logits": "roi_head.bbox_head.fc_cls",
         r"box_head/deltas": "roi_head.bbox_head.fc_reg",
     },
@@ -221,7 +229,7 @@ def _current_name(name: str) -> str:
 
 def _to_torch_layout(path: str, value: np.ndarray, dialect: str) -> np.ndarray:
     value = value.transpose((3, 2, 0, 1)) if value.ndim == 4 else value.T
-    if "box_head/" in path and value.ndim == 4:
+    if _is_linear(path) and value.ndim == 4:
         value = value.reshape(len(value), -1)
     if dialect == "torchvision" and "box_head/logits/" in path:
         value = np.roll(value, 1, axis=0)
@@ -248,10 +256,16 @@ def _torch_shape(path: str, shape: tuple[int, ...], dialect: str) -> tuple[int, 
     """The shape that `_to_torch_layout` gives to a leaf of `shape`."""
     if len(shape) == 4:
         height, width, channels, features = shape
-        is_linear = "box_head/" in path
-        inner = (channels * height * width,) if is_linear else (channels, height, width)
+        inner = (channels, height, width)
+        if _is_linear(path):
+            inner = (channels * height * width,)
         return (features, *inner)
     first, *rest = reversed(shape)
     if dialect == "torchvision" and "box_head/deltas/" in path:
         first += 4
     return (first, *rest)
+
+
+def _is_linear(path: str) -> bool:
+    """Whether a kernel that reads a map is a fully connected layer's, not a convolution's."""
+    return "box_head/" in path and not re.search(r"conv\d/kernel$", path)

@@ -1,7 +1,8 @@
 """Box head: features of regions -> class logits and box deltas.
 
 Reference: Girshick, Fast R-CNN, arXiv:1504.08083, sec. 2.1 and 3.1; two hidden
-layers as in arXiv:1612.03144, sec. 4.2.
+layers as in arXiv:1612.03144, sec. 4.2; four convolutions with group norm as in
+arXiv:1803.08494, sec. 4.2; mmdetection 2.11, ConvFCBBoxHead.
 """
 
 import flax.linen as nn
@@ -9,29 +10,49 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxdet.models.layers import xavier_uniform
+from jaxdet.models.layers import Conv, norm_layer, xavier_uniform
 
 LOGITS_INIT = nn.initializers.normal(0.01)
 DELTAS_INIT = nn.initializers.normal(0.001)
+# Batch norm is not among them: padded regions would leak into its statistics.
+NORM_KINDS = ("none", "group")
 
 
 class BoxHead(nn.Module):
-    """Fully connected layers with ReLU, then a classifier and a regressor.
+    """Shared layers, then a branch with a classifier and one with a regressor.
 
-    The first layer's kernel keeps the shape (height, width, channels, hidden),
-    so that its layout is known wherever weights are converted.
+    Each part is 3x3 convolutions, then fully connected layers, all with ReLU.
+    A kernel that reads a whole map keeps the shape (height, width, channels,
+    features), so that its layout is known wherever weights are converted.
 
     Attributes:
         num_classes: K, background not counted.
         hidden: width of the fully connected layers.
-        num_fcs: number of them.
+        shared_convs: number of convolutions that both branches share.
+        shared_fcs: fully connected layers behind them.
+        class_convs: convolutions of the classifier's branch.
+        class_fcs: fully connected layers behind them.
+        box_convs: convolutions of the regressor's branch.
+        box_fcs: fully connected layers behind them.
+        conv_channels: of every convolution's output.
+        norm: "none", or "group" behind every convolution.
+        average_pool: replace a map by its mean before the first layer that is
+            not a convolution.
         class_agnostic: predict one box for all classes instead of one for each.
         dtype: type of the hidden layers; the outputs are computed in float32.
     """
 
     num_classes: int
     hidden: int = 1024
-    num_fcs: int = 2
+    shared_convs: int = 0
+    shared_fcs: int = 2
+    class_convs: int = 0
+    class_fcs: int = 0
+    box_convs: int = 0
+    box_fcs: int = 0
+    conv_channels: int = 256
+    norm: str = "none"
+    average_pool: bool = False
     class_agnostic: bool = False
     dtype: DTypeLike = jnp.float32
 
@@ -39,22 +60,51 @@ class BoxHead(nn.Module):
     def __call__(
         self, features: Float[Array, "*R H W C"]
     ) -> tuple[Float[Array, "*R {self.num_classes}+1"], Float[Array, "*R k 4"]]:
-        """Computes logits, background last, and deltas (k is K, or 1 when class-agnostic)."""
-        x, axes = features, (-3, -2, -1)
-        for i in range(self.num_fcs):
-            fc = nn.DenseGeneral(
-                self.hidden,
-                axis=axes,
-                kernel_init=xavier_uniform,
-                dtype=self.dtype,
-                name=f"fc{i}",
-            )
-            x, axes = nn.relu(fc(x)), -1
+        """Computes logits, background last, and deltas (k is K, or 1 when class-agnostic).
+
+        Raises:
+            ValueError: if a branch has convolutions behind shared fully
+                connected layers, or `norm` is unknown.
+        """
+        self._check_settings()
+        regions = features.shape[:-3]
+        x = features.reshape(-1, *features.shape[-3:])
+        shared = self._layers(x, self.shared_convs, self.shared_fcs, "")
+        classes = self._layers(shared, self.class_convs, self.class_fcs, "class_")
+        boxes = self._layers(shared, self.box_convs, self.box_fcs, "box_")
+
         num_boxes = 1 if self.class_agnostic else self.num_classes
-        logits = nn.DenseGeneral(
-            self.num_classes + 1, axis=axes, kernel_init=LOGITS_INIT, name="logits"
-        )(x.astype(jnp.float32))
-        deltas = nn.DenseGeneral(num_boxes * 4, axis=axes, kernel_init=DELTAS_INIT, name="deltas")(
-            x.astype(jnp.float32)
-        )
-        return logits, deltas.reshape(*deltas.shape[:-1], num_boxes, 4)
+        logits = self._dense(classes, self.num_classes + 1, LOGITS_INIT, jnp.float32, "logits")
+        deltas = self._dense(boxes, num_boxes * 4, DELTAS_INIT, jnp.float32, "deltas")
+        return logits.reshape(*regions, -1), deltas.reshape(*regions, num_boxes, 4)
+
+    def _layers(self, x: Array, num_convs: int, num_fcs: int, prefix: str) -> Array:
+        for i in range(num_convs):
+            name = f"{prefix}conv{i}"
+            use_bias = self.norm == "none"
+            x = Conv(self.conv_channels, 3, use_bias=use_bias, dtype=self.dtype, name=name)(x)
+            if self.norm == "group":
+                name = f"{prefix}norm{i}"
+                norm = norm_layer("group", x.shape[-1], train=False, dtype=self.dtype, name=name)
+                x = norm(x)
+            x = nn.relu(x)
+        for i in range(num_fcs):
+            x = nn.relu(self._dense(x, self.hidden, xavier_uniform, self.dtype, f"{prefix}fc{i}"))
+        return x
+
+    def _dense(self, x: Array, features: int, init, dtype: DTypeLike, name: str) -> Array:
+        """A layer that reads all of a region, be it a map or a vector."""
+        if x.ndim == 4 and self.average_pool:
+            x = jnp.mean(x, axis=(1, 2))
+        axes = tuple(range(1, x.ndim))
+        dense = nn.DenseGeneral(features, axis=axes, kernel_init=init, dtype=dtype, name=name)
+        return dense(x.astype(dtype))
+
+    def _check_settings(self) -> None:
+        if self.norm not in NORM_KINDS:
+            raise ValueError(f"norm must be one of {', '.join(NORM_KINDS)}; found {self.norm!r}")
+        if self.shared_fcs and (self.class_convs or self.box_convs):
+            raise ValueError(
+                f"shared_fcs must be 0 where branches have convolutions; found {self.shared_fcs} "
+                f"with class_convs {self.class_convs} and box_convs {self.box_convs}"
+            )

@@ -105,6 +105,36 @@ def test_the_first_fully_connected_layer_reads_regions_in_our_order():
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
+@pytest.mark.parametrize("convs, fcs", [((4, 0, 0), (1, 0, 0)), ((1, 2, 1), (0, 1, 0))])
+def test_convolutions_of_the_box_head_have_mmdetections_names_and_layouts(convs, fcs):
+    head = BoxHead(
+        num_classes=2,
+        hidden=6,
+        shared_convs=convs[0],
+        class_convs=convs[1],
+        box_convs=convs[2],
+        shared_fcs=fcs[0],
+        class_fcs=fcs[1],
+        box_fcs=fcs[2],
+        conv_channels=8,
+        norm="group",
+    )
+    params = jax.eval_shape(head.init, jax.random.key(0), jnp.zeros((1, 7, 7, 4)))["params"]
+    variables = {"params": {"box_head": params}}
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables)
+    tensors = numbered({name: value.shape for name, value in to_torch(zeros).items()})
+    prefix = "roi_head.bbox_head"
+    assert tensors[f"{prefix}.shared_convs.0.conv.weight"].shape == (8, 4, 3, 3)
+    assert tensors[f"{prefix}.shared_convs.0.gn.weight"].shape == (8,)
+    first = "shared_fcs.0" if fcs[0] else "cls_fcs.0"
+    assert tensors[f"{prefix}.{first}.weight"].shape == (6, 8 * 7 * 7)
+    if convs[1]:
+        assert tensors[f"{prefix}.cls_convs.1.conv.weight"].shape == (8, 8, 3, 3)
+        assert tensors[f"{prefix}.reg_convs.0.gn.bias"].shape == (8,)
+        assert tensors[f"{prefix}.fc_reg.weight"].shape == (2 * 4, 8 * 7 * 7)
+    assert not assert_round_trip(tensors, variables, "mmdetection").missing
+
+
 def test_torchvisions_background_moves_to_the_end_and_loses_its_box():
     tensors, variables = small("torchvision", num_classes=3, hidden=2)
     tensors["roi_heads.box_predictor.cls_score.bias"] = np.float32([9, 0, 1, 2])

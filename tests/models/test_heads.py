@@ -66,6 +66,74 @@ def test_box_head_computes_its_layers_in_turn():
     np.testing.assert_allclose(deltas, wanted, rtol=1e-5, atol=1e-6)
 
 
+def slow_branch(x, params, prefix, convs, fcs, *, pooled):
+    """The layers of one part of the head on one region, by explicit sums."""
+    for i in range(convs):
+        layer, padded = params[f"{prefix}conv{i}"], np.pad(x, ((1, 1), (1, 1), (0, 0)))
+        height, width = x.shape[:2]
+        x = sum(
+            padded[dy : dy + height, dx : dx + width] @ layer["kernel"][dy, dx]
+            for dy in range(3)
+            for dx in range(3)
+        )
+        x = np.maximum(x + layer["bias"], 0)
+    for i in range(fcs):
+        layer = params[f"{prefix}fc{i}"]
+        x = np.maximum(slow_dense(x, layer, pooled=pooled), 0)
+    return x
+
+
+def slow_dense(x, layer, *, pooled):
+    x = x.mean(axis=(0, 1)) if pooled and x.ndim == 3 else x
+    return x.reshape(-1) @ layer["kernel"].reshape(-1, len(layer["bias"])) + layer["bias"]
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("convs, fcs", [((2, 0, 0), (1, 1, 0)), ((1, 1, 2), (0, 2, 0))])
+def test_box_head_branches_equal_plain_sums(convs, fcs, pooled):
+    names = ("shared", "class", "box")
+    parts = {f"{name}_convs": count for name, count in zip(names, convs, strict=True)}
+    parts |= {f"{name}_fcs": count for name, count in zip(names, fcs, strict=True)}
+    head = BoxHead(num_classes=2, hidden=5, conv_channels=6, average_pool=pooled, **parts)
+    features = jax.random.normal(jax.random.key(0), (2, 3, 4, 4, 3))
+    (logits, deltas), variables = jax.jit(head.init_with_output)(jax.random.key(1), features)
+    params = jax.tree.map(np.asarray, variables["params"])
+    assert sum("conv" in name for name in params) == sum(convs)
+    assert sum("fc" in name for name in params) == sum(fcs)
+    shared = slow_branch(np.asarray(features[1, 2]), params, "", convs[0], fcs[0], pooled=pooled)
+    branches = [
+        slow_branch(shared, params, prefix, convs[i], fcs[i], pooled=pooled)
+        for i, prefix in ((1, "class_"), (2, "box_"))
+    ]
+    wanted_logits = slow_dense(branches[0], params["logits"], pooled=pooled)
+    wanted_deltas = slow_dense(branches[1], params["deltas"], pooled=pooled)
+    np.testing.assert_allclose(logits[1, 2], wanted_logits, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(deltas[1, 2].reshape(-1), wanted_deltas, rtol=1e-4, atol=1e-6)
+
+
+def test_group_norm_in_the_box_head_looks_at_one_region_only():
+    head = BoxHead(num_classes=2, hidden=4, shared_convs=1, shared_fcs=1, norm="group")
+    features = jax.random.normal(jax.random.key(0), (4, 3, 3, 2))
+    (logits, _), variables = jax.jit(head.init_with_output)(jax.random.key(1), features)
+    assert "bias" not in variables["params"]["conv0"] and "norm0" in variables["params"]
+    alone, _ = head.apply(variables, features[2:3])
+    np.testing.assert_allclose(alone, logits[2:3], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(norm="batch"), "norm must be one of none, group; found 'batch'"),
+        (dict(class_convs=1), "shared_fcs must be 0 where branches have convolutions; found 2"),
+    ],
+)
+def test_impossible_box_heads_raise(settings, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(
+            BoxHead(num_classes=2, **settings).init, jax.random.key(0), jnp.zeros((1, 3, 3, 2))
+        )
+
+
 def test_box_head_starts_with_the_spreads_of_the_paper():
     head = BoxHead(num_classes=20, hidden=64)
     params = jax.jit(head.init)(jax.random.key(0), jnp.ones((1, 7, 7, 8)))["params"]
