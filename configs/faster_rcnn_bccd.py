@@ -43,6 +43,9 @@ def get_config() -> ConfigDict:
     config.data.saturation = 0.1
     config.data.num_threads = 2
 
+    config.evaluation = ConfigDict()
+    config.evaluation.name = "coco"
+
     config.model = ConfigDict()
     config.model.depth = 18
     config.model.norm = "batch"

@@ -60,6 +60,9 @@ def get_config() -> ConfigDict:
     config.data.horizontal_flip = 0.5
     config.data.num_threads = 16
 
+    config.evaluation = ConfigDict()
+    config.evaluation.name = "coco"
+
     config.model = ConfigDict()
     config.model.depth = 50
     config.model.norm = "frozen"

@@ -50,6 +50,11 @@ def get_config() -> ConfigDict:
     config.data.horizontal_flip = 0.5
     config.data.num_threads = 16
 
+    config.evaluation = ConfigDict()
+    config.evaluation.name = "voc"
+    config.evaluation.iou_threshold = 0.5
+    config.evaluation.eleven_point = False  # The area, as from VOC 2010 on.
+
     config.model = ConfigDict()
     config.model.depth = 50
     config.model.norm = "frozen"

@@ -80,8 +80,11 @@ def test_imports_only_go_down(path):
     assert imported_rooms(path) <= allowed
 
 
-def test_boxes_is_the_ground_of_ops():
-    assert imported_rooms(PACKAGE / "ops" / "boxes.py") <= GROUND
+@pytest.mark.parametrize("module, below", [("checks", set()), ("boxes", {"jaxdet.ops.checks"})])
+def test_checks_and_boxes_are_the_ground_of_ops(module, below):
+    ops = {name for name in imports_of(PACKAGE / "ops" / f"{module}.py") if "jaxdet.ops" in name}
+
+    assert {name.rsplit(".", 1)[0] for name in ops} <= below
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "data").rglob("*.py")), ids=name_of)

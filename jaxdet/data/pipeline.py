@@ -8,12 +8,12 @@ n * batch_size and up, and only then divided among processes and devices.
 import grain
 import numpy as np
 
-from jaxdet.data import transforms
+from jaxdet.data import padding, transforms
 from jaxdet.data.checks import check_at_least, check_augmentation, check_division, check_resize
 from jaxdet.data.loader import Loader
 from jaxdet.data.sources.selection import NonEmpty
 from jaxdet.data.transforms import Augmentation, UnreadableImage
-from jaxdet.types import Batch, Images, Source, UserError
+from jaxdet.types import Source, UserError
 
 # More batches than a run can have; the order itself never ends.
 _FOREVER = 2**40
@@ -27,6 +27,7 @@ def train_batches(
     canvas: tuple[int, int],
     resize: tuple[int | tuple[int, ...], int],
     max_boxes: int,
+    max_proposals: int = 0,
     start_step: int = 0,
     keep_empty: bool = True,
     use_difficult: bool = False,
@@ -51,6 +52,8 @@ def train_batches(
         resize: (short, long) sides as in `transforms.fit_scale`; with several
             short sides one of them is drawn for each image.
         max_boxes: G, object slots of an image; the largest objects are kept.
+        max_proposals: P, slots for given proposals; the best are kept, of those
+            that are in the picture. With 0 the batches have none.
         start_step: n of the first batch.
         keep_empty: whether images that `selection.NonEmpty` would leave out are used, too.
         use_difficult: whether difficult objects are learnt; else they are crowd.
@@ -65,10 +68,11 @@ def train_batches(
         A slot is `valid`, or `crowd`, or zeros and neither.
 
     Raises:
-        UserError: for settings out of range, or if no image is left.
+        UserError: for settings out of range, or if no image is left; from the
+            loader, if `max_proposals` is above 0 and an example has none.
     """
     check_division(batch_size, process_count, num_devices)
-    check_at_least(0, seed=seed, start_step=start_step)
+    check_at_least(0, seed=seed, start_step=start_step, max_proposals=max_proposals)
     check_at_least(1, canvas=min(canvas), max_boxes=max_boxes, num_threads=num_threads)
     check_resize(resize)
     settings = Augmentation(**augmentation)
@@ -81,11 +85,12 @@ def train_batches(
     rows = batch_size // process_count
 
     def make(step, loader):
-        batch = _blank_batch(rows, canvas, max_boxes)
+        batch = padding.blank_batch(rows, canvas, max_boxes, max_proposals)
         for row in range(rows):
             place = step * batch_size + process_index * rows + row
             rng = np.random.default_rng((seed, place))
-            example = transforms.clean(_read_from(source, order, place, loader))
+            example = _read_from(source, order, place, loader)
+            example = transforms.clean(_take_proposals(example, max_proposals))
             scale = _scale(example, rng.choice(np.atleast_1d(resize[0])), resize[1], canvas)
             example, zoom = transforms.random_zoom(example, rng, zoom_range=settings.zoom_range)
             example = transforms.resize(example, scale * zoom)
@@ -94,9 +99,9 @@ def train_batches(
                 example = example._replace(crowd=example.crowd | example.difficult)
             example, left_out = transforms.limit_objects(example, max_boxes)
             loader.note_left_out(example, left_out, max_boxes)
-            _write_image(batch.images, row, example.image, scale * zoom)
-            _write_objects(batch, row, example, place)
-        return _split(batch, num_devices)
+            padding.write_image(batch.images, row, example, scale * zoom)
+            padding.write_objects(batch, row, example, place)
+        return padding.split(batch, num_devices)
 
     return Loader(make, start=start_step, stop=_FOREVER, num_threads=num_threads)
 
@@ -107,6 +112,7 @@ def eval_batches(
     batch_size: int,
     canvas: tuple[int, int],
     resize: tuple[int | tuple[int, ...], int],
+    max_proposals: int = 0,
     num_devices: int = 1,
     max_images: int = 0,
     keep_images: bool = False,
@@ -119,6 +125,7 @@ def eval_batches(
         batch_size: images of a batch.
         canvas: (height, width) that all images are padded to.
         resize: (short, long) sides; of several short sides the largest counts.
+        max_proposals: as in `train_batches`.
         num_devices: devices that share a batch.
         max_images: above 0, so many images at most, spread evenly.
         keep_images: whether the Examples carry their original RGB pixels, for
@@ -127,15 +134,17 @@ def eval_batches(
 
     Returns:
         Pairs of Images, with leading axes (devices, images of a device), and
-        the Examples of the batch in that order. Boxes and size are the
-        original's, as the source gives them. Rows without an Example are
+        the Examples of the batch in that order. Boxes, proposals and size are
+        the original's, as the source gives them. Rows without an Example are
         blank: at the end, and in place of images that cannot be read, which
         are left out and counted.
 
     Raises:
-        UserError: for settings out of range.
+        UserError: for settings out of range; from the loader, if
+            `max_proposals` is above 0 and an example has none.
     """
     check_division(batch_size, 1, num_devices)
+    check_at_least(0, max_proposals=max_proposals)
     check_at_least(1, canvas=min(canvas), num_threads=num_threads)
     check_resize(resize)
     count = min(max_images, len(source)) if max_images > 0 else len(source)
@@ -143,7 +152,7 @@ def eval_batches(
     short = max(np.atleast_1d(resize[0]))
 
     def make(step, loader):
-        images, examples = _blank_images(batch_size, canvas), []
+        images, examples = padding.blank_images(batch_size, canvas, max_proposals), []
         for index in indices[step * batch_size : (step + 1) * batch_size]:
             try:
                 example = transforms.decode(source[index])
@@ -151,10 +160,10 @@ def eval_batches(
                 loader.note_unreadable(error, "left out of the evaluation")
                 continue
             scale = _scale(example, short, resize[1], canvas)
-            image = transforms.resize(example, scale).image
-            _write_image(images, len(examples), image, scale)
+            shown = transforms.clean(_take_proposals(example, max_proposals))
+            padding.write_image(images, len(examples), transforms.resize(shown, scale), scale)
             examples.append(example if keep_images else example._replace(image=b""))
-        return _split(images, num_devices), examples
+        return padding.split(images, num_devices), examples
 
     return Loader(make, start=0, stop=-(-count // batch_size), num_threads=num_threads)
 
@@ -169,50 +178,17 @@ def _read_from(source, order, place, loader):
     raise UserError(f"none of the {len(source)} images can be read")
 
 
+def _take_proposals(example, max_proposals):
+    """The example with the proposals that are wanted, or without the ones that are not."""
+    if max_proposals == 0:
+        return example._replace(proposals=None, proposal_scores=None)
+    if example.proposals is None or example.proposal_scores is None:
+        raise UserError(
+            f"image {example.id} has no scored proposals, but data.max_proposals is "
+            f"{max_proposals}: name their file in data.proposals, or set data.max_proposals to 0"
+        )
+    return example
+
+
 def _scale(example, short, long, canvas):
     return transforms.fit_scale(example.image.shape[:2], short=int(short), long=long, canvas=canvas)
-
-
-def _blank_images(rows, canvas):
-    """Black canvases; their size is the whole canvas, so that no detector divides by 0."""
-    return Images(
-        pixels=np.zeros((rows, *canvas, 3), np.uint8),
-        sizes=np.tile(np.array(canvas, np.int32), (rows, 1)),
-        scales=np.ones(rows, np.float32),
-    )
-
-
-def _blank_batch(rows, canvas, max_boxes):
-    return Batch(
-        images=_blank_images(rows, canvas),
-        boxes=np.zeros((rows, max_boxes, 4), np.float32),
-        labels=np.zeros((rows, max_boxes), np.int32),
-        valid=np.zeros((rows, max_boxes), bool),
-        crowd=np.zeros((rows, max_boxes), bool),
-        index=np.zeros(rows, np.uint32),
-    )
-
-
-def _write_image(images, row, image, scale):
-    height, width = image.shape[:2]
-    images.pixels[row, :height, :width] = image
-    images.sizes[row] = height, width
-    images.scales[row] = scale
-
-
-def _write_objects(batch, row, example, place):
-    count = len(example.labels)
-    batch.boxes[row, :count] = example.boxes
-    batch.labels[row, :count] = example.labels
-    batch.valid[row, :count] = ~example.crowd
-    batch.crowd[row, :count] = example.crowd
-    batch.index[row] = place % 2**32
-
-
-def _split(batch, num_devices):
-    """Divides the leading axis of every array among the devices."""
-    if batch is None:
-        return None
-    if isinstance(batch, np.ndarray):
-        return batch.reshape(num_devices, -1, *batch.shape[1:])
-    return type(batch)(*(_split(part, num_devices) for part in batch))

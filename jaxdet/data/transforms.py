@@ -1,10 +1,11 @@
-"""From encoded files to pixels on a canvas; boxes follow their objects.
+"""From encoded files to pixels on a canvas; boxes and proposals follow the image.
 
 All functions return new Examples and never write into their input. Pixels are
 RGB uint8, boxes are in pixels of the example's `image`; `size` and `area` stay
 those of the original.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -94,15 +95,14 @@ def clean(example: Example) -> Example:
 
     A box is kept where its object's `area` is above 0, and at least one pixel
     of width and height lies in the image; one with NaN is not. mmdetection
-    measures the sides before it clips. Evaluation counts all boxes.
+    measures the sides before it clips. Evaluation counts all boxes. Proposals
+    are clipped, and kept by their sides.
 
     Args:
         example: as its source gives it; the image need not be decoded.
     """
-    height, width = example.size
-    boxes = np.clip(example.boxes, 0, [width, height, width, height]).astype(np.float32)
-    large = np.all(boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE, axis=1)
-    return _select(example._replace(boxes=boxes), large & (example.area > 0))
+    example = _clip(example, example.size)
+    return _select(example, _has_pixel(example.boxes) & (example.area > 0))
 
 
 def fit_scale(size: tuple[int, int], *, short: int, long: int, canvas: tuple[int, int]) -> float:
@@ -119,7 +119,7 @@ def fit_scale(size: tuple[int, int], *, short: int, long: int, canvas: tuple[int
 
 
 def resize(example: Example, scale: float) -> Example:
-    """Resizes the image to rounded sides, and the boxes exactly with it.
+    """Resizes the image to rounded sides, and boxes and proposals exactly with it.
 
     Each axis scales its boxes by its own ratio of the rounded sides. Bilinear
     as in the reference systems, except below half size, where bilinear skips
@@ -132,8 +132,8 @@ def resize(example: Example, scale: float) -> Example:
     method = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
     image = cv2.resize(example.image, (new_width, new_height), interpolation=method)
     ratios = np.array([new_width / width, new_height / height] * 2)
-    boxes = np.minimum(example.boxes * ratios, [new_width, new_height] * 2)
-    return example._replace(image=image, boxes=boxes.astype(np.float32))
+    limits = [new_width, new_height] * 2
+    return _move(example._replace(image=image), lambda boxes: np.minimum(boxes * ratios, limits))
 
 
 def random_zoom(
@@ -143,6 +143,7 @@ def random_zoom(
 
     Boxes are clipped to the window. An object of which less than
     `MIN_VISIBLE` of the box is left, is left out: it can hardly be told.
+    Proposals are clipped, and kept where a pixel is left.
 
     Returns:
         The example, not resized yet, and the factor for its resize scale.
@@ -154,26 +155,31 @@ def random_zoom(
     height, width = np.maximum(1, (sides / zoom).astype(int))
     top, left = rng.integers(0, sides - [height, width], endpoint=True)
     image = example.image[top : top + height, left : left + width]
-    moved = example.boxes - np.array([left, top, left, top], np.float32)
-    boxes = np.clip(moved, 0, [width, height, width, height]).astype(np.float32)
-    keep = _areas(boxes) >= MIN_VISIBLE * _areas(example.boxes)
-    return _select(example._replace(image=image, boxes=boxes), keep), zoom
+    corner = np.array([left, top, left, top], np.float32)
+    cut = _clip(_move(example._replace(image=image), lambda boxes: boxes - corner), (height, width))
+    return _select(cut, _areas(cut.boxes) >= MIN_VISIBLE * _areas(example.boxes)), zoom
 
 
 def flip_horizontal(example: Example) -> Example:
     """Mirrors left and right."""
     width = example.image.shape[1]
-    x1, y1, x2, y2 = example.boxes.T
-    boxes = np.stack([width - x2, y1, width - x1, y2], axis=1)
-    return example._replace(image=cv2.flip(example.image, 1), boxes=boxes)
+
+    def mirror(boxes):
+        x1, y1, x2, y2 = boxes.T
+        return np.stack([width - x2, y1, width - x1, y2], axis=1)
+
+    return _move(example._replace(image=cv2.flip(example.image, 1)), mirror)
 
 
 def flip_vertical(example: Example) -> Example:
     """Mirrors top and bottom."""
     height = example.image.shape[0]
-    x1, y1, x2, y2 = example.boxes.T
-    boxes = np.stack([x1, height - y2, x2, height - y1], axis=1)
-    return example._replace(image=cv2.flip(example.image, 0), boxes=boxes)
+
+    def mirror(boxes):
+        x1, y1, x2, y2 = boxes.T
+        return np.stack([x1, height - y2, x2, height - y1], axis=1)
+
+    return _move(example._replace(image=cv2.flip(example.image, 0)), mirror)
 
 
 def scale_colour(
@@ -217,6 +223,30 @@ def limit_objects(example: Example, max_boxes: int) -> tuple[Example, int]:
         return example, 0
     order = np.lexsort((-_areas(example.boxes), example.crowd))
     return _select(example, np.sort(order[:max_boxes])), spare
+
+
+def _move(example: Example, change: Callable[[np.ndarray], np.ndarray]) -> Example:
+    """Boxes and proposals take one path: both go through `change`."""
+    moved = example._replace(boxes=change(example.boxes).astype(np.float32))
+    if example.proposals is None:
+        return moved
+    return moved._replace(proposals=change(example.proposals).astype(np.float32))
+
+
+def _clip(example, size):
+    """Clips to an image of `size`; drops proposals, but no objects, of which no pixel is left."""
+    height, width = size
+    example = _move(example, lambda boxes: np.clip(boxes, 0, [width, height, width, height]))
+    if example.proposals is None:
+        return example
+    keep = _has_pixel(example.proposals)
+    return example._replace(
+        proposals=example.proposals[keep], proposal_scores=example.proposal_scores[keep]
+    )
+
+
+def _has_pixel(boxes):
+    return np.all(boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE, axis=1)
 
 
 def _select(example, keep):

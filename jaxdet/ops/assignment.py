@@ -2,10 +2,12 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from jaxdet.ops import boxes as box_ops
+from jaxdet.ops.checks import check_fractions, check_shapes
 
 POSITIVE = 1
 NEGATIVE = 0
@@ -26,10 +28,11 @@ class Assignment(NamedTuple):
     overlaps: Float[Array, " N"]
 
 
+@check_shapes
 def assign_by_iou(
-    candidates: Float[Array, "N 4"],
+    candidates: Real[Array, "N 4"],
     candidates_valid: Bool[Array, " N"],
-    boxes: Float[Array, "G 4"],
+    boxes: Real[Array, "G 4"],
     valid: Bool[Array, " G"],
     crowd: Bool[Array, " G"],
     *,
@@ -38,6 +41,7 @@ def assign_by_iou(
     min_positive_iou: float = 0.0,
     match_low_quality: bool = True,
     match_all_ties: bool = True,
+    reassign_low_quality: bool = True,
     ignore_iof_threshold: float = -1.0,
     ignore_by_candidate: bool = True,
 ) -> Assignment:
@@ -47,10 +51,20 @@ def assign_by_iou(
     least `positive_iou` is positive for its best ground truth (the first of
     equals); then, with `match_low_quality`, each ground truth takes the
     candidates whose overlap equals its best, the last ground truth winning.
-    Without ground truth every valid candidate is negative.
+    Without ground truth every valid candidate is negative. No gradient flows
+    back from an assignment.
 
-    A ground truth that overlaps nothing matches nothing. The reference, with
-    `min_positive_iou` 0, gives it every candidate of overlap 0.
+    A ground truth that overlaps nothing matches nothing. mmdetection, with
+    `min_positive_iou` 0, and simple-faster-rcnn give it every candidate of
+    overlap 0. The labels of simple-faster-rcnn's anchors are otherwise those of
+    `min_positive_iou` 0 without `reassign_low_quality`.
+
+    >>> boxes = jnp.array([[0, 0, 4, 4], [8, 8, 9, 9]])
+    >>> real = jnp.array([True, True])
+    >>> truth = jnp.array([[0, 0, 4, 3]])
+    >>> settings = dict(positive_iou=0.7, negative_iou=0.3)
+    >>> assign_by_iou(boxes, real, truth, real[:1], ~real[:1], **settings).labels
+    Array([1, 0], dtype=int32)
 
     Args:
         candidates: anchors or proposals.
@@ -63,21 +77,26 @@ def assign_by_iou(
         min_positive_iou: lowest best overlap for a low-quality match.
         match_low_quality: give each ground truth its best candidates.
         match_all_ties: all candidates that tie for best, not only the first.
+        reassign_low_quality: such a candidate learns the ground truth whose
+            best it is (mmdetection), else the one that it overlaps most itself
+            (simple-faster-rcnn, torchvision, detectron2).
         ignore_iof_threshold: candidates that lie by more than this fraction in
             a crowd region are ignored; 0 or less turns it off.
         ignore_by_candidate: the fraction is of the candidate's area, else of
             the crowd region's.
 
     Raises:
-        ValueError: if a threshold lies outside [0, 1].
+        ValueError: if a threshold lies outside [0, 1], the negative range is
+            not (low, high), or `ignore_iof_threshold` is above 1.
 
     Reference: mmdetection 2.11, MaxIoUAssigner; Ren et al., Faster R-CNN,
         sec. 3.1.2, arXiv:1506.01497.
     """
-    low, high = negative_iou if isinstance(negative_iou, tuple) else (0.0, negative_iou)
-    _check_fractions(
-        positive_iou=positive_iou, negative_iou=high, min_positive_iou=min_positive_iou
-    )
+    low, high = _negative_range(negative_iou)
+    check_fractions(positive_iou=positive_iou, min_positive_iou=min_positive_iou)
+    if not ignore_iof_threshold <= 1:
+        raise ValueError(f"ignore_iof_threshold must be at most 1, got {ignore_iof_threshold}")
+    candidates, boxes = jax.lax.stop_gradient((candidates, boxes))
     usable = candidates_valid
     if ignore_iof_threshold > 0:
         usable &= ~_in_crowd(candidates, boxes, crowd, ignore_iof_threshold, ignore_by_candidate)
@@ -93,13 +112,63 @@ def assign_by_iou(
     if match_low_quality:
         owner = _low_quality_owner(overlaps, min_positive_iou, match_all_ties)
         labels = jnp.where(owner >= 0, POSITIVE, labels)
-        index = jnp.where(owner >= 0, owner, index)
+        index = jnp.where((owner >= 0) & reassign_low_quality, owner, index)
 
     # With nothing to learn from, crowd regions do not ignore either (as the reference has it).
     no_objects = ~jnp.any(valid)
     labels = jnp.where(no_objects & candidates_valid, NEGATIVE, labels)
     best = jnp.where(no_objects & candidates_valid, 0.0, best)
     return Assignment(labels, jnp.where(labels == POSITIVE, index, 0).astype(jnp.int32), best)
+
+
+@check_shapes
+def append_ground_truth(
+    candidates: Real[Array, "N 4"],
+    assignment: Assignment,
+    boxes: Real[Array, "G 4"],
+    valid: Bool[Array, " G"],
+) -> tuple[Float[Array, "M 4"], Assignment]:
+    """Makes the objects of an image candidates of their own (M = N + G), each its own positive.
+
+    A box head then has something to learn before proposals are any good. The
+    objects come last, where the reference puts them first: the draw of
+    `sample_labels` counts from the front, so the number of objects does not
+    change what is drawn of the candidates' random order. Slots that are not
+    `valid`, crowd regions among them, become IGNOREd boxes of zeros.
+
+    >>> assignment = Assignment(jnp.array([0]), jnp.array([0]), jnp.array([0.2]))
+    >>> boxes, valid = jnp.array([[0, 0, 2, 2], [7, 7, 7, 7]]), jnp.array([True, False])
+    >>> append_ground_truth(jnp.array([[5, 5, 6, 6]]), assignment, boxes, valid)[1].labels
+    Array([ 0,  1, -1], dtype=int32)
+
+    Args:
+        candidates: proposals.
+        assignment: of the candidates.
+        boxes: ground truth.
+        valid: real objects.
+
+    Returns:
+        Candidates, then ground truth; and their assignment, with overlap 1 for
+        objects and -1 for the other slots.
+
+    Raises:
+        ValueError: if the assignment is not of N candidates.
+
+    Reference: mmdetection 2.11, RandomSampler's add_gt_as_proposals.
+    """
+    if assignment.labels.shape != candidates.shape[:1]:
+        raise ValueError(
+            f"{candidates.shape[0]} candidates, but labels of the shape {assignment.labels.shape}"
+        )
+    slots = jnp.arange(boxes.shape[0], dtype=jnp.int32)
+    own = Assignment(
+        jnp.where(valid, POSITIVE, IGNORE).astype(jnp.int32),
+        jnp.where(valid, slots, 0),
+        jnp.where(valid, 1.0, -1.0),
+    )
+    objects = jnp.where(valid[:, None], boxes.astype(jnp.float32), 0.0)
+    joined = [jnp.concatenate(pair) for pair in zip(assignment, own, strict=True)]
+    return jnp.concatenate([candidates.astype(jnp.float32), objects]), Assignment(*joined)
 
 
 def _in_crowd(candidates, boxes, crowd, threshold, by_candidate):
@@ -122,7 +191,9 @@ def _low_quality_owner(overlaps, min_positive_iou, match_all_ties):
     return jnp.max(jnp.where(takes & eligible[:, None], slots, -1), axis=0)
 
 
-def _check_fractions(**thresholds):
-    for name, value in thresholds.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], got {value}")
+def _negative_range(negative_iou):
+    """(low, high): negatives have an overlap of at least `low` and below `high`."""
+    bounds = negative_iou if isinstance(negative_iou, tuple) else (0.0, negative_iou)
+    if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1] <= 1:
+        raise ValueError(f"negative_iou must lie in [0, 1], as (low, high) too, got {negative_iou}")
+    return bounds

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
 from jaxdet.ops import boxes as box_ops
+from jaxdet.ops.checks import check_shapes
 
 # Sides grow or shrink by at most this factor: exp() of a wild delta stays finite.
 MAX_RATIO = 1000 / 16
@@ -18,9 +19,10 @@ MAX_RATIO = 1000 / 16
 _MIN_SIDE = 1e-6
 
 
+@check_shapes
 def encode(
-    anchors: Real[Array, "*S 4"],
-    targets: Real[Array, "*S 4"],
+    anchors: Real[Array, "*#S 4"],
+    targets: Real[Array, "*#S 4"],
     *,
     means: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0),
     stds: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),
@@ -28,18 +30,30 @@ def encode(
     """Deltas (dx, dy, dw, dh) that move `anchors` onto `targets`, normalised.
 
     Centres move in units of the anchor's sides, sides change by their log.
-    Empty boxes give finite values.
+    Empty boxes give finite values. In float32, whatever comes in.
+
+    >>> encode(jnp.array([0, 0, 10, 20]), jnp.array([5, 0, 15, 20]))
+    Array([0.5, 0. , 0. , 0. ], dtype=float32)
+
+    Args:
+        anchors: anchors or proposals, paired with `targets` by broadcasting.
+        targets: the boxes that they learn.
+        means: subtracted from the deltas.
+        stds: which the deltas are then divided by, above 0.
+
+    Raises:
+        ValueError: if means or stds are not four finite numbers, stds above 0.
     """
-    anchor = box_ops.xyxy_to_cxcywh(anchors.astype(jnp.float32))
-    target = box_ops.xyxy_to_cxcywh(targets.astype(jnp.float32))
-    anchor_sides = jnp.maximum(anchor[..., 2:], _MIN_SIDE)
-    target_sides = jnp.maximum(target[..., 2:], _MIN_SIDE)
-    shift = (target[..., :2] - anchor[..., :2]) / anchor_sides
-    growth = jnp.log(target_sides / anchor_sides)
-    deltas = jnp.concatenate([shift, growth], axis=-1)
-    return (deltas - jnp.array(means)) / jnp.array(stds)
+    means, stds = _normalisation(means, stds)
+    anchor_centre, anchor_sides = _centre_and_sides(anchors)
+    target_centre, target_sides = _centre_and_sides(targets)
+    anchor_sides = jnp.maximum(anchor_sides, _MIN_SIDE)
+    shift = (target_centre - anchor_centre) / anchor_sides
+    growth = jnp.log(jnp.maximum(target_sides, _MIN_SIDE) / anchor_sides)
+    return (jnp.concatenate([shift, growth], axis=-1) - means) / stds
 
 
+@check_shapes
 def decode(
     anchors: Real[Array, "*#S 4"],
     deltas: Real[Array, "*#S 4"],
@@ -53,20 +67,46 @@ def decode(
 
     Deltas are de-normalised first, then dw and dh are clamped to
     +-log(`max_ratio`); dx and dy are not. Class-specific deltas (N, K, 4) go
-    with anchors (N, 1, 4).
+    with anchors (N, 1, 4). In float32, whatever comes in.
+
+    >>> decode(jnp.array([0, 0, 10, 20]), jnp.array([0.5, 0.0, 0.0, 0.0]))
+    Array([ 5.,  0., 15., 20.], dtype=float32)
 
     Args:
         anchors: anchors or proposals.
         deltas: normalised deltas.
         means: of the deltas, as given to `encode`.
         stds: of the deltas, as given to `encode`.
-        max_ratio: largest change of a side, above 1 or its inverse.
+        max_ratio: largest change of a side, or its inverse, above 0;
+            `math.inf` clamps nothing, as simple-faster-rcnn has it, and leaves
+            wild deltas to overflow.
         size: (height, width) to clip the boxes to; None clips nothing.
+
+    Raises:
+        ValueError: if means or stds are not four finite numbers, stds above 0,
+            or `max_ratio` is not above 0.
     """
+    if not max_ratio > 0:
+        raise ValueError(f"max_ratio must be above 0, got {max_ratio}")
+    means, stds = _normalisation(means, stds)
+    deltas = deltas.astype(jnp.float32) * stds + means
+    shift, growth = jnp.split(deltas, 2, axis=-1)
     limit = abs(math.log(max_ratio))
-    deltas = deltas.astype(jnp.float32) * jnp.array(stds) + jnp.array(means)
-    anchor = box_ops.xyxy_to_cxcywh(anchors.astype(jnp.float32))
-    sides = anchor[..., 2:] * jnp.exp(jnp.clip(deltas[..., 2:], -limit, limit))
-    centre = anchor[..., :2] + deltas[..., :2] * anchor[..., 2:]
+    centre, sides = _centre_and_sides(anchors)
+    centre = centre + shift * sides
+    sides = sides * jnp.exp(jnp.clip(growth, -limit, limit))
     decoded = box_ops.cxcywh_to_xyxy(jnp.concatenate([centre, sides], axis=-1))
     return decoded if size is None else box_ops.clip(decoded, size)
+
+
+def _centre_and_sides(boxes):
+    return jnp.split(box_ops.xyxy_to_cxcywh(boxes), 2, axis=-1)
+
+
+def _normalisation(means, stds):
+    for name, values in (("means", means), ("stds", stds)):
+        if len(values) != 4 or not all(map(math.isfinite, values)):
+            raise ValueError(f"{name} must be four finite numbers, got {values}")
+    if not min(stds) > 0:
+        raise ValueError(f"stds must be above 0, got {stds}")
+    return jnp.array(means, jnp.float32), jnp.array(stds, jnp.float32)

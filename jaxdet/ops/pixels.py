@@ -3,12 +3,25 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from jaxdet.ops.checks import check_at_least, check_shapes
 
+
+@check_shapes
 def content_mask(height: int, width: int, size: Int[Array, "2"]) -> Bool[Array, "H W"]:
-    """True inside the image of `size` (height, width) at the top left of the canvas."""
+    """True inside the image of `size` (height, width) at the top left of the canvas.
+
+    >>> content_mask(2, 3, jnp.array([1, 2]))
+    Array([[ True,  True, False],
+           [False, False, False]], dtype=bool)
+
+    Raises:
+        ValueError: if a side of the canvas is negative.
+    """
+    check_at_least(0, height=height, width=width)
     return (jnp.arange(height)[:, None] < size[0]) & (jnp.arange(width) < size[1])
 
 
+@check_shapes
 def normalize(
     pixels: UInt8[Array, "H W 3"],
     size: Int[Array, "2"],
@@ -20,6 +33,16 @@ def normalize(
 
     Padding after normalising is what mmdetection does: the canvas may hold
     anything outside the image.
+
+    >>> pixels = jnp.full((1, 2, 3), 9, jnp.uint8)
+    >>> normalize(pixels, jnp.array([1, 1]), mean=(1.0, 3.0, 9.0), std=(2.0, 2.0, 2.0))
+    Array([[[4., 3., 0.],
+            [0., 0., 0.]]], dtype=float32)
+
+    Raises:
+        ValueError: if mean or std are not three numbers, or std not above 0.
     """
+    if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
+        raise ValueError(f"mean and std must be three numbers, std above 0, got {mean}, {std}")
     normalized = (pixels.astype(jnp.float32) - jnp.array(mean)) / jnp.array(std)
     return jnp.where(content_mask(*pixels.shape[:2], size)[..., None], normalized, 0.0)

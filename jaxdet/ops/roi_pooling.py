@@ -1,5 +1,7 @@
 """RoIAlign over one map or a whole pyramid, with fixed or adaptive sampling.
 
+RoIPool, its older sibling, is in `roi_max_pooling`.
+
 Bilinear interpolation is separable, so a region is read in two steps: a small
 grid of map cells is gathered (the lines that its samples touch), then one
 matrix for each axis takes the cells to the output bins. Adaptive sampling
@@ -15,9 +17,27 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Real
+
+from jaxdet.ops.checks import check_at_least, check_shapes
 
 ADAPTIVE = 0
+
+
+class FlatPyramid(NamedTuple):
+    """The maps of a pyramid as one list of cells, so that one gather reads from all of them.
+
+    Attributes:
+        cells: of all levels, finest first, row after row; M in all.
+        heights: rows of each level.
+        widths: columns of each level.
+        offsets: place of each level's first cell.
+    """
+
+    cells: Float[Array, "M C"]
+    heights: Int[Array, " L"]
+    widths: Int[Array, " L"]
+    offsets: Int[Array, " L"]
 
 
 class _Axis(NamedTuple):
@@ -27,14 +47,26 @@ class _Axis(NamedTuple):
     weights: Float[Array, "P O T"]
 
 
+@check_shapes
 def map_levels(
-    rois: Float[Array, "P 4"], *, num_levels: int, finest_scale: float = 56.0
+    rois: Real[Array, "P 4"], *, num_levels: int, finest_scale: float = 56.0
 ) -> Int[Array, " P"]:
     """The pyramid level that each region is read from, 0..num_levels-1.
 
     Regions of side up to 2 `finest_scale` (square root of the area) go to
-    level 0; each doubling is one level more.
+    level 0; each doubling is one level more. Empty regions go to level 0.
+
+    Raises:
+        ValueError: if `num_levels` is below 1 or the scale is not positive.
+
+    Reference: Lin et al., FPN, eq. 1, arXiv:1612.03144, as mmdetection has it.
+
+    >>> map_levels(jnp.array([[0, 0, 100, 100], [0, 0, 112, 112], [0, 0, 900, 900]]), num_levels=4)
+    Array([0, 1, 3], dtype=int32)
     """
+    check_at_least(1, num_levels=num_levels)
+    if not finest_scale > 0:
+        raise ValueError(f"finest_scale must be positive, got {finest_scale}")
     rois = rois.astype(jnp.float32)
     sides = jnp.maximum(rois[:, 2:] - rois[:, :2], 0)
     scale = jnp.sqrt(sides[:, 0] * sides[:, 1])
@@ -43,17 +75,24 @@ def map_levels(
     return jnp.clip(level, 0, num_levels - 1).astype(jnp.int32)
 
 
+@check_shapes
 def roi_align(
     features: Float[Array, "H W C"],
-    rois: Float[Array, "P 4"],
+    rois: Real[Array, "P 4"],
     *,
-    stride: int,
+    stride: float,
     output_size: int | tuple[int, int] = 7,
     sampling_ratio: int = ADAPTIVE,
     max_sampling: int = 6,
     aligned: bool = True,
 ) -> Float[Array, "P h w C"]:
-    """RoIAlign on one feature map; the arguments are those of `pyramid_roi_align`."""
+    """RoIAlign on one feature map; the arguments are those of `pyramid_roi_align`.
+
+    >>> columns = jnp.broadcast_to(jnp.arange(8.0)[:, None], (4, 8, 1))
+    >>> roi_align(columns, jnp.array([[0, 0, 32, 16]]), stride=4, output_size=2)[0, :, :, 0]
+    Array([[1.5, 5.5],
+           [1.5, 5.5]], dtype=float32)
+    """
     return pyramid_roi_align(
         (features,),
         rois,
@@ -65,11 +104,12 @@ def roi_align(
     )
 
 
+@check_shapes
 def pyramid_roi_align(
     pyramid: Sequence[Float[Array, "_h _w C"]],
-    rois: Float[Array, "P 4"],
+    rois: Real[Array, "P 4"],
     *,
-    strides: Sequence[int],
+    strides: Sequence[float],
     finest_scale: float = 56.0,
     output_size: int | tuple[int, int] = 7,
     sampling_ratio: int = ADAPTIVE,
@@ -88,7 +128,7 @@ def pyramid_roi_align(
     Args:
         pyramid: maps of one image, finest first.
         rois: regions in image pixels; any finite or infinite values.
-        strides: pixels a cell, of each map.
+        strides: pixels a cell, of each map; finer first.
         finest_scale: see `map_levels`.
         output_size: bins an axis, or (height, width).
         sampling_ratio: samples a bin and axis, or ADAPTIVE (0).
@@ -98,20 +138,16 @@ def pyramid_roi_align(
     Raises:
         ValueError: if the numbers of maps and strides differ, or a setting is
             out of range.
-    """
-    if len(pyramid) != len(strides):
-        raise ValueError(f"{len(pyramid)} feature maps but {len(strides)} strides: {strides}")
-    if sampling_ratio < 0 or max_sampling < 1:
-        raise ValueError(
-            f"sampling_ratio must be >= 0 and max_sampling >= 1, "
-            f"got {sampling_ratio} and {max_sampling}"
-        )
-    bins = (output_size, output_size) if isinstance(output_size, int) else output_size
-    channels = pyramid[0].shape[-1]
-    cells = jnp.concatenate([level.reshape(-1, channels) for level in pyramid])
-    heights, widths = (jnp.array([level.shape[axis] for level in pyramid]) for axis in (0, 1))
-    offsets = jnp.cumulative_sum(heights * widths, include_initial=True)
 
+    >>> pyramid = jnp.zeros((16, 16, 1)), jnp.ones((8, 8, 1))
+    >>> rois = jnp.array([[0, 0, 8, 8], [0, 0, 32, 32]])
+    >>> pyramid_roi_align(pyramid, rois, strides=(4, 8), finest_scale=8, output_size=1).ravel()
+    Array([0., 1.], dtype=float32)
+    """
+    check_at_least(0, sampling_ratio=sampling_ratio)
+    check_at_least(1, max_sampling=max_sampling)
+    bins = bins_of(output_size)
+    cells, heights, widths, offsets = flatten_pyramid(pyramid, strides)
     rois = jnp.nan_to_num(jax.lax.stop_gradient(rois).astype(jnp.float32))
     level = map_levels(rois, num_levels=len(pyramid), finest_scale=finest_scale)
     scaled = rois / jnp.array(strides)[level, None] - (0.5 if aligned else 0.0)
@@ -128,6 +164,45 @@ def pyramid_roi_align(
     interpolate = partial(jnp.einsum, precision="highest")
     pooled = interpolate("pot,ptuc->pouc", y.weights.astype(cells.dtype), patches)
     return interpolate("pqu,pouc->poqc", x.weights.astype(cells.dtype), pooled)
+
+
+@check_shapes
+def flatten_pyramid(
+    pyramid: Sequence[Float[Array, "_h _w C"]], strides: Sequence[float]
+) -> FlatPyramid:
+    """Lays the cells of all maps, finest first, behind one another.
+
+    Raises:
+        ValueError: if the numbers of maps and strides differ, there is none, or
+            a stride is not positive.
+
+    >>> flatten_pyramid([jnp.zeros((4, 6, 3)), jnp.zeros((2, 3, 3))], (8, 16)).offsets
+    Array([ 0, 24], dtype=int32)
+    """
+    if len(pyramid) != len(strides) or not pyramid:
+        raise ValueError(f"{len(pyramid)} feature maps but {len(strides)} strides: {strides}")
+    if not all(stride > 0 for stride in strides):
+        raise ValueError(f"strides must be positive, got {strides}")
+    channels = pyramid[0].shape[-1]
+    cells = jnp.concatenate([level.reshape(-1, channels) for level in pyramid])
+    heights, widths = (jnp.array([level.shape[axis] for level in pyramid]) for axis in (0, 1))
+    sizes = heights * widths
+    return FlatPyramid(cells, heights, widths, jnp.cumsum(sizes) - sizes)
+
+
+def bins_of(output_size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) in bins; one number stands for both.
+
+    Raises:
+        ValueError: if one is below 1.
+
+    >>> bins_of(7)
+    (7, 7)
+    """
+    bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    if min(bins) < 1:
+        raise ValueError(f"output_size must be at least 1, got {output_size}")
+    return bins
 
 
 def _axis(start, end, size, bins, longest, *, ratio, cap, min_length) -> _Axis:

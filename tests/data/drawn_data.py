@@ -42,6 +42,13 @@ def make_example(boxes, *, size=(40, 60), labels=None, crowd=None, difficult=Non
     )
 
 
+def with_proposals(example, boxes, scores=None):
+    """The example with proposals; without scores these fall from 1 by eighths."""
+    boxes = np.array(boxes, np.float32).reshape(-1, 4)
+    scores = 1 - np.arange(len(boxes)) / 8 if scores is None else scores
+    return example._replace(proposals=boxes, proposal_scores=np.array(scores, np.float32))
+
+
 class ListSource:
     """A source of given examples; an OSError in place of an example is raised."""
 

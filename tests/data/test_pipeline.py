@@ -6,9 +6,9 @@ from itertools import islice
 import jax
 import numpy as np
 import pytest
-from drawn_data import ListSource, make_example, write_voc
+from drawn_data import ListSource, make_example, with_proposals, write_voc
 
-from jaxdet.data import transforms
+from jaxdet.data import proposals, transforms
 from jaxdet.data.checks import check_resize
 from jaxdet.data.pipeline import eval_batches, train_batches
 from jaxdet.data.sources.voc import read_voc
@@ -197,6 +197,7 @@ def test_images_without_objects_are_kept_or_not(source):
         ({"num_devices": 3}, "batch_size 4 does not divide among 1 processes of 3 devices"),
         ({"process_count": 4, "num_devices": 2}, "4 does not divide among 4 processes of 2"),
         ({"max_boxes": 0}, "data.max_boxes wants at least 1, found 0"),
+        ({"max_proposals": -1}, "data.max_proposals wants at least 0, found -1"),
         ({"seed": -1}, "data.seed wants at least 0, found -1"),
         ({"horizontal_flip": 1.5}, "data.horizontal_flip wants a number from 0 to 1, found 1.5"),
         ({"zoom_range": (2.0, 1.0)}, "data.zoom_range wants 0 < low <= high, found (2.0, 1.0)"),
@@ -266,9 +267,11 @@ def test_evaluation_takes_objects_as_they_are_and_training_cleans_them():
     assert batch.valid[0, 0].tolist() == [True, True, False]
 
 
-def test_evaluation_refuses_sides_below_one_pixel(source):
+def test_evaluation_refuses_sides_below_one_pixel_and_slots_below_none(source):
     with pytest.raises(UserError, match=r"data.resize wants .* found \(0, 60\)"):
         eval_batches(source, **EVAL | {"resize": (0, 60)})
+    with pytest.raises(UserError, match="data.max_proposals wants at least 0, found -1"):
+        eval_batches(source, **EVAL, max_proposals=-1)
 
 
 def test_evaluation_leaves_out_unreadable_images_and_counts_them(source, caplog):
@@ -321,6 +324,124 @@ def test_files_go_the_whole_way(tmp_path):
     (tmp_path / "JPEGImages/i1.jpg").unlink()
     (batch,) = _take(1, source)
     assert batch.valid.sum() == 4
+
+
+@pytest.fixture(scope="module")
+def proposing(source):
+    """The eleven images; image i has i proposals, of which the first is its object's box."""
+    return ListSource(
+        with_proposals(e, [e.boxes[0], *([[k, k, 30 + k, 20 + k] for k in range(10)])][:i])
+        for i, e in enumerate(source)
+    )
+
+
+def test_a_batch_holds_the_best_proposals_and_says_which_are_real():
+    boxes = [[2, 2, 12, 12], [50, 30, 70, 50], [70, 0, 90, 9], [5, 20, 25, 38]]
+    example = with_proposals(make_example([]), boxes, scores=[0.75, 0.5, 0.25, 0.125])
+    settings = {"num_devices": 2, "canvas": (96, 128), "resize": (80, 120), "horizontal_flip": 0.0}
+    (batch,) = _take(1, ListSource([example]), max_proposals=5, **settings)
+    found = batch.images.proposals
+    assert (found.boxes.shape, found.scores.shape, found.valid.shape) == (
+        (2, 2, 5, 4),
+        (2, 2, 5),
+        (2, 2, 5),
+    )
+    assert [str(a.dtype) for a in found] == ["float32", "float32", "bool"]
+    # The third lies outside; the resize doubles the others.
+    kept = [[4, 4, 24, 24], [100, 60, 120, 80], [10, 40, 50, 76], [0] * 4, [0] * 4]
+    np.testing.assert_array_equal(found.boxes, np.tile(np.float32(kept), (2, 2, 1, 1)))
+    assert found.scores[1, 1].tolist() == [0.75, 0.5, 0.125, 0, 0]
+    assert found.valid[0, 1].tolist() == [True, True, True, False, False]
+    (batch,) = _take(1, ListSource([example]), max_proposals=2, **settings)
+    np.testing.assert_array_equal(batch.images.proposals.boxes[1, 0], kept[:2])
+    assert batch.images.proposals.valid.all()
+
+
+def test_proposals_that_are_not_wanted_are_left_out(proposing):
+    unscored = [example._replace(proposal_scores=None) for example in proposing]
+    (batch,) = _take(1, ListSource(unscored))
+    assert batch.images.proposals is None
+    (images, examples), *_ = _evaluate(proposing)[0]
+    assert images.proposals is None
+    assert examples[3].proposals.shape == (3, 4)
+
+
+def test_images_without_proposals_are_refused_with_the_keys_to_set(source):
+    message = (
+        "image image 0 has no scored proposals, but data.max_proposals is 5: "
+        "name their file in data.proposals, or set data.max_proposals to 0"
+    )
+    without = source.examples[0]
+    for example in (without, without._replace(proposals=np.zeros((1, 4), np.float32))):
+        with pytest.raises(UserError) as error:
+            _take(1, ListSource([example]), max_proposals=5)
+        assert str(error.value) == message
+    with pytest.raises(UserError) as error:
+        _evaluate(source, max_proposals=5)
+    assert str(error.value) == message
+
+
+def test_a_batch_with_proposals_depends_on_the_seed_and_its_number_only(proposing):
+    settings = {**ALL_RANDOM, "max_proposals": 4}
+    whole = _rows(_take(6, proposing, **settings))
+    assert set(whole.images.proposals.valid.sum(1)) == {0, 1, 2, 3, 4}
+    for other in ({"num_threads": 1}, {"num_devices": 4, "num_threads": 7}):
+        _assert_equal(_rows(_take(6, proposing, **settings, **other)), whole)
+    shares = [
+        _rows(_take(6, proposing, **settings, process_index=p, process_count=2)) for p in range(2)
+    ]
+    joined = jax.tree.map(
+        lambda *a: np.stack([x.reshape(6, 2, *x.shape[1:]) for x in a], 1).reshape(
+            24, *a[0].shape[1:]
+        ),
+        *shares,
+    )
+    _assert_equal(joined, whole)
+    without = _rows(_take(6, proposing, **ALL_RANDOM))
+    _assert_equal(without, whole._replace(images=whole.images._replace(proposals=None)))
+
+
+def test_proposals_follow_the_objects_through_all_changes(proposing):
+    batch = _rows(_take(10, proposing, **ALL_RANDOM, max_proposals=1, canvas=(50, 70)))
+    found = batch.images.proposals
+    both = found.valid[:, 0] & batch.valid[:, 0]
+    assert both.sum() > 30
+    np.testing.assert_array_equal(found.boxes[both, 0], batch.boxes[both, 0])
+    assert not found.boxes[~found.valid].any() and not found.scores[~found.valid].any()
+
+
+def test_evaluation_resizes_proposals_and_keeps_the_original_ones():
+    boxes = [[-10, 2, 12, 12], [70, 0, 90, 9], [20, 10, 60, 40]]
+    examples = [with_proposals(make_example([[0, 0, 9, 9]], id=k), boxes) for k in range(3)]
+    examples[1] = examples[1]._replace(image=b"damaged")
+    ((images, shown),) = _evaluate(
+        ListSource(examples), resize=(20, 30), max_proposals=3, num_devices=2
+    )[0]
+    assert [e.id for e in shown] == [0, 2]
+    for example in shown:
+        np.testing.assert_array_equal(example.proposals, boxes)
+        assert example.proposal_scores.tolist() == [1, 0.875, 0.75]
+    found = images.proposals
+    resized = [[0, 1, 6, 6], [10, 5, 30, 20], [0] * 4]
+    np.testing.assert_array_equal(found.boxes[0], [resized, resized])
+    assert found.scores[0, 1].tolist() == [1, 0.75, 0]
+    assert found.valid[0, 0].tolist() == [True, True, False]
+    # Rows of the second device: the damaged image's, and one that fills up the batch.
+    assert found.valid.shape == (2, 2, 3)
+    assert not found.boxes[1].any() and not found.scores[1].any() and not found.valid[1].any()
+
+
+def test_a_proposals_file_goes_the_whole_way(tmp_path):
+    images = {f"i{k}": ((40, 60), [("cat", (5, 5, 20, 20))]) for k in range(3)}
+    source = read_voc(root=write_voc(tmp_path, images), split="train")
+    boxes = [np.float32([[k, 0, 10 + k, 10], [0, 0, 5, 5]]) for k in range(3)]
+    proposals.write(tmp_path / "p.npz", ["i2", "i1", "i0"], boxes[::-1], [np.array([2.0, 1])] * 3)
+    source = proposals.WithProposals(source, tmp_path / "p.npz")
+    (batch,) = _take(1, source, batch_size=3, keep_empty=False, max_proposals=2, vertical_flip=0.0)
+    assert batch.images.proposals.valid.all()
+    (images, examples), *_ = _evaluate(source, max_proposals=2)[0]
+    assert [e.id for e in examples] == ["i0", "i1", "i2"]
+    np.testing.assert_array_equal(images.proposals.boxes[0, :3], boxes)
 
 
 def test_blood_cells_fill_their_batches(bccd):

@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 import pytest
-from drawn_data import draw, encode, make_example, with_exif_orientation
+from drawn_data import draw, encode, make_example, with_exif_orientation, with_proposals
 
 from jaxdet.data import transforms
 from jaxdet.data.transforms import Augmentation, UnreadableImage
@@ -211,3 +211,112 @@ def test_transforms_do_not_write_into_their_input(decoded):
     transforms.augment(transforms.resize(example, 1.2), np.random.default_rng(0), settings=settings)
     np.testing.assert_array_equal(decoded.image, before[0])
     np.testing.assert_array_equal(decoded.boxes, before[1])
+
+
+class FixedDraws(np.random.Generator):
+    """Draws the zoom and the corner (top, left) of a window that it was given."""
+
+    def __init__(self, zoom, corner=(0, 0)):
+        super().__init__(np.random.PCG64(0))
+        self.zoom, self.corner = zoom, corner
+
+    def uniform(self, low, high):
+        return np.log(self.zoom)
+
+    def integers(self, low, high, *, endpoint):
+        return np.array(self.corner)
+
+
+def _proposed(boxes):
+    return transforms.decode(with_proposals(make_example([BOX]), boxes))
+
+
+def test_clean_clips_proposals_and_drops_those_without_a_pixel():
+    boxes = [
+        [-5, -5, 10, 10],
+        [60, 0, 70, 10],  # Outside.
+        [10, 10, 10.5, 20],
+        [59, 39, 70, 50],  # One pixel is left.
+        [20, 10, 10, 20],
+        [np.nan, 0, 5, 5],
+    ]
+    example = with_proposals(make_example([], size=(40, 60)), boxes)
+    cleaned = transforms.clean(example)
+    np.testing.assert_array_equal(cleaned.proposals, [[0, 0, 10, 10], [59, 39, 60, 40]])
+    assert cleaned.proposal_scores.tolist() == [1, 0.625]
+    assert (cleaned.proposals.dtype, cleaned.proposal_scores.dtype) == (np.float32, np.float32)
+    assert example.proposals[0, 0] == -5 and len(cleaned.labels) == 0
+
+
+def test_proposals_are_resized_by_the_rounded_sides():
+    example = transforms.decode(with_proposals(make_example([], size=(37, 59)), [[0, 0, 59, 37]]))
+    resized = transforms.resize(example, 0.7)
+    assert resized.image.shape[:2] == (26, 41)
+    np.testing.assert_array_equal(resized.proposals, [[0, 0, 41, 26]])
+    half = transforms.resize(_proposed([[10, 4, 30, 24], [1, 3, 59, 40]]), 0.5)
+    np.testing.assert_array_equal(half.proposals, [[5, 2, 15, 12], [0.5, 1.5, 29.5, 20]])
+    assert half.proposals.dtype == np.float32
+
+
+def test_proposals_are_mirrored():
+    example = _proposed([[12, 6, 40, 30], [0, 0, 1, 2]])
+    flipped = transforms.flip_horizontal(example)
+    np.testing.assert_array_equal(flipped.proposals, [[20, 6, 48, 30], [59, 0, 60, 2]])
+    flipped = transforms.flip_vertical(example)
+    np.testing.assert_array_equal(flipped.proposals, [[12, 10, 40, 34], [0, 38, 1, 40]])
+
+
+def test_zoom_clips_proposals_to_the_window_and_drops_those_without_a_pixel():
+    boxes = [
+        [0, 0, 20, 40],  # Touches the window.
+        [25, 15, 45, 25],
+        [10, 5, 30, 20],
+        [0, 0, 20.5, 40],  # Half a pixel is left.
+        [0, 0, 21, 11],  # One pixel, much less than objects need.
+        [45, 25, 60, 40],
+    ]
+    draws = FixedDraws(zoom=2.0, corner=(10, 20))
+    zoomed, zoom = transforms.random_zoom(_proposed(boxes), draws, zoom_range=(2.0, 2.0))
+    assert zoom == pytest.approx(2)
+    assert zoomed.image.shape[:2] == (20, 30)
+    expected = [[5, 5, 25, 15], [0, 0, 10, 10], [0, 0, 1, 1], [25, 15, 30, 20]]
+    np.testing.assert_array_equal(zoomed.proposals, expected)
+    assert zoomed.proposal_scores.tolist() == [0.875, 0.75, 0.5, 0.375]
+
+
+def test_zoom_below_one_leaves_proposals_to_the_resize():
+    example = _proposed([[10, 4, 30, 24]])
+    draws = FixedDraws(zoom=0.5)
+    zoomed, zoom = transforms.random_zoom(example, draws, zoom_range=(0.5, 0.5))
+    assert zoomed is example
+    np.testing.assert_array_equal(transforms.resize(zoomed, zoom).proposals, [[5, 2, 15, 12]])
+
+
+def test_proposals_move_exactly_with_equal_boxes():
+    rng = np.random.default_rng(0)
+    corners = np.sort(rng.uniform(0, 40, (30, 2, 2)), axis=1).reshape(-1, 4)
+    example = transforms.clean(with_proposals(make_example(corners), corners))
+    example = transforms.decode(example)
+    for _ in range(20):
+        seen, zoom = transforms.random_zoom(example, rng, zoom_range=(0.7, 1.3))
+        seen = transforms.resize(seen, zoom * 1.1)
+        seen = transforms.augment(seen, rng, settings=Augmentation(0.5, 0.5))
+        # An object needs more of its area in the window than a proposal.
+        shared = {tuple(box) for box in seen.proposals} & {tuple(box) for box in seen.boxes}
+        assert len(shared) == len(seen.boxes) > 10
+
+
+def test_an_example_without_proposals_gets_none(decoded):
+    example = transforms.clean(decoded)
+    draws = FixedDraws(zoom=1.2)
+    example, zoom = transforms.random_zoom(example, draws, zoom_range=(1.2, 1.2))
+    example = transforms.flip_vertical(transforms.flip_horizontal(transforms.resize(example, zoom)))
+    assert example.proposals is None and example.proposal_scores is None
+
+
+def test_no_proposals_are_not_none():
+    example = _proposed([])
+    draws = FixedDraws(zoom=1.2)
+    example, zoom = transforms.random_zoom(transforms.clean(example), draws, zoom_range=(1.2, 1.2))
+    example = transforms.flip_vertical(transforms.flip_horizontal(transforms.resize(example, zoom)))
+    assert example.proposals.shape == (0, 4) and example.proposal_scores.shape == (0,)

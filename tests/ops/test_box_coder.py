@@ -1,9 +1,23 @@
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jaxdet.ops import box_coder
+
+COUNT = 10
+SETTINGS = dict(means=(0.1, 0.0, -0.1, 0.2), stds=(0.1, 0.1, 0.2, 0.2))
+SWAP = [1, 0, 3, 2]  # Between the yxyx of simple-faster-rcnn and xyxy.
+
+
+@functools.cache
+def jitted(name, **settings):
+    return jax.jit(functools.partial(getattr(box_coder, name), **settings))
 
 
 def normalisation(data, case):
@@ -14,63 +28,159 @@ def normalisation(data, case):
 def test_encode_and_decode_equal_the_reference(golden, case):
     data = golden("mmdet_delta_coder")
     settings = normalisation(data, case)
-    encoded = box_coder.encode(jnp.asarray(data["rois"]), jnp.asarray(data["gts"]), **settings)
-    np.testing.assert_allclose(encoded, data[f"{case}/encode"], rtol=1e-5, atol=1e-5)
-    decoded = box_coder.decode(
-        jnp.asarray(data["rois"]),
-        jnp.asarray(data["deltas"]),
-        size=jnp.asarray(data["max_shape"]),
-        **settings,
+    encoded = jitted("encode", **settings)(data["rois"], data["gts"])
+    np.testing.assert_allclose(encoded, data[f"{case}/encode"], rtol=1e-5, atol=1e-6)
+    decoded = jitted("decode", max_ratio=1 / float(data["wh_ratio_clip"]), **settings)(
+        data["rois"], data["deltas"], size=data["max_shape"]
     )
     np.testing.assert_allclose(decoded, data[f"{case}/decode_clip"], rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", ["s1", "s2"])
 @pytest.mark.parametrize(
-    "output, deltas, extra",
+    "output, deltas, clips, max_ratio",
     [
-        ("decode_noclip", "deltas", {}),
-        ("decode_clip_border_False", "deltas", {}),
-        ("decode_ratio_0.5", "deltas", {"max_ratio": 2.0, "clip": True}),
-        ("decode_cls_clip", "deltas_cls", {"clip": True}),
-        ("decode_cls_noclip", "deltas_cls", {}),
+        ("decode_noclip", "deltas", False, None),
+        ("decode_clip_border_False", "deltas", False, None),
+        ("decode_ratio_0.5", "deltas", True, 1 / 0.5),
+        ("decode_cls_clip", "deltas_cls", True, None),
+        ("decode_cls_noclip", "deltas_cls", False, None),
     ],
 )
-def test_options_of_decode_equal_the_reference(golden, case, output, deltas, extra):
+def test_options_of_decode_equal_the_reference(golden, case, output, deltas, clips, max_ratio):
     data = golden("mmdet_delta_coder")
-    settings = normalisation(data, case) | extra
-    size = jnp.asarray(data["max_shape"]) if settings.pop("clip", False) else None
-    rows = data[deltas].reshape(40, -1, 4)  # One box a class.
-    decoded = jax.jit(lambda a, d: box_coder.decode(a, d, size=size, **settings))(
-        data["rois"][:, None], rows
+    max_ratio = max_ratio or 1 / float(data["wh_ratio_clip"])
+    num_boxes = int(data["num_classes"]) if deltas == "deltas_cls" else 1
+    rows = data[deltas].reshape(-1, num_boxes, 4)
+    decoded = jitted("decode", max_ratio=max_ratio, **normalisation(data, case))(
+        data["rois"][:, None], rows, size=data["max_shape"] if clips else None
     )
     expected = data[f"{case}/{output}"].reshape(rows.shape)
     np.testing.assert_allclose(decoded, expected, rtol=1e-5, atol=1e-4)
 
 
+def test_encode_and_decode_equal_simple_faster_rcnn(golden):
+    data = golden("sfrcnn_bbox")
+    a, b, deltas = (data[key][:, SWAP] for key in ("a", "b", "random_loc"))
+    encoded = jitted("encode")(a, b)
+    np.testing.assert_allclose(encoded, data["loc"][:, SWAP], rtol=1e-5, atol=1e-6)
+    decode = jitted("decode", max_ratio=math.inf)
+    np.testing.assert_allclose(
+        decode(a, deltas), data["decoded"][:, SWAP], rtol=1e-5, atol=1e-4
+    )  # fmt: skip
+    per_class, expected = (
+        data[key].reshape(len(a), -1, 4)[..., SWAP] for key in ("random_loc_cls", "decoded_cls")
+    )
+    np.testing.assert_allclose(decode(a[:, None], per_class), expected, rtol=1e-5, atol=1e-4)
+
+
 def test_encode_of_a_box_twice_as_wide_and_one_side_away():
     anchor, target = jnp.array([[0.0, 0, 10, 20]]), jnp.array([[5.0, 0, 25, 20]])
     np.testing.assert_allclose(
-        box_coder.encode(anchor, target), [[1.0, 0.0, np.log(2), 0.0]], rtol=1e-6
+        jitted("encode")(anchor, target), [[1.0, 0.0, np.log(2), 0.0]], rtol=1e-6
     )
+    found = jitted("encode", means=(0.5, 1.0, 0.0, 0.0), stds=(0.1, 0.1, 0.2, 0.2))(anchor, target)
+    np.testing.assert_allclose(found, [[5.0, -10.0, np.log(2) / 0.2, 0.0]], rtol=1e-6)
 
 
-def test_decode_undoes_encode():
-    rng = np.random.default_rng(0)
-    anchors, targets = (
-        jnp.asarray(np.concatenate([low, low + rng.uniform(1, 40, (50, 2))], axis=1), jnp.float32)
-        for low in rng.uniform(0, 60, (2, 50, 2))
-    )
-    settings = dict(means=(0.1, 0.0, -0.1, 0.2), stds=(0.1, 0.1, 0.2, 0.2))
-    deltas = box_coder.encode(anchors, targets, **settings)
+def test_decode_of_boxes_worked_by_hand():
+    anchor = jnp.array([0, 0, 10, 20])
+    deltas = jnp.array([[0.5, 0.0, np.log(2.0), 0.0], [0, 0, 9, -9]])
+    found = jitted("decode", max_ratio=4.0)(anchor, deltas)
     np.testing.assert_allclose(
-        box_coder.decode(anchors, deltas, **settings), targets, rtol=1e-4, atol=1e-3
-    )
+        found, [[0, 0, 20, 20], [-15, 7.5, 25, 12.5]], rtol=1e-5, atol=1e-5
+    )  # Four times as wide and a quarter as high, at most.
+    clipped = jitted("decode", max_ratio=4.0)(anchor, deltas, size=jnp.array([10, 18]))
+    np.testing.assert_allclose(clipped, [[0, 0, 18, 10], [0, 7.5, 18, 10]], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("max_ratio", [math.inf, 8.0, 1 / 8])
+def test_sides_grow_by_the_largest_ratio_at_most(max_ratio):
+    grown = jitted("decode", max_ratio=max_ratio)(jnp.array([0, 0, 1, 1]), jnp.full(4, 7.0))
+    factor = math.exp(7) if max_ratio == math.inf else 8
+    np.testing.assert_allclose(grown[2:] - grown[:2], [factor] * 2, rtol=1e-5)
+
+
+def random_boxes(rng):
+    low = rng.uniform(0, 60, (COUNT, 2))
+    return np.concatenate([low, low + rng.uniform(0.5, 40, low.shape)], axis=1).astype(np.float32)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, COUNT))
+def test_coder_equals_plain_loops_whatever_the_padding_holds(seed, num_real):
+    rng = np.random.default_rng(seed)
+    anchors, targets = random_boxes(rng), random_boxes(rng)
+    deltas = rng.normal(size=(COUNT, 4)).astype(np.float32) * 8
+    for array in (anchors, targets, deltas):
+        array[num_real:] = rng.choice([np.nan, np.inf, -np.inf, 1e30], (COUNT - num_real, 4))
+    encoded = jitted("encode", **SETTINGS)(anchors, targets)
+    decoded = jitted("decode", **SETTINGS)(anchors, deltas, size=np.array([50, 90]))
+    back = jitted("decode", **SETTINGS)(anchors, np.asarray(encoded))
+    for i in range(num_real):
+        (ax, ay, aw, ah), (tx, ty, tw, th) = (
+            ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
+            for x1, y1, x2, y2 in (anchors[i].astype(float), targets[i].astype(float))
+        )
+        raw = ((tx - ax) / aw, (ty - ay) / ah, math.log(tw / aw), math.log(th / ah))
+        normal = [
+            (r - m) / s for r, m, s in zip(raw, SETTINGS["means"], SETTINGS["stds"], strict=True)
+        ]
+        np.testing.assert_allclose(encoded[i], normal, rtol=1e-4, atol=1e-4)
+        dx, dy, dw, dh = deltas[i] * np.array(SETTINGS["stds"]) + SETTINGS["means"]
+        limit = math.log(1000 / 16)
+        w, h = (side * math.exp(max(-limit, min(limit, d))) for side, d in ((aw, dw), (ah, dh)))
+        x, y = ax + dx * aw, ay + dy * ah
+        box = np.clip([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 0, [90, 50, 90, 50])
+        np.testing.assert_allclose(decoded[i], box, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(back[:num_real], targets[:num_real], rtol=1e-4, atol=1e-3)
 
 
 def test_wild_deltas_and_empty_boxes_stay_finite():
     empty, wild = jnp.zeros((2, 4)), jnp.full((2, 4), 1e4)
-    assert np.isfinite(box_coder.encode(empty, empty)).all()
-    assert np.isfinite(box_coder.decode(jnp.array([[0.0, 0, 10, 10]] * 2), wild)).all()
-    gradient = jax.grad(lambda d: jnp.sum(box_coder.decode(jnp.ones((2, 4)), d)))(wild)
-    assert np.isfinite(gradient).all()
+    assert np.isfinite(jitted("encode")(empty, empty)).all()
+    assert np.isfinite(jitted("decode")(jnp.array([[0.0, 0, 10, 10]] * 2), wild)).all()
+    for name, arrays in (("encode", (empty, empty)), ("decode", (jnp.ones((2, 4)), wild))):
+        total = jax.grad(lambda *a, name=name: jnp.sum(jitted(name)(*a)), argnums=(0, 1))
+        assert all(np.isfinite(gradient).all() for gradient in total(*arrays))
+
+
+def test_bfloat16_boxes_are_coded_in_float32():
+    rng = np.random.default_rng(0)
+    coarse = [jnp.asarray(random_boxes(rng)).astype(jnp.bfloat16) for _ in range(2)]
+    for name in ("encode", "decode"):
+        found = getattr(box_coder, name)(*coarse)
+        exact = getattr(box_coder, name)(*(array.astype(jnp.float32) for array in coarse))
+        assert found.dtype == jnp.float32
+        np.testing.assert_array_equal(found, exact)
+
+
+@pytest.mark.parametrize("name", ["encode", "decode"])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(means=(0.0,) * 3), r"means must be four finite numbers, got \(0.0, 0.0, 0.0\)"),
+        (dict(means=(0.0, 0.0, 0.0, math.nan)), "means must be four finite numbers"),
+        (dict(stds=(1.0,) * 5), "stds must be four finite numbers"),
+        (dict(stds=(1.0, 1.0, 1.0, math.inf)), "stds must be four finite numbers"),
+        (dict(stds=(1.0, 0.0, 1.0, 1.0)), r"stds must be above 0, got \(1.0, 0.0"),
+    ],
+)
+def test_impossible_normalisation_raises(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(
+            functools.partial(getattr(box_coder, name), **settings), *jnp.ones((2, 3, 4))
+        )
+
+
+@pytest.mark.parametrize("max_ratio", [0.0, -2.0, math.nan])
+def test_impossible_ratio_raises(max_ratio):
+    decode = functools.partial(box_coder.decode, max_ratio=max_ratio)
+    with pytest.raises(ValueError, match=f"max_ratio must be above 0, got {max_ratio}"):
+        jax.eval_shape(decode, *jnp.ones((2, 3, 4)))
+
+
+def test_wrong_shapes_raise_while_tracing():
+    with pytest.raises(ValueError, match=r"targets wants the shape .*, found \(3, 5\)"):
+        jax.eval_shape(box_coder.encode, jnp.ones((3, 4)), jnp.ones((3, 5)))
+    with pytest.raises(ValueError, match=r"deltas wants the shape .*, found \(2, 5, 4\)"):
+        jax.eval_shape(box_coder.decode, jnp.ones((3, 1, 4)), jnp.ones((2, 5, 4)))

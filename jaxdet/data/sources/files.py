@@ -36,6 +36,10 @@ class FileSource:
         """
         return self.examples[index]._replace(image=self.paths[index].read_bytes())
 
+    def ids(self) -> list[str | int]:
+        """The id of each image, in order; reads no file."""
+        return [example.id for example in self.examples]
+
     def has_object(self, index: int, *, use_difficult: bool = False) -> bool:
         """Whether the image shows an object to learn; reads no file."""
         return shows_object(self.examples[index], use_difficult=use_difficult)

@@ -19,17 +19,11 @@ class NonEmpty:
     class_names: tuple[str, ...]
 
     def __init__(self, source: Source, *, use_difficult: bool = False):
-        """Looks through all annotations once, by `source.has_object` where there is one."""
+        """Looks through all annotations once; see `has_object`."""
         self.class_names = source.class_names
         self._source = source
-        has_object = getattr(source, "has_object", None)
-        if has_object is None:
-
-            def has_object(index, *, use_difficult):
-                return shows_object(source[index], use_difficult=use_difficult)
-
         self._indices = [
-            i for i in range(len(source)) if has_object(i, use_difficult=use_difficult)
+            i for i in range(len(source)) if has_object(source, i, use_difficult=use_difficult)
         ]
 
     def __len__(self) -> int:
@@ -39,6 +33,18 @@ class NonEmpty:
     def __getitem__(self, index: int) -> Example:
         """The example at `index` among those left."""
         return self._source[self._indices[index]]
+
+
+def has_object(source: Source, index: int, *, use_difficult: bool = False) -> bool:
+    """Whether an image of a source shows an object to learn, as `shows_object` tells.
+
+    A source with a method `has_object(index, *, use_difficult)` is asked, as it
+    may know without reading the image.
+    """
+    ask = getattr(source, "has_object", None)
+    if ask is None:
+        return shows_object(source[index], use_difficult=use_difficult)
+    return ask(index, use_difficult=use_difficult)
 
 
 def shows_object(example: Example, *, use_difficult: bool = False) -> bool:

@@ -1,0 +1,88 @@
+"""Fast R-CNN R50-FPN on COCO and given proposals, mmdetection 2.11's 1x schedule.
+
+    python train.py --config=configs/rpn_r50_fpn_1x_coco.py ...
+    for split in train2017 val2017; do
+      python eval.py --workdir=runs/rpn_r50_fpn_1x_coco \
+          --split=$split --write_proposals=proposals/$split.npz
+    done
+    python train.py --config=configs/fast_rcnn_r50_fpn_1x_coco.py \
+        --config.data.root=/path/to/coco --config.init_from=/path/to/resnet50.pth
+
+`data.proposals` names the files, `init_from` is torchvision's ImageNet ResNet-50.
+Not yet run here.
+"""
+
+from ml_collections import ConfigDict
+
+# fmt: off
+COCO_CLASSES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
+    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog",
+    "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella",
+    "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite",
+    "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange",
+    "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant",
+    "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone",
+    "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors",
+    "teddy bear", "hair drier", "toothbrush",
+)
+# fmt: on
+EPOCH = 117_266 // 16  # Steps; images with objects, at 16 a step.
+
+
+def get_config() -> ConfigDict:
+    """The settings of the run."""
+    config = ConfigDict()
+    config.seed = 0
+    config.detector = "fast_rcnn"
+    config.init_from = "data/resnet50.pth"
+
+    config.batch_size = 16
+    config.num_steps = 12 * EPOCH
+    config.eval_every = EPOCH
+    config.checkpoint_every = 2000
+    config.log_every = 50
+    config.eval_images = 0
+    config.eval_batch_size = 16
+    config.num_pictures = 16
+    config.picture_score = 0.5
+
+    config.data = ConfigDict()
+    config.data.source = "coco"
+    config.data.root = "data/coco"
+    config.data.train_split = "train2017"
+    config.data.eval_split = "val2017"
+    config.data.classes = COCO_CLASSES
+    config.data.options = ConfigDict()
+    config.data.options.annotations = "annotations/instances_{split}.json"
+    config.data.options.images = "{split}"
+    config.data.keep_empty = False
+    config.data.canvas = (1344, 1344)
+    config.data.resize = (800, 1333)
+    config.data.max_boxes = 100
+    config.data.proposals = "proposals/{split}.npz"
+    config.data.max_proposals = 2000
+    config.data.horizontal_flip = 0.5
+    config.data.num_threads = 16
+
+    config.evaluation = ConfigDict()
+    config.evaluation.name = "coco"
+
+    config.model = ConfigDict()
+    config.model.depth = 50
+    config.model.norm = "frozen"
+    config.model.frozen_stages = 1
+    config.model.dtype = "bfloat16"
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 0.02
+    config.optimizer.base_batch_size = 16
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.schedule = "multistep"
+    config.optimizer.milestones = (8 * EPOCH, 11 * EPOCH)
+    config.optimizer.warmup_steps = 500
+    config.optimizer.warmup_ratio = 0.001
+    return config

@@ -1,0 +1,83 @@
+"""Batches of fixed size: made blank, filled row by row, and divided among devices."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxdet.types import Batch, Example, Images, Proposals
+
+
+def blank_images(rows: int, canvas: tuple[int, int], max_proposals: int) -> Images:
+    """Black canvases; their size is the whole canvas, so that no detector divides by 0.
+
+    Args:
+        rows: B.
+        canvas: (height, width).
+        max_proposals: P, or 0 for none.
+    """
+    return Images(
+        pixels=np.zeros((rows, *canvas, 3), np.uint8),
+        sizes=np.tile(np.array(canvas, np.int32), (rows, 1)),
+        scales=np.ones(rows, np.float32),
+        proposals=_blank_proposals(rows, max_proposals) if max_proposals else None,
+    )
+
+
+def blank_batch(rows: int, canvas: tuple[int, int], max_boxes: int, max_proposals: int) -> Batch:
+    """Black canvases without objects; see `blank_images`. G is `max_boxes`."""
+    return Batch(
+        images=blank_images(rows, canvas, max_proposals),
+        boxes=np.zeros((rows, max_boxes, 4), np.float32),
+        labels=np.zeros((rows, max_boxes), np.int32),
+        valid=np.zeros((rows, max_boxes), bool),
+        crowd=np.zeros((rows, max_boxes), bool),
+        index=np.zeros(rows, np.uint32),
+    )
+
+
+def write_image(images: Images, row: int, example: Example, scale: float) -> None:
+    """Writes pixels and, where there are slots for them, the best proposals into a blank row.
+
+    Args:
+        images: changed in place.
+        row: the place.
+        example: resized, and not larger than the canvas.
+        scale: canvas pixels per original pixel.
+    """
+    height, width = example.image.shape[:2]
+    images.pixels[row, :height, :width] = example.image
+    images.sizes[row] = height, width
+    images.scales[row] = scale
+    if images.proposals is not None:
+        boxes, scores, valid = (field[row] for field in images.proposals)
+        count = min(len(example.proposals), len(valid))
+        boxes[:count] = example.proposals[:count]
+        scores[:count] = example.proposal_scores[:count]
+        valid[:count] = True
+
+
+def write_objects(batch: Batch, row: int, example: Example, place: int) -> None:
+    """Writes objects, at most G, into a blank row, and the row's place in the order of the run."""
+    count = len(example.labels)
+    batch.boxes[row, :count] = example.boxes
+    batch.labels[row, :count] = example.labels
+    batch.valid[row, :count] = ~example.crowd
+    batch.crowd[row, :count] = example.crowd
+    batch.index[row] = place % 2**32
+
+
+def split(batch: Any, num_devices: int) -> Any:
+    """Divides the leading axis of every array in a tuple of tuples; None stays None."""
+    if batch is None:
+        return None
+    if isinstance(batch, np.ndarray):
+        return batch.reshape(num_devices, -1, *batch.shape[1:])
+    return type(batch)(*(split(part, num_devices) for part in batch))
+
+
+def _blank_proposals(rows, max_proposals):
+    return Proposals(
+        boxes=np.zeros((rows, max_proposals, 4), np.float32),
+        scores=np.zeros((rows, max_proposals), np.float32),
+        valid=np.zeros((rows, max_proposals), bool),
+    )

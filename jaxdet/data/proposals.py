@@ -1,0 +1,213 @@
+"""Proposals in a file: regions of every image of a split, found beforehand.
+
+The file is a NumPy .npz with four arrays, for n images and m proposals in all:
+
+    ids     (n,)    strings, `str(Example.id)`; each once, in any order.
+    counts  (n,)    integers, the number of proposals of each image, 0 or more.
+    boxes   (m, 4)  float32 [x1, y1, x2, y2], the images one after the other in
+                    the order of `ids`. Pixels of the original image, x2 and y2
+                    exclusive. They may reach out of the image: the batches
+                    have them clipped.
+    scores  (m,)    float32, falling within each image: its best comes first.
+
+All numbers are finite.
+"""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxdet.data.sources import selection
+from jaxdet.types import Example, Source, UserError
+
+
+def write(
+    file: str | Path,
+    ids: Sequence[str | int],
+    boxes: Sequence[np.ndarray],
+    scores: Sequence[np.ndarray],
+) -> None:
+    """Writes the proposals of a split in one move: a kill leaves the old file, or none.
+
+    Proposals are sorted, best first; equal scores stay in order. What is not
+    finite is refused and not dropped: a network that gives it is broken.
+
+    Args:
+        file: the path, taken as it is; its folder is made where it is missing.
+        ids: `Example.id` of each image.
+        boxes: (p, 4) for each image, in pixels of the original image.
+        scores: (p,) for each image.
+
+    Raises:
+        UserError: for lengths that disagree, an id given twice, and numbers
+            that are not finite; nothing is written then.
+    """
+    if not len(ids) == len(boxes) == len(scores):
+        raise UserError(f"{file}: {len(ids)} ids, {len(boxes)} boxes and {len(scores)} scores")
+    counts = np.array([np.size(their) for their in scores], np.int64)
+    content = _Content(
+        ids=np.array([str(i) for i in ids], np.str_),
+        counts=counts,
+        boxes=np.empty((counts.sum(), 4), np.float32),
+        scores=np.empty(counts.sum(), np.float32),
+    )
+    ends = np.cumsum(counts)
+    for i, (some, their) in enumerate(zip(boxes, scores, strict=True)):
+        if np.shape(their) != (counts[i],) or np.shape(some) != (counts[i], 4):
+            raise UserError(
+                f"{file}: image {str(ids[i])!r} wants boxes (p, 4) and scores (p,), "
+                f"found {np.shape(some)} and {np.shape(their)}"
+            )
+        order = np.argsort(-np.asarray(their, np.float32), kind="stable")
+        content.boxes[ends[i] - counts[i] : ends[i]] = np.asarray(some)[order]
+        content.scores[ends[i] - counts[i] : ends[i]] = np.asarray(their)[order]
+    _check(content, file)
+    _save(content, Path(file))
+
+
+class WithProposals:
+    """A source whose examples have the proposals of a file.
+
+    Arrays of the examples are views of the file's, which is read once.
+
+    Attributes:
+        class_names: the source's.
+    """
+
+    class_names: tuple[str, ...]
+
+    def __init__(self, source: Source, file: str | Path):
+        """Reads the file, and looks whether it has all images of the source.
+
+        A source that has a method `ids` is asked for them; of others only the
+        number of images is compared, and the rest shows when an image is read.
+
+        Raises:
+            UserError: if there is no such file, it is not as described above,
+                or it lacks images of the source.
+        """
+        self.class_names = source.class_names
+        self._source, self._file = source, file
+        ids, counts, self._boxes, self._scores = _read(Path(file))
+        self._row = {image_id: row for row, image_id in enumerate(ids.tolist())}
+        self._ends = [0, *np.cumsum(counts).tolist()]
+        self._check_images()
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Example:
+        """The example at `index`, with its proposals.
+
+        Raises:
+            UserError: if the file lacks the image.
+        """
+        example = self._source[index]
+        row = self._row.get(str(example.id))
+        if row is None:
+            raise UserError(f"{self._file}: no proposals for image {str(example.id)!r}")
+        found = slice(self._ends[row], self._ends[row + 1])
+        return example._replace(proposals=self._boxes[found], proposal_scores=self._scores[found])
+
+    def has_object(self, index: int, *, use_difficult: bool = False) -> bool:
+        """Whether the image shows an object to learn; see `selection.has_object`."""
+        return selection.has_object(self._source, index, use_difficult=use_difficult)
+
+    def _check_images(self):
+        count, list_ids = len(self._source), getattr(self._source, "ids", None)
+        if list_ids is not None:
+            missing = [i for i in map(str, list_ids()) if i not in self._row]
+            if missing:
+                raise UserError(
+                    f"{self._file}: no proposals for {len(missing)} of {count} images, "
+                    f"first {missing[0]!r}"
+                )
+        elif len(self._row) < count:
+            raise UserError(
+                f"{self._file}: proposals for {len(self._row)} images only, the data has {count}"
+            )
+
+
+class _Content(NamedTuple):
+    ids: np.ndarray
+    counts: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+
+
+def _save(content, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as out:
+            np.savez(out, **content._asdict())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read(path):
+    if not path.is_file():
+        raise UserError(f"no proposals file {path}")
+    try:
+        # NumPy would open files of other kinds, too.
+        with zipfile.ZipFile(path), np.load(path) as arrays:
+            content = _Content(
+                ids=arrays["ids"].astype(np.str_),
+                counts=arrays["counts"],
+                boxes=arrays["boxes"].astype(np.float32, copy=False),
+                scores=arrays["scores"].astype(np.float32, copy=False),
+            )
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: not a proposals file ({error})") from None
+    _check(content, path)
+    return content
+
+
+def _check(content, file):
+    """Refuses arrays that are not as the file's description says."""
+    ids, counts, boxes, scores = content
+    if ids.ndim != 1 or counts.shape != ids.shape or counts.dtype.kind not in "iu":
+        raise UserError(
+            f"{file}: wants ids (n,) and whole counts (n,), found {ids.shape} and "
+            f"{counts.shape} of {counts.dtype}"
+        )
+    total = int(counts.sum())
+    if boxes.shape != (total, 4) or scores.shape != (total,) or np.any(counts < 0):
+        raise UserError(
+            f"{file}: its counts, {total} in all, disagree with boxes {boxes.shape} and "
+            f"scores {scores.shape}"
+        )
+    names, times = np.unique(ids, return_counts=True)
+    if np.any(times > 1):
+        raise UserError(f"{file}: image {str(names[times > 1][0])!r} is there twice")
+    ends = np.cumsum(counts)
+    for wrong, what in (
+        (_not_finite(boxes, scores), "a box or score that is not finite"),
+        (_rising(scores, ends), "scores that rise; the best comes first"),
+    ):
+        if wrong is not None:
+            image = ids[np.searchsorted(ends, wrong, side="right")]
+            raise UserError(f"{file}: image {str(image)!r} has {what}")
+
+
+def _not_finite(boxes, scores):
+    """The place of the first proposal with a NaN or infinity, else None."""
+    # NaN passes through min and max; an array of flags for every number would cost memory.
+    extremes = [f(part, initial=0) for part in (boxes, scores) for f in (np.min, np.max)]
+    if np.all(np.isfinite(extremes)):
+        return None
+    return int(np.argmin(np.isfinite(boxes).all(axis=1) & np.isfinite(scores)))
+
+
+def _rising(scores, ends):
+    """The place of the first proposal that the next one of its image beats, else None."""
+    rises = scores[1:] > scores[:-1]
+    rises[ends[(ends > 0) & (ends < len(scores))] - 1] = False
+    return int(np.argmax(rises)) if rises.any() else None

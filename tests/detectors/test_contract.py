@@ -1,0 +1,218 @@
+"""What every detector keeps to, whatever its method."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import HEIGHT, SETTINGS, WIDTH, build, draw_batch, drawn_variables
+
+from jaxdet import detectors
+from jaxdet.ops.boxes import pairwise_iou
+from jaxdet.types import UserError
+
+KEY = jax.random.key(1)
+
+
+class Case:
+    """A detector, its variables and its jitted functions, compiled once for all tests."""
+
+    def __init__(self, name):
+        self.name, self.detector = name, build(name)
+        self.variables = drawn_variables(self.detector, draw_batch(name, 1))
+        self.loss = jax.jit(self.detector.loss)
+        self.predict = jax.jit(self.detector.predict)
+
+    def batch(self, count=8, **keywords):
+        return draw_batch(self.name, count, **keywords)
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def case(request):
+    return Case(request.param)
+
+
+def test_every_detector_is_tested_here():
+    assert SETTINGS.keys() == detectors.DETECTORS.keys()
+
+
+def test_one_compile_serves_every_object_count(case):
+    before = case.loss._cache_size()
+    for seed in range(3):
+        batch = case.batch(seed=seed, first=8 * seed)
+        batch = batch._replace(
+            valid=batch.valid & (seed != 1)
+        )  # Once without any object.
+        total, (metrics, _) = case.loss(case.variables, batch, KEY)
+        assert np.isfinite(total)
+        assert float(total) == pytest.approx(
+            sum(float(v) for k, v in metrics.means.items() if k.endswith("loss")),
+            rel=1e-5,
+        )
+    assert case.loss._cache_size() == max(before, 1)
+
+
+def test_gradients_are_finite_without_objects_and_with_garbage_in_the_slots(case):
+    gradient = jax.jit(jax.grad(lambda v, b: case.detector.loss(v, b, KEY)[0]))
+    batch = case.batch()
+    slots = jnp.where(batch.valid[..., None], batch.boxes, jnp.nan)
+    for garbage in (
+        batch._replace(boxes=slots),
+        batch._replace(
+            boxes=jnp.full_like(batch.boxes, jnp.nan), valid=batch.valid & False
+        ),
+    ):
+        leaves = jax.tree.leaves(gradient(case.variables, garbage))
+        assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def test_garbage_in_slots_and_canvas_padding_does_not_change_the_loss(case):
+    batch = case.batch()
+    sizes = batch.images.sizes.at[:, 1].set(WIDTH - 32)
+    boxes = jnp.minimum(
+        batch.boxes, jnp.array([WIDTH - 60, HEIGHT, WIDTH - 32, HEIGHT])
+    )
+    batch = batch._replace(boxes=boxes, images=batch.images._replace(sizes=sizes))
+    proposals = batch.images.proposals
+    if proposals is not None:
+        garbage = jnp.where(proposals.valid[..., None], proposals.boxes, jnp.nan)
+        proposals = proposals._replace(boxes=garbage)
+    dirty = batch._replace(
+        boxes=jnp.where(batch.valid[..., None], batch.boxes, jnp.inf),
+        labels=jnp.where(batch.valid, batch.labels, 99),
+        images=batch.images._replace(
+            pixels=batch.images.pixels.at[:, :, WIDTH - 32 :].set(255),
+            proposals=proposals,
+        ),
+    )
+    clean, dirty = (case.loss(case.variables, b, KEY)[0] for b in (batch, dirty))
+    assert float(clean) == float(dirty)
+
+
+def test_draws_depend_on_the_place_in_the_run_not_in_the_batch(case):
+    batch = case.batch()
+    total, (metrics, _) = case.loss(case.variables, batch, KEY)
+    turned = jax.tree.map(lambda x: jnp.roll(x, 3, axis=0), batch)
+    rolled_total, (rolled, _) = case.loss(case.variables, turned, KEY)
+    assert jax.device_get(metrics.counts) == jax.device_get(rolled.counts)
+    np.testing.assert_allclose(total, rolled_total, rtol=1e-5)
+    elsewhere = batch._replace(index=batch.index + 8)
+    other, _ = case.loss(case.variables, elsewhere, KEY)
+    assert float(other) != float(total)
+
+
+def test_more_object_slots_do_not_change_the_loss(case):
+    batch = case.batch()
+    wide = batch._replace(
+        **{
+            name: jnp.pad(
+                getattr(batch, name),
+                ((0, 0), (0, 7), (0, 0))[: getattr(batch, name).ndim],
+            )
+            for name in ("boxes", "labels", "valid", "crowd")
+        }
+    )
+    narrow, wide = (case.loss(case.variables, b, KEY)[0] for b in (batch, wide))
+    np.testing.assert_allclose(narrow, wide, rtol=1e-6)
+
+
+def test_detections_are_sorted_inside_the_image_and_zero_where_invalid(case):
+    images = case.batch().images
+    images = images._replace(sizes=images.sizes.at[:, 0].set(40))
+    found = case.predict(case.variables, images)
+    assert found.labels.dtype == jnp.int32
+    boxes, valid = np.asarray(found.boxes), np.asarray(found.valid)
+    assert valid.any() and not boxes[~valid].any()
+    assert (
+        (boxes >= 0).all()
+        and (boxes[..., 3] <= 40).all()
+        and (boxes[..., 2] <= WIDTH).all()
+    )
+    assert (np.diff(np.asarray(found.scores), axis=1) <= 0).all()
+
+
+def test_bfloat16_networks_give_a_finite_float32_loss_near_the_float32_one(case):
+    half = build(case.name, dtype="bfloat16")
+    total, _ = jax.jit(half.loss)(case.variables, case.batch(), KEY)
+    full, _ = case.loss(case.variables, case.batch(), KEY)
+    assert total.dtype == jnp.float32
+    np.testing.assert_allclose(total, full, rtol=0.05)
+
+
+def test_one_and_eight_devices_give_the_same_loss_and_gradient(case):
+    detector, batch = build(case.name, norm="sync"), case.batch()
+    variables = drawn_variables(detector, batch)
+
+    def step(variables, batch):
+        def total(params):
+            value, (metrics, stats) = detector.loss(
+                variables | {"params": params}, batch, KEY, axis_name="batch"
+            )
+            return value, (metrics, stats)
+
+        result = jax.value_and_grad(total, has_aux=True)(variables["params"])
+        (value, (metrics, stats)), gradients = result
+        counts = jax.lax.psum(metrics.counts, "batch")
+        return jax.lax.pmean((value, metrics.means, stats, gradients), "batch"), counts
+
+    results = []
+    for count in (1, 8):
+        split = jax.tree.map(
+            lambda x, n=count: x.reshape(n, 8 // n, *x.shape[1:]), batch
+        )
+        mapped = jax.pmap(
+            step, axis_name="batch", in_axes=(None, 0), devices=jax.devices()[:count]
+        )
+        results.append(
+            jax.tree.map(lambda x: np.asarray(x[0]), mapped(variables, split))
+        )
+    (one, one_counts), (eight, eight_counts) = results
+    assert one_counts == eight_counts
+    np.testing.assert_allclose(one[0], eight[0], rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), one, eight
+    )
+
+
+def test_a_trained_tiny_model_finds_the_boxes(case):
+    batch, variables = case.batch(5), case.variables
+    tx = optax.adam(3e-3)
+
+    @jax.jit
+    def step(variables, opt_state, batch):
+        gradients, _ = jax.grad(
+            lambda v: case.detector.loss(v, batch, KEY), has_aux=True
+        )(variables)
+        updates, opt_state = tx.update(gradients, opt_state)
+        return optax.apply_updates(variables, updates), opt_state
+
+    opt_state = tx.init(variables)
+    for i in range(120):
+        batch = batch._replace(index=jnp.arange(5, dtype=jnp.uint32) + 5 * i)
+        variables, opt_state = step(variables, opt_state, batch)
+    found = jax.jit(case.detector.predict)(variables, batch.images)
+    hits = total = 0
+    for i in range(5):
+        sure = np.asarray(found.valid[i] & (found.scores[i] > 0.5))
+        real = np.asarray(batch.valid[i])
+        overlaps = np.asarray(pairwise_iou(found.boxes[i], batch.boxes[i]))[sure][
+            :, real
+        ]
+        same = (
+            np.asarray(found.labels[i])[sure][:, None]
+            == np.asarray(batch.labels[i])[real]
+        )
+        if case.name == "rpn":
+            same = np.ones_like(same)  # It has one class.
+        hits += ((overlaps > 0.5) & same).any(0).sum()
+        total += real.sum()
+    assert hits >= 0.8 * total, (hits, total)
+
+
+def test_unknown_settings_and_names_list_the_known_ones():
+    with pytest.raises(UserError, match="no setting 'detph'; known: depth, width"):
+        detectors.build("faster_rcnn", num_classes=2, detph=18)
+    with pytest.raises(
+        UserError, match="unknown detector 'yolo'; known: fast_rcnn, faster_rcnn"
+    ):
+        detectors.build("yolo", num_classes=2)

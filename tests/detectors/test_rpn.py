@@ -1,0 +1,168 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import build, draw_batch, drawn_variables
+
+from jaxdet.detectors import rpn
+from jaxdet.ops import anchors as anchor_ops
+from jaxdet.ops import box_coder
+from jaxdet.types import Objects
+
+VARIANTS = {
+    "border-1": {},
+    "border0": dict(allowed_border=0),
+    "ignore.5": dict(ignore_iof_threshold=0.5),
+    "smoothl1_b1_9": dict(rpn_box_loss="smooth_l1", rpn_beta=1 / 9),
+    "zero_gt_img1": {},
+}
+
+
+def reference_objects(data, variant):
+    """The reference's ground truth and ignored boxes in padded slots, garbage behind them."""
+    images = len(data["img_hw"])
+    given = []
+    for i in range(images):
+        objects = data[f"gts/{i}"]
+        if variant == "zero_gt_img1" and i == 1:
+            objects = objects[:0]
+        given.append((objects, data[f"gts_ignore/{i}"]))
+    slots = max(len(objects) + len(ignored) for objects, ignored in given) + 3
+    boxes = np.full((images, slots, 4), np.nan, np.float32)
+    valid, crowd = np.zeros((2, images, slots), bool)
+    for i, (objects, ignored) in enumerate(given):
+        count, total = len(objects), len(objects) + len(ignored)
+        boxes[i, :count], boxes[i, count:total] = objects, ignored
+        valid[i, :count], crowd[i, count:total] = True, True
+    labels = np.zeros(valid.shape, np.int32)
+    return jax.tree.map(jnp.asarray, Objects(boxes, labels, valid, crowd))
+
+
+def reference_anchors(data):
+    sizes = [tuple(size) for size in data["feat_sizes"].tolist()]
+    num_base = len(data["scales"]) * len(data["ratios"])
+    boxes = anchor_ops.pyramid_anchors(
+        sizes,
+        data["strides"].tolist(),
+        scales=data["scales"].tolist(),
+        ratios=data["ratios"].tolist(),
+    )
+    covered = anchor_ops.pyramid_valid(
+        sizes, data["strides"].tolist(), jnp.asarray(data["pad_hw"]), num_base=num_base
+    )
+    valid = jnp.tile(covered, (len(data["img_hw"]), 1))
+    return rpn.Anchors(
+        jnp.asarray(boxes), valid, tuple(h * w * num_base for h, w in sizes)
+    )
+
+
+def rpn_outputs(data, name, tail):
+    images, levels = len(data["img_hw"]), len(data["strides"])
+    maps = [
+        data[f"{name}/{i}"].transpose(0, 2, 3, 1).reshape(images, -1, *tail)
+        for i in range(levels)
+    ]
+    return jnp.asarray(np.concatenate(maps, axis=1))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_targets_and_losses_equal_the_reference(golden, variant):
+    data = golden("mmdet_rpn_head")
+    reference = {
+        key.removeprefix(f"loss/{variant}/"): value
+        for key, value in data.items()
+        if key.startswith(f"loss/{variant}/")
+    }
+    anchors, images = reference_anchors(data), len(data["img_hw"])
+    # Nothing is subsampled there.
+    s = rpn.Settings(
+        num_classes=1, rpn_num_samples=len(anchors.boxes), **VARIANTS[variant]
+    )
+    targets = jax.vmap(
+        lambda key, valid, size, objects: rpn.anchor_targets(
+            s, key, anchors.boxes, valid, size, objects
+        )
+    )(
+        jax.random.split(jax.random.key(0), images),
+        anchors.valid,
+        jnp.asarray(data["img_hw"]),
+        reference_objects(data, variant),
+    )
+    # In the total the reference counts one positive, or negative, where an image has none.
+    found = [
+        np.maximum(np.sum(x, axis=1), 1).sum()
+        for x in (targets.positive, negatives(targets))
+    ]
+    assert found == [reference["num_total_pos"], reference["num_total_neg"]]
+    for i in range(images):
+        positive, index = np.asarray(targets.positive[i]), np.asarray(targets.index[i])
+        weighted = np.flatnonzero(reference["tgt/label_weights"][i])
+        np.testing.assert_array_equal(
+            np.sort(index[np.asarray(targets.valid[i])]), weighted
+        )
+        learning = np.flatnonzero(reference["tgt/bbox_weights"][i].any(-1))
+        np.testing.assert_array_equal(np.sort(index[positive]), learning)
+        deltas = box_coder.encode(
+            anchors.boxes[index[positive]], targets.boxes[i][positive]
+        )
+        expected = reference["tgt/bbox_targets"][i][index[positive]]
+        np.testing.assert_allclose(deltas, expected, rtol=1e-5, atol=1e-6)
+
+    def total(*outputs):
+        terms = rpn.rpn_losses(s, *outputs, anchors, targets)
+        return sum(terms.values()), terms
+
+    logits, deltas = rpn_outputs(data, "cls", ()), rpn_outputs(data, "reg", (4,))
+    gradients, terms = jax.grad(total, argnums=(0, 1), has_aux=True)(logits, deltas)
+    np.testing.assert_allclose(
+        terms["rpn_class_loss"], reference["loss_rpn_cls"].sum(), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        terms["rpn_box_loss"], reference["loss_rpn_bbox"].sum(), rtol=1e-5
+    )
+    for gradient, name in zip(gradients, ("cls", "reg"), strict=True):
+        expected = reference[f"grad_abs_sum_{name}"].sum()
+        np.testing.assert_allclose(jnp.abs(gradient).sum(), expected, rtol=1e-4)
+
+
+def negatives(targets):
+    return targets.valid & ~targets.positive
+
+
+def losses_of(**settings):
+    """Both losses of one image: a positive of logit 0 and deltas 0, and a negative of logit 0."""
+    s = rpn.Settings(num_classes=1, **settings)
+    boxes = jnp.array([[0.0, 0, 10, 10], [20, 20, 30, 30]])
+    anchors = rpn.Anchors(boxes, jnp.ones((1, 2), bool), (2,))
+    flags = jnp.array([[True, False]])
+    matched = jnp.array([[[0.0, 0, 10, 20], [0, 0, 0, 0]]])
+    targets = rpn.AnchorTargets(
+        jnp.array([[0, 1]]), flags, jnp.ones((1, 2), bool), matched
+    )
+    terms = rpn.rpn_losses(s, jnp.zeros((1, 2)), jnp.zeros((1, 2, 4)), anchors, targets)
+    return float(terms["rpn_class_loss"]), float(terms["rpn_box_loss"])
+
+
+def test_weights_and_kinds_of_the_losses_are_settings():
+    log2 = np.log(2)
+    # The object is twice as high: dy = .5, dh = log 2; two samples divide everything.
+    assert losses_of() == pytest.approx((log2, (0.5 + log2) / 2))
+    weighted = losses_of(rpn_class_weight=2.0, rpn_box_weight=3.0)
+    assert weighted == pytest.approx((2 * log2, 3 * (0.5 + log2) / 2))
+    assert losses_of(rpn_positive_weight=4.0)[0] == pytest.approx((4 + 1) * log2 / 2)
+    # IoU 1 / 2, and the hull is the object itself.
+    assert losses_of(rpn_box_loss="giou")[1] == pytest.approx(0.5 / 2)
+    with pytest.raises(ValueError, match="giuo"):
+        losses_of(rpn_box_loss="giuo")
+
+
+def test_alone_it_scores_every_object_with_label_0():
+    detector, batch = build("rpn"), draw_batch("rpn")
+    variables = drawn_variables(detector, batch)
+    found = jax.jit(detector.predict)(variables, batch.images)
+    assert found.boxes.shape == (8, 30, 4)  # num_proposals_test
+    assert not found.labels.any() and (np.asarray(found.scores) <= 1).all()
+    other = batch._replace(labels=1 - batch.labels)
+    loss = jax.jit(detector.loss)
+    totals = [float(loss(variables, b, jax.random.key(0))[0]) for b in (batch, other)]
+    assert totals[0] == totals[1]  # Of which class an object is does not matter.
