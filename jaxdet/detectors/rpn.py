@@ -298,7 +298,7 @@ def propose(
         min_size=s.min_proposal_size,
     )
     # Proposals are inputs of the second stage, not a path for its gradient.
-    logits, deltas = jax.lax.stop_gradient((logits, deltas))
+    scores, deltas = jax.lax.stop_gradient((jax.nn.sigmoid(logits), deltas))
     return jax.vmap(one, in_axes=(0, 0, None, 0, 0))(
-        logits, deltas, anchors.boxes, anchors.valid, sizes
+        scores, deltas, anchors.boxes, anchors.valid, sizes
     )
