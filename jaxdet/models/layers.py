@@ -74,6 +74,18 @@ def max_pool_3x3_stride_2(x: Float[Array, "B H W C"]) -> Float[Array, "B _ _ C"]
     return x
 
 
+def max_pool_2x2_stride_2(x: Float[Array, "B H W C"]) -> Float[Array, "B _ _ C"]:
+    """VGG's max pooling: 2x2 windows, stride 2, not padded; an odd last row or column is dropped.
+
+    As maxima of strided slices, for the same reasons and with the same ties as
+    `max_pool_3x3_stride_2`.
+    """
+    height, width = (side // 2 * 2 for side in x.shape[1:3])
+    x = x[:, :height, :width]
+    x = jnp.maximum(x[:, ::2], x[:, 1::2])
+    return jnp.maximum(x[:, :, ::2], x[:, :, 1::2])
+
+
 def norm_layer(
     kind: str,
     channels: int,

@@ -1,0 +1,118 @@
+"""VGG backbone: images -> one feature map of stride 16.
+
+Reference: Simonyan and Zisserman, arXiv:1409.1556, table 1, column D; without
+the last pooling, as Ren et al., Faster R-CNN, sec. 3, arXiv:1506.01497, use it.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxdet.models.layers import NORM_KINDS, Conv, max_pool_2x2_stride_2, norm_layer
+
+# Convolutions of the five stages, and their channels in units of the first stage's.
+CONVS = (2, 2, 3, 3, 3)
+WIDTHS = (1, 2, 4, 8, 8)
+STRIDE = 16
+
+
+class VGG(nn.Module):
+    """VGG-16's convolutions.
+
+    Attributes:
+        width: channels of the first stage; the last has eight times as many.
+        norm: "none" as in the paper, or behind every convolution a norm of
+            `norm_layer`, which training from scratch needs.
+        frozen_stages: n of 0..5; the stages 1..n keep their running statistics
+            and pass no gradient to their parameters.
+        axis_name: the mapped axis over which "sync" averages while training.
+        dtype: type of the computation and of the map.
+    """
+
+    width: int = 64
+    norm: str = "none"
+    frozen_stages: int = 0
+    axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W 3"], *, train: bool
+    ) -> tuple[Float[Array, "B _ _ _"]]:
+        """Computes (C5,) of normalised images of any height and width.
+
+        Raises:
+            ValueError: if a setting is not one of those listed.
+        """
+        if self.norm not in ("none", *NORM_KINDS):
+            raise ValueError(
+                f"norm must be one of none, {', '.join(NORM_KINDS)}; found {self.norm!r}"
+            )
+        frozen_parameters(self.frozen_stages)  # Checks the number.
+        for i, (num_convs, width) in enumerate(zip(CONVS, WIDTHS, strict=True)):
+            if i > 0:
+                x = max_pool_2x2_stride_2(x)
+            stage = Stage(
+                num_convs=num_convs,
+                features=self.width * width,
+                norm=self.norm,
+                frozen=i < self.frozen_stages,
+                axis_name=self.axis_name,
+                dtype=self.dtype,
+                name=f"layer{i + 1}",
+            )
+            x = stage(x, train=train)
+            if i < self.frozen_stages:
+                x = jax.lax.stop_gradient(x)
+        return (x,)
+
+
+class Stage(nn.Module):
+    """Convolutions at one resolution, each with ReLU.
+
+    Attributes are those of `VGG`, and:
+        num_convs: number of convolutions.
+        features: channels of each.
+        frozen: whether this stage is a frozen one.
+    """
+
+    num_convs: int
+    features: int
+    norm: str
+    frozen: bool
+    axis_name: str | None
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B H W O"]:
+        """Computes the stage's map."""
+        for i in range(1, self.num_convs + 1):
+            use_bias = self.norm == "none"
+            conv = Conv(self.features, 3, use_bias=use_bias, dtype=self.dtype, name=f"conv{i}")
+            x = conv(x)
+            if self.norm != "none":
+                norm = norm_layer(
+                    self.norm,
+                    self.features,
+                    train=train,
+                    frozen=self.frozen,
+                    axis_name=self.axis_name,
+                    dtype=self.dtype,
+                    name=f"norm{i}",
+                )
+                x = norm(x)
+            x = nn.relu(x)
+        return x
+
+
+def frozen_parameters(frozen_stages: int) -> tuple[str, ...]:
+    """The paths below "params" that `frozen_stages` freezes in a detector.
+
+    Raises:
+        ValueError: if `frozen_stages` is not 0..5.
+    """
+    if not 0 <= frozen_stages <= len(CONVS):
+        raise ValueError(f"frozen_stages must be 0..{len(CONVS)}; found {frozen_stages}")
+    return tuple(f"backbone/layer{i}" for i in range(1, frozen_stages + 1))
