@@ -1,6 +1,7 @@
 """Trains a detector: python train.py --config=FILE[:ARG] [--workdir=DIR] [--config.key=VALUE].
 
-Run again on the same workdir, it resumes; finished, it says so.
+Run again on the same workdir, it resumes; finished, it says so. Then --config may
+be left out: the run goes on with the settings that it began with.
 """
 
 import sys
@@ -11,7 +12,7 @@ import jax
 from absl import flags
 
 from jaxdet import commands, configuration
-from jaxdet.evaluation import coco
+from jaxdet.evaluation import EVALUATIONS
 from jaxdet.training import loop, state, steps
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.writer import Writer
@@ -38,7 +39,8 @@ def main(argv: Sequence[str]) -> int:
     # Finds mistakes in the settings before anything is written.
     commands.train_batches(config, train_source, 0).close()
 
-    checkpoints = Checkpoints(workdir / "checkpoints")
+    evaluation = EVALUATIONS[config.evaluation.name]
+    checkpoints = Checkpoints(workdir / "checkpoints", metric=evaluation.BEST)
     done = checkpoints.latest or 0
     if done >= config.num_steps:
         print(
@@ -49,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     if done:
         start = checkpoints.restore("latest", like=like)
         origin = f"resuming after step {done}"
-        differences = configuration.differing_keys(config, workdir / "config.json")
+        differences = configuration.differing_keys(config, workdir / configuration.SAVED_NAME)
         for difference in differences:
             print(f"warning: the run began with another config: {difference}", file=sys.stderr)
     else:
@@ -63,7 +65,8 @@ def main(argv: Sequence[str]) -> int:
     if first_process:
         # What the run began with stays as it is.
         if not done or differences:
-            configuration.save(config, workdir / (f"config.{done}.json" if done else "config.json"))
+            name = f"config.{done}.json" if done else configuration.SAVED_NAME
+            configuration.save(config, workdir / name)
         print(config.to_json(indent=2))
         print(f"{origin}; {len(train_source)} training images; writing to {workdir}")
     try:
@@ -91,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"stopped by signal {outcome.signal}; step {step} is saved, run again to resume")
         return 128 + outcome.signal
     if first_process:
-        print(coco.format_table(outcome.results))
+        print(evaluation.format_table(outcome.results))
         print(f"pictures:    {workdir / 'pictures'}")
         print(f"checkpoints: {workdir / 'checkpoints'}")
         print(f"TensorBoard: tensorboard --logdir={workdir}")

@@ -46,6 +46,9 @@ def get_config() -> ConfigDict:
     config.data.vertical_flip = 0.0
     config.data.num_threads = 2
 
+    config.evaluation = ConfigDict()
+    config.evaluation.name = "coco"
+
     config.model = ConfigDict()
     config.model.depth = 18
     config.model.width = 32

@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     config.eval_every = EPOCH
     config.checkpoint_every = 2000
     config.log_every = 50
-    config.eval_images = 0
+    config.eval_images = 5000  # All of val2017; of train2017 the proposals are what is wanted.
     config.eval_batch_size = 16
     config.num_pictures = 16
     config.picture_score = 0.5

@@ -1,7 +1,8 @@
 """The command line and the config file: read, check, save, compare.
 
 A config is a file with `get_config()`, or `get_config(argument="")`, that returns
-a flat `ml_collections.ConfigDict` with sections. Every mistake in it is a UserError.
+a flat `ml_collections.ConfigDict` with sections, or the config.json that a run has
+left. Every mistake in it is a UserError.
 """
 
 import difflib
@@ -21,6 +22,8 @@ from ml_collections import ConfigDict, config_flags
 from jaxdet import settings
 from jaxdet.training.writer import write_json
 from jaxdet.types import UserError
+
+SAVED_NAME = "config.json"  # In the workdir.
 
 # A run that is resumed with other values of these is the same run.
 FREE_KEYS = (
@@ -47,8 +50,9 @@ class CommandLine(NamedTuple):
 def read_command_line(argv: Sequence[str], *, define: Any = None) -> CommandLine:
     """Reads --config=FILE[:ARG], --workdir=DIR and --config.any.thing=VALUE.
 
-    The config comes with all defaults, so that each of them can be overridden
-    and the saved config is the whole run.
+    Without --config the config of the run in the workdir is taken. It comes
+    with all defaults, so that each of them can be overridden and the saved
+    config is the whole run.
 
     Args:
         argv: the command line, the command's name first.
@@ -59,9 +63,13 @@ def read_command_line(argv: Sequence[str], *, define: Any = None) -> CommandLine
             that are missing, and values of another type.
     """
     file, argument = _find_config_file(argv)
-    config = _load(file, argument)
-    # Another detector has other settings, so its name is needed before the flags are read.
-    settings.complete(config, detector=_last_value(argv, "config.detector", config.get("detector")))
+    config = _load_json(file) if file.suffix == ".json" else _load(file, argument)
+    # Another method has other settings, so its name is needed before the flags are read.
+    settings.complete(
+        config,
+        detector=_last_value(argv, "config.detector", config.get("detector")),
+        evaluation=_last_value(argv, "config.evaluation.name", ""),
+    )
     original = config.copy_and_resolve_references()
     # ml_collections stumbles over unknown keys, so they are looked for first.
     for override in (a for a in argv if a.startswith("--config.")):
@@ -113,9 +121,14 @@ def differing_keys(config: ConfigDict, path: Path) -> list[str]:
 
 
 def _find_config_file(argv: Sequence[str]) -> tuple[Path, str]:
-    named = _last_value(argv, "config", "")
+    named, workdir = _last_value(argv, "config", ""), _last_value(argv, "workdir", "")
+    if not named and workdir and Path(workdir, SAVED_NAME).is_file():
+        return Path(workdir, SAVED_NAME), ""
     if not named:
-        raise UserError("name a config: --config=FILE, such as --config=configs/quickstart.py")
+        found = f"; {workdir} has no {SAVED_NAME}" if workdir else ""
+        raise UserError(
+            f"name a config: --config=FILE, such as --config=configs/quickstart.py{found}"
+        )
     name, _, argument = named.partition(":")
     path = Path(name)
     if not path.is_file():
@@ -151,6 +164,23 @@ def _load(file: Path, argument: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config() of {file} gives no ConfigDict, but {config!r}")
     return config
+
+
+def _load_json(file: Path) -> ConfigDict:
+    """Reads what `save` wrote, but for its lists, which were tuples."""
+    try:
+        values = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is not the config of a run: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file} is not the config of a run: it holds {values!r}")
+    return ConfigDict(_with_tuples(values))
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _check_override(path: str, config: ConfigDict) -> None:

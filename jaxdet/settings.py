@@ -13,8 +13,11 @@ from ml_collections import ConfigDict
 
 from jaxdet.data import pipeline, transforms
 from jaxdet.detectors import DETECTORS
+from jaxdet.evaluation import EVALUATIONS
 from jaxdet.training.optimizer import build_optimizer
 from jaxdet.types import UserError
+
+REQUIRED = inspect.Parameter.empty
 
 KEYS = (
     "batch_size",  # Images of a step, over all devices.
@@ -24,6 +27,7 @@ KEYS = (
     "eval_batch_size",
     "eval_every",  # Steps; 0 evaluates at the end only.
     "eval_images",  # At most so many images are evaluated; 0 for all.
+    "evaluation",  # Section: the name of the metrics, and their keyword arguments.
     "init_from",  # File of pretrained weights, or "".
     "log_every",  # Steps.
     "model",  # Section: keyword arguments of the detector.
@@ -33,9 +37,16 @@ KEYS = (
     "picture_score",  # Lowest score that is drawn.
     "seed",
 )
-DATA_KEYS = ("classes", "eval_split", "options", "root", "source", "train_split")
+DATA_KEYS = {
+    **dict.fromkeys(
+        ("classes", "eval_split", "options", "root", "source", "train_split"), REQUIRED
+    ),
+    "proposals": "",  # File of given proposals; "{split}" stands for the name of the split.
+}
+DEFAULT_EVALUATION = "coco"
 
 # Arguments that a config does not choose in the section.
+EVALUATION_OWN = ("class_names", "detections", "examples")
 MODEL_OWN = ("num_classes",)
 OPTIMIZER_OWN = ("batch_size", "num_steps")
 PIPELINE_OWN = (
@@ -54,6 +65,7 @@ PIPELINE_OWN = (
 LOWEST = {
     "batch_size": 1,
     "checkpoint_every": 0,
+    "data.max_proposals": 0,
     "eval_batch_size": 1,
     "eval_every": 0,
     "eval_images": 0,
@@ -63,23 +75,25 @@ LOWEST = {
     "optimizer.base_batch_size": 1,
     "seed": 0,
 }
-REQUIRED = inspect.Parameter.empty
 
 
-def complete(config: ConfigDict, *, detector: str) -> None:
+def complete(config: ConfigDict, *, detector: str, evaluation: str = "") -> None:
     """Checks all keys of a config and writes the defaults that it leaves out into it.
 
     Args:
         config: changed in place.
         detector: whose settings "model" holds; an unknown name leaves that
             section as it is.
+        evaluation: where it is another one than the config's, it starts from
+            its own defaults.
 
     Raises:
         UserError: for the first key that is unknown, with the known ones, or
-            that is missing.
+            that is missing, and for an evaluation that is unknown.
     """
+    _choose_evaluation(config, evaluation)
     _check_keys("config", config, dict.fromkeys(KEYS, REQUIRED))
-    for section, wanted in _sections(detector).items():
+    for section, wanted in _sections(detector, config.evaluation.name).items():
         given = config[section]
         if not isinstance(given, ConfigDict):
             raise UserError(f"config.{section} wants to be a ConfigDict, found {given!r}")
@@ -99,12 +113,22 @@ def check_numbers(config: ConfigDict) -> None:
         value = (config[section] if section else config)[name]
         if not isinstance(value, int | float) or value < lowest:
             raise UserError(f"config.{key} wants at least {lowest}, found {value!r}")
+    if bool(config.data.proposals) != bool(config.data.max_proposals):
+        raise UserError(
+            "config.data.proposals and config.data.max_proposals are set both or neither, found "
+            f"{config.data.proposals!r} and {config.data.max_proposals}"
+        )
     for key in ("canvas", "resize"):
         if len(config.data[key]) != 2:
             raise UserError(f"config.data.{key} wants two numbers, found {config.data[key]}")
     for key, value in (("canvas", min(config.data.canvas)), ("max_boxes", config.data.max_boxes)):
         if value < 1:
             raise UserError(f"config.data.{key} wants at least 1, found {config.data[key]}")
+
+
+def train_keywords(config: ConfigDict) -> dict[str, Any]:
+    """The part of the section "data" that the batches of a training take."""
+    return {key: value for key, value in config.data.items() if key not in DATA_KEYS}
 
 
 def eval_keywords(config: ConfigDict) -> dict[str, Any]:
@@ -115,19 +139,39 @@ def eval_keywords(config: ConfigDict) -> dict[str, Any]:
 
 def unknown_key(section: str, key: str, known: Iterable[str]) -> UserError:
     """The error for a key that does not exist, with the nearest that does."""
-    known = sorted(known)
-    near = difflib.get_close_matches(key, known, n=1)
+    return UserError(f"{section} has no key {key!r}; {_hint(key, sorted(known))}")
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return UserError(f"{section} has no key {key!r}; {hint}known: {', '.join(known) or 'none'}")
+    return f"{hint}known: {', '.join(known) or 'none'}"
 
 
-def _sections(detector: str) -> dict[str, dict[str, Any]]:
+def _choose_evaluation(config: ConfigDict, name: str) -> None:
+    """Sees that the section "evaluation" has a name; the settings of another one are dropped."""
+    given = config.get("evaluation", ConfigDict())
+    if not isinstance(given, ConfigDict):
+        raise UserError(f"config.evaluation wants to be a ConfigDict, found {given!r}")
+    was = given.get("name", DEFAULT_EVALUATION)
+    name = name or was
+    if name not in EVALUATIONS:
+        raise UserError(f"unknown evaluation.name {name!r}; {_hint(str(name), list(EVALUATIONS))}")
+    with config.unlocked(), given.unlocked():
+        config.evaluation = ConfigDict({"name": name, **(given if name == was else {})})
+
+
+def _sections(detector: str, evaluation: str) -> dict[str, dict[str, Any]]:
     """The keys of each section with their defaults, or REQUIRED."""
     sections = {
         "data": {
-            **dict.fromkeys(DATA_KEYS, REQUIRED),
+            **DATA_KEYS,
             **_keywords(pipeline.train_batches, PIPELINE_OWN),
             **transforms.Augmentation._field_defaults,
+        },
+        "evaluation": {
+            "name": evaluation,
+            **_keywords(EVALUATIONS[evaluation].evaluate, EVALUATION_OWN),
         },
         "optimizer": _keywords(build_optimizer, OPTIMIZER_OWN),
     }

@@ -22,7 +22,9 @@ import pytest
 from training.metric_lines import read_lines
 
 from jaxdet import commands, configuration, interop
+from jaxdet.commands import build
 from jaxdet.data import sources
+from jaxdet.evaluation import EVALUATIONS
 from jaxdet.types import Detections, Example, UserError
 
 ROOT = Path(__file__).parent.parent
@@ -58,14 +60,14 @@ def place(tmp_path_factory):
 def start(place):
     """Starts a command on a workdir as a process of its own."""
 
-    def start(command, workdir, *arguments, devices=1):
+    def start(command, workdir, *arguments, devices=1, config=CONFIG):
         flags = f" --xla_force_host_platform_device_count={devices}"
         environment = place.environment
         return subprocess.Popen(
             [
                 sys.executable,
                 str(ROOT / command),
-                f"--config={CONFIG}",
+                *([f"--config={config}"] if config else []),
                 f"--workdir={workdir}",
                 f"--config.data.root={place.folder / 'data'}",
                 *arguments,
@@ -203,6 +205,7 @@ def test_two_processes_train_as_one_with_two_devices(place, start):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     short = ("--config.num_steps=3", "--config.eval_every=0", "--config.log_every=1")
+    short += ("--config.evaluation.name=voc",)
     joined = ("--distributed", f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
     apart, alone = place.folder / "two_processes", place.folder / "one_process"
     processes = [start("train.py", apart, *short, *joined, f"--process_id={i}") for i in (0, 1)]
@@ -216,6 +219,8 @@ def test_two_processes_train_as_one_with_two_devices(place, start):
         assert one.keys() == other.keys()
         measured = [key for key in one if one[key] is not None]
         assert [one[k] for k in measured] == pytest.approx([other[k] for k in measured], rel=1e-5)
+    assert list(json.loads((apart / "eval.json").read_text())) == ["mAP", "per_class"]
+    assert read_lines(alone)[-1].keys() >= {"eval/mAP", "eval/per_class/square/AP"}
 
 
 def test_a_run_that_is_told_to_stop_saves_and_says_so(place, start, weights):
@@ -278,6 +283,7 @@ class FourPictures:
     """A source whose third picture is broken, seen by a detector that finds nothing."""
 
     class_names = ("circle", "square")
+    broken = 2
 
     def __len__(self):
         return 4
@@ -287,7 +293,7 @@ class FourPictures:
         none = np.zeros(0, bool)
         return Example(
             id=f"picture {i}",
-            image=b"broken" if i == 2 else image,
+            image=b"broken" if i == self.broken else image,
             boxes=np.zeros((0, 4), np.float32),
             labels=np.zeros(0, np.int32),
             crowd=none,
@@ -302,6 +308,13 @@ class FourPictures:
         zeros = np.zeros(shape, np.float32)
         return Detections(np.zeros((*shape, 4), np.float32), zeros, zeros.astype(int), zeros > 0)
 
+    @staticmethod
+    def predict_whole(variables, images):
+        """Finds the whole picture; the score is its brightness."""
+        boxes = np.tile(np.float32([0, 0, 999, 999]), (*images.scales.shape, 1, 1))
+        scores = images.pixels[..., :1, 0, 0] / np.float32(255)
+        return Detections(boxes, scores, np.zeros(scores.shape, int), scores > 0)
+
 
 def test_an_image_that_cannot_be_read_is_left_out_and_said(configure, caplog):
     config = configure("--config.num_pictures=4")
@@ -311,6 +324,51 @@ def test_an_image_that_cannot_be_read_is_left_out_and_said(configure, caplog):
     pictures = commands.draw(config, source, source.predict, {})
     assert [name for name, _ in pictures] == ["picture 0", "picture 1", "picture 3"]
     assert [np.bincount(pixels.ravel()).argmax() for _, pixels in pictures] == [30, 90, 210]
+
+
+def test_proposals_that_are_written_can_be_given(configure, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(sources, "build", lambda *arguments, **settings: FourPictures())
+    config = configure("--config.evaluation.name=proposals", "--config.eval_images=2")
+    seen = SimpleNamespace(evaluate=lambda *given, **settings: {"given": given, **settings})
+    monkeypatch.setitem(EVALUATIONS, "proposals", seen)
+    source, file = FourPictures(), tmp_path / "new" / "VOC2007" / "test.npz"
+    results = commands.evaluate(config, source, source.predict_whole, {}, proposals_file=str(file))
+    examples, found, class_names = results.pop("given")
+    assert [example.id for example in examples] == ["picture 0", "picture 1"]
+    assert (len(found), class_names) == (2, source.class_names)
+    assert results == {"limits": (100, 300, 1000)}
+    assert "evaluated 3 of 4 images" in caplog.text
+
+    config.data.proposals = f"{tmp_path}/new/{{split}}.npz"
+    given = commands.build_source(config, "VOC2007/test", ())
+    for i, count in enumerate([1, 1, 0, 1]):  # The third cannot be read.
+        example = given[i]
+        np.testing.assert_array_equal(example.proposals, np.tile([0, 0, 300, 200], (count, 1)))
+        np.testing.assert_allclose(example.proposal_scores, [(60 * i + 30) / 255] * count)
+    with pytest.raises(UserError, match="no proposals file .*new/train.npz"):
+        commands.build_source(config, "train", ())
+
+
+def test_of_all_images_that_get_proposals_a_part_is_evaluated(configure, monkeypatch, tmp_path):
+    config = configure("--config.eval_images=2")
+    monkeypatch.setattr(EVALUATIONS["coco"], "evaluate", lambda examples, *_: {"of": examples})
+    source, file = FourPictures(), str(tmp_path / "test.npz")
+    source.broken = None
+    results = commands.evaluate(config, source, source.predict_whole, {}, proposals_file=file)
+    assert [example.id for example in results["of"]] == ["picture 0", "picture 2"]
+    with np.load(file) as written:
+        assert len(written["ids"]) == 4
+
+
+def test_blank_images_have_the_slots_of_given_proposals(configure):
+    assert build.blank_images(configure(), 3).proposals is None
+    config = configure("--config.data.proposals=a.npz", "--config.data.max_proposals=7")
+    proposals = build.blank_images(config, 3).proposals
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), proposals) == (
+        ((3, 7, 4), np.float32),
+        ((3, 7), np.float32),
+        ((3, 7), bool),
+    )
 
 
 def test_images_and_objects_that_a_run_could_not_use_are_counted():
@@ -330,15 +388,16 @@ def test_a_split_without_images_is_a_mistake(configure, monkeypatch):
 @pytest.mark.parametrize("command", ["train.py", "eval.py"])
 def test_help_is_the_usage(run, command):
     ended = run(command, "--help", config=None)
-    assert ended.status == 0 and f"python {command} --config=FILE" in ended.out
+    assert ended.status == 0 and f"python {command} --" in ended.out
 
 
-def test_a_finished_run_says_so_and_writes_nothing(trained, run):
+@pytest.mark.parametrize("config", [CONFIG, None])
+def test_a_finished_run_says_so_and_writes_nothing(trained, run, config):
     def stamps():
         return {path: path.stat().st_mtime_ns for path in trained.workdir.rglob("*")}
 
     before = stamps()
-    ended = run("train.py", f"--workdir={trained.workdir}")
+    ended = run("train.py", f"--workdir={trained.workdir}", config=config)
     assert ended.status == 0
     assert f"is finished: {NUM_STEPS} of {NUM_STEPS} steps are done" in ended.out
     assert stamps() == before
@@ -347,13 +406,29 @@ def test_a_finished_run_says_so_and_writes_nothing(trained, run):
 def test_eval_takes_the_best_checkpoint(trained, place, start):
     workdir = shutil.copytree(trained.workdir, place.folder / "evaluated")
     (workdir / "eval.json").unlink()
-    # Where weights came from does not matter any more.
-    process = start("eval.py", workdir, "--config.init_from=gone.npz")
+    # Where weights came from does not matter any more; the config is the run's.
+    process = start("eval.py", workdir, "--config.init_from=gone.npz", config=None)
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert "(best)" in out and "AP50" in out
     found = json.loads((workdir / "eval.json").read_text())["AP"]
     assert found == max(line["eval/AP"] for line in read_lines(workdir) if "eval/AP" in line)
+
+
+def test_eval_of_another_split_writes_its_proposals_and_leaves_the_results(trained, place, start):
+    workdir = shutil.copytree(trained.workdir, place.folder / "proposing")
+    before = (workdir / "eval.json").read_text()
+    options = ("--split=train", f"--write_proposals={workdir}/{{split}}.npz")
+    process = start("eval.py", workdir, *options, "--config.evaluation.name=voc", config=None)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "(best) on train" in out and f"16 images are written to {workdir}/train.npz" in out
+    results = json.loads((workdir / "eval_train.json").read_text())
+    assert f"all   {100 * results['mAP']:8.1f}" in out and "AP50" not in out
+    assert (workdir / "eval.json").read_text() == before
+    with np.load(workdir / "train.npz") as written:
+        assert len(written["ids"]) == 16 and written["counts"].max() <= 10
+        assert written["boxes"].shape == (written["counts"].sum(), 4)
 
 
 def test_tensorflow_is_never_imported(trained, place):
@@ -373,7 +448,7 @@ def test_tensorflow_is_never_imported(trained, place):
         ),
         (["--wrkdir=runs"], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
         (["more"], "unexpected argument 'more'"),
-        (["--config.detector=fast_rcnn"], "unknown detector 'fast_rcnn'; known: faster_rcnn"),
+        (["--config.detector=slow_rcnn"], "unknown detector 'slow_rcnn'; known: "),
         (["--config.optimizer.name=sdg"], "unknown optimizer.name 'sdg'"),
         (["--config.model.norm=frozen"], "config.model.norm is 'frozen', which needs pretrained"),
         (["--config.data.source=voc"], "data source 'voc' has no option"),
@@ -393,6 +468,22 @@ def test_tensorflow_is_never_imported(trained, place):
         (["--config.model.max_candidates=2"], "config.model: max_candidates 2 < max_detections 10"),
         (["--config.optimizer.momentun=0"], "did you mean 'momentum'?"),
         (["--config.data.vertical_flp=0"], "did you mean 'vertical_flip'?"),
+        (["--config.evaluation.name=vok"], "unknown evaluation.name 'vok'; did you mean 'voc'?"),
+        (["--config.evaluation.eleven_point=1"], "config.evaluation has no key 'eleven_point'"),
+        (
+            ["--config.evaluation.name=voc", "--config.evaluation.eleven_pont=1"],
+            "did you mean 'eleven_point'?",
+        ),
+        (
+            ["--config.evaluation.name=voc", "--config.evaluation.iou_threshold=50"],
+            "config.evaluation: iou_threshold must lie in (0, 1], got 50",
+        ),
+        (
+            ["--config.evaluation.name=proposals", "--config.evaluation.limits=(10,1)"],
+            "config.evaluation: limits wants rising numbers from 1 up, got (10, 1)",
+        ),
+        (["--config.data.proposals=a.npz"], "set both or neither, found 'a.npz' and 0"),
+        (["--config.data.max_proposals=-1"], "config.data.max_proposals wants at least 0"),
     ],
 )
 def test_a_mistake_is_one_line(run, tmp_path, arguments, message):
@@ -422,6 +513,15 @@ def test_a_mistake_is_one_line(run, tmp_path, arguments, message):
         ("del config.seed; config.seed = '1'", "config.seed wants at least 0, found '1'"),
         ("config.data = 3", "TypeError: Could not override field 'data'"),
         ("del config.data; config.data = 3", "config.data wants to be a ConfigDict, found 3"),
+        ("config.evaluation = 3", "config.evaluation wants to be a ConfigDict, found 3"),
+        (
+            "config.evaluation = ConfigDict({'nam': 'voc'})",
+            "config.evaluation has no key 'nam'; did you mean 'name'?",
+        ),
+        (
+            "config.evaluation = ConfigDict({'name': 'voc', 'iou_threshold': 'a'})",
+            "config.evaluation: ",
+        ),
         ("config = dict(config)", "gives no ConfigDict, but {"),
         ("config.seed = sed", f"mine.py:{LAST_LINE}: NameError: name 'sed' is not defined"),
         ("config.seed = = 3", f"mine.py:{LAST_LINE}: SyntaxError: invalid syntax"),
@@ -490,6 +590,43 @@ def test_the_workdir_is_named_after_the_config_and_its_argument():
         command = configuration.read_command_line(["train.py", f"--config={CONFIG}{argument}"])
         assert command.workdir == Path(workdir)
     assert command.config.num_steps == 12
+
+
+def test_the_evaluation_has_defaults_and_another_name_begins_with_its_own(configure, tmp_path):
+    assert configure().evaluation.to_dict() == {"name": "coco"}
+    file = tmp_path / "mine.py"
+    section = "config.evaluation = ConfigDict({'name': 'voc', 'eleven_point': True})"
+    file.write_text(CONFIG.read_text().replace("    return", f"    {section}\n    return"))
+    argv = ["train.py", f"--config={file}"]
+    config = configuration.read_command_line(argv).config
+    assert config.evaluation.to_dict() == {
+        "name": "voc",
+        "eleven_point": True,
+        "inclusive": False,
+        "iou_threshold": 0.5,
+    }
+    config = configuration.read_command_line([*argv, "--config.evaluation.name=proposals"]).config
+    assert config.evaluation.to_dict() == {"name": "proposals", "limits": (100, 300, 1000)}
+
+
+def test_the_config_of_a_run_is_read_from_its_workdir(configure, tmp_path):
+    config = configure("--config.optimizer.milestones=(3,5)")
+    config.data.resize = ((48, 64), 64)
+    configuration.save(config, tmp_path / "config.json")
+    argv = ["eval.py", f"--workdir={tmp_path}"]
+    command = configuration.read_command_line(argv)
+    assert command.config == config and command.workdir == tmp_path
+    assert command.config.data.resize == ((48, 64), 64)
+    config = configuration.read_command_line([*argv, "--config.optimizer.milestones=(4,)"]).config
+    assert config.optimizer.milestones == (4,)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3"])
+def test_a_saved_config_that_is_damaged_is_one_line(run, tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    ended = run("eval.py", f"--workdir={tmp_path}", config=None)
+    assert (ended.status, ended.err.count("\n")) == (1, 1)
+    assert f"{tmp_path / 'config.json'} is not the config of a run" in ended.err
 
 
 def test_a_config_that_makes_another_run_is_compared_with_the_saved_one(configure, tmp_path):
@@ -571,3 +708,12 @@ def test_eval_without_a_run_is_one_line(run, tmp_path):
     assert ended.status == 1
     assert ended.err.startswith("error: no checkpoint to evaluate")
     assert not (tmp_path / "nothing").exists()
+    ended = run("eval.py", f"--workdir={tmp_path / 'nothing'}", config=None)
+    assert (ended.status, ended.err.count("\n")) == (1, 1)
+    assert "name a config" in ended.err and "nothing has no config.json" in ended.err
+
+
+def test_a_file_for_proposals_has_its_suffix(trained, run):
+    ended = run("eval.py", f"--workdir={trained.workdir}", "--write_proposals=proposals/{split}")
+    assert (ended.status, ended.err.count("\n")) == (1, 1)
+    assert "--write_proposals wants a file.npz, found proposals/test" in ended.err

@@ -4,13 +4,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from jaxdet.detectors import fast_rcnn, faster_rcnn, rpn
+from jaxdet.detectors import fast_rcnn, faster_rcnn, retinanet, rpn
 from jaxdet.types import Detector, UserError
 
 # Name -> the function that makes the detector, and the class of its settings.
 DETECTORS: dict[str, tuple[Callable[..., Detector], type]] = {
     "fast_rcnn": (fast_rcnn.fast_rcnn, fast_rcnn.Settings),
     "faster_rcnn": (faster_rcnn.faster_rcnn, faster_rcnn.Settings),
+    "retinanet": (retinanet.retinanet, retinanet.Settings),
     "rpn": (rpn.rpn, rpn.Settings),
 }
 

@@ -1,4 +1,4 @@
-"""Fast R-CNN on a ResNet-FPN, alone on given proposals or as the second stage of Faster R-CNN.
+"""Fast R-CNN, alone on given proposals or as the second stage of Faster R-CNN.
 
 Features and proposals -> assign -> sample -> pool -> box head -> losses; then
 detections.
@@ -37,7 +37,8 @@ from jaxdet.types import (
     UserError,
 )
 
-STRIDES = (4, 8, 16, 32)
+# The coarsest map of an FPN holds no region; it serves the RPN alone.
+MOST_LEVELS = 4
 
 # 512 regions of 4 images gather 4 GB at 256 channels and the default `max_sampling`.
 IMAGES_POOLED_AT_ONCE = 4
@@ -134,7 +135,7 @@ class FastRCNN(nn.Module):
     def setup(self):
         """Names the parts; the names are checkpoint keys."""
         self.backbone = features.make_backbone(self.settings, self.axis_name)
-        self.neck = features.make_neck(self.settings, num_levels=len(STRIDES))
+        self.neck = features.make_neck(self.settings, len(self.settings.strides[:MOST_LEVELS]))
         self.box_head = make_head(self.settings)
 
     def features(self, x: Float[Array, "B H W 3"], *, train: bool) -> tuple[Array, ...]:
@@ -217,7 +218,7 @@ def make_head(s: Settings) -> BoxHead:
 
 def blank_regions(s: Settings) -> Float[Array, "1 1 h w C"]:
     """One pooled region, which shows the head its sizes."""
-    return jnp.zeros((1, 1, s.roi_size, s.roi_size, s.fpn_channels))
+    return jnp.zeros((1, 1, s.roi_size, s.roi_size, s.channels))
 
 
 def region_losses(
@@ -291,7 +292,8 @@ def pool(
     Raises:
         ValueError: if `roi_pooling` is unknown.
     """
-    common = dict(strides=STRIDES, finest_scale=s.finest_scale, output_size=s.roi_size)
+    strides = s.strides[:MOST_LEVELS]
+    common = dict(strides=strides, finest_scale=s.finest_scale, output_size=s.roi_size)
     sampling = dict(sampling_ratio=s.sampling_ratio, max_sampling=s.max_sampling)
     methods = {
         "align": partial(pyramid_roi_align, **common, **sampling),
@@ -304,7 +306,7 @@ def pool(
     # A few images at a time: the cells that all regions gather would fill the memory.
     return jax.lax.map(
         lambda image: methods[s.roi_pooling](*image),
-        (pyramid[: len(STRIDES)], rois),
+        (pyramid[: len(strides)], rois),
         batch_size=min(IMAGES_POOLED_AT_ONCE, len(rois)),
     )
 

@@ -1,4 +1,4 @@
-"""Faster R-CNN on a ResNet-FPN: a region proposal network, and Fast R-CNN on its proposals.
+"""Faster R-CNN: a region proposal network, and Fast R-CNN on its proposals.
 
 Features -> RPN and its losses (`rpn.py`) -> proposals -> regions and their
 losses (`fast_rcnn.py`); both stages read the same features.
@@ -33,7 +33,7 @@ class FasterRCNN(nn.Module):
     def setup(self):
         """Names the parts; the names are checkpoint keys."""
         self.backbone = features.make_backbone(self.settings, self.axis_name)
-        self.neck = features.make_neck(self.settings, num_levels=len(rpn.STRIDES))
+        self.neck = features.make_neck(self.settings, len(self.settings.strides))
         self.rpn_head = rpn.make_head(self.settings)
         self.box_head = fast_rcnn.make_head(self.settings)
 
@@ -56,7 +56,7 @@ class FasterRCNN(nn.Module):
 
 
 def faster_rcnn(**settings: Any) -> Detector:
-    """Faster R-CNN with a ResNet-FPN backbone.
+    """Faster R-CNN with a ResNet-FPN or VGG-16 backbone.
 
     Args:
         **settings: `num_classes`, and any other attribute of `Settings`.

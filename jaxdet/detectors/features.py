@@ -1,17 +1,24 @@
-"""Where every detector on a ResNet-FPN starts: from uint8 images to a feature pyramid."""
+"""Where every anchor-based detector starts: from uint8 images to a feature pyramid."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxdet.models import resnet, vgg
 from jaxdet.models.fpn import FPN
 from jaxdet.models.resnet import ResNet
+from jaxdet.models.vgg import VGG
 from jaxdet.ops import pixels
 from jaxdet.types import Images
+
+BACKBONES = ("resnet", "vgg")
+FPN_STRIDES = (4, 8, 16, 32, 64)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,13 +27,16 @@ class FeatureSettings:
 
     Attributes:
         num_classes: K, without background.
-        depth: of the ResNet: 10, 18, 34, 50 or 101.
-        width: channels of its stem.
-        norm: "frozen", "batch", "sync" or "group"; "frozen" needs pretrained weights.
-        style: "pytorch" or "caffe": where bottlenecks stride.
-        frozen_stages: leading backbone stages that do not train, 0..4.
-        zero_init_residual: blocks start as the identity.
-        fpn_channels: of the pyramid and of the heads on all of its cells.
+        backbone: "resnet", with an FPN behind it, or "vgg", whose last map is all.
+        depth: of a ResNet: 10, 18, 34, 50 or 101; of a VGG: 16.
+        width: channels of the backbone's first layer.
+        norm: "frozen", "batch", "sync" or "group", of a VGG also "none";
+            "frozen" needs pretrained weights.
+        style: "pytorch" or "caffe": where a ResNet's bottlenecks stride.
+        frozen_stages: leading backbone stages that do not train, 0..4, or 0..5 of a VGG.
+        zero_init_residual: a ResNet's blocks start as the identity.
+        fpn_channels: of the pyramid and of the heads on all of its cells; a
+            VGG's heads have the channels of its last map.
         dtype: of the networks' computation, "float32" or "bfloat16".
         pixel_mean: of RGB in 0..255, subtracted from every pixel.
         pixel_std: of RGB, which pixels are divided by.
@@ -34,6 +44,7 @@ class FeatureSettings:
     """
 
     num_classes: int
+    backbone: str = "resnet"
     depth: int = 50
     width: int = 64
     norm: str = "frozen"
@@ -46,24 +57,58 @@ class FeatureSettings:
     pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
     size_divisor: int = 32
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels a cell of each map, finest first."""
+        return FPN_STRIDES if self.backbone == "resnet" else (vgg.STRIDE,)
 
-def make_backbone(s: FeatureSettings, axis_name: str | None) -> ResNet:
-    """The ResNet that the settings describe."""
-    return ResNet(
-        depth=s.depth,
+    @property
+    def channels(self) -> int:
+        """Of every map."""
+        return self.fpn_channels if self.backbone == "resnet" else self.width * vgg.WIDTHS[-1]
+
+
+def make_backbone(s: FeatureSettings, axis_name: str | None) -> nn.Module:
+    """The backbone that the settings describe.
+
+    Raises:
+        ValueError: if its name is unknown, or its depth.
+    """
+    if s.backbone not in BACKBONES:
+        raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}; found {s.backbone!r}")
+    common = dict(
         width=s.width,
         norm=s.norm,
-        style=s.style,
         frozen_stages=s.frozen_stages,
-        zero_init_residual=s.zero_init_residual,
         axis_name=axis_name,
         dtype=jnp.dtype(s.dtype),
     )
+    if s.backbone == "resnet":
+        residual = dict(style=s.style, zero_init_residual=s.zero_init_residual)
+        return ResNet(depth=s.depth, **residual, **common)
+    if s.depth != vgg.DEPTH:
+        raise ValueError(f"depth of a vgg must be {vgg.DEPTH}; found {s.depth}")
+    return VGG(**common)
 
 
-def make_neck(s: FeatureSettings, *, num_levels: int) -> FPN:
-    """The FPN that the settings describe; levels beyond the backbone's are pooled."""
-    return FPN(channels=s.fpn_channels, num_levels=num_levels, dtype=jnp.dtype(s.dtype))
+def make_neck(s: FeatureSettings, num_levels: int, **settings: Any) -> Callable:
+    """The FPN that the settings describe, or nothing behind a VGG.
+
+    Args:
+        s: the detector's settings.
+        num_levels: maps of the pyramid.
+        **settings: other attributes of `FPN`.
+    """
+    if s.backbone == "vgg":
+        return lambda maps: maps
+    dtype = jnp.dtype(s.dtype)
+    return FPN(channels=s.fpn_channels, num_levels=num_levels, dtype=dtype, **settings)
+
+
+def frozen_parameters(backbone: str, frozen_stages: int) -> tuple[str, ...]:
+    """Path prefixes below "params" that a detector's `frozen_stages` freezes."""
+    module = vgg if backbone == "vgg" else resnet
+    return module.frozen_parameters(frozen_stages)
 
 
 def normalize(s: FeatureSettings, images: Images) -> Float[Array, "B H W 3"]:

@@ -1,4 +1,4 @@
-"""Region proposal network on a ResNet-FPN, alone or as the first stage of Faster R-CNN.
+"""Region proposal network, alone or as the first stage of Faster R-CNN.
 
 Features -> head -> anchors -> assign -> sample -> losses; then proposals. Alone
 it is a detector of one class: whatever the data annotates, scored by objectness.
@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxdet.detectors import features
+from jaxdet.detectors import anchor_grid, features
+from jaxdet.detectors.anchor_grid import Anchors
 from jaxdet.models.rpn_head import RPNHead
 from jaxdet.ops import anchors as anchor_ops
 from jaxdet.ops import losses
@@ -26,8 +27,6 @@ from jaxdet.ops.proposals import generate_proposals
 from jaxdet.ops.sampling import pad_labels, sample_labels
 from jaxdet.types import Batch, Detections, Detector, Images, Metrics, Objects, Proposals
 
-STRIDES = (4, 8, 16, 32, 64)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(features.FeatureSettings):
@@ -36,6 +35,7 @@ class Settings(features.FeatureSettings):
     Attributes:
         anchor_scales: sides of the square anchors, in strides.
         anchor_ratios: height / width of the anchors.
+        anchor_centre: of the first cell's anchors, in pixels.
         allowed_border: pixels an anchor may leave the image by to train; -1 for any.
         ignore_iof_threshold: anchors and proposals inside crowd regions by more
             than this fraction are ignored; -1 for off.
@@ -60,6 +60,7 @@ class Settings(features.FeatureSettings):
 
     anchor_scales: tuple[float, ...] = (8.0,)
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    anchor_centre: float = 0.0
     allowed_border: float = -1.0
     ignore_iof_threshold: float = -1.0
     rpn_positive_iou: float = 0.7
@@ -86,14 +87,6 @@ class Settings(features.FeatureSettings):
         return len(self.anchor_scales) * len(self.anchor_ratios)
 
 
-class Anchors(NamedTuple):
-    """The anchors of all levels, the same for every image of a batch."""
-
-    boxes: Float[Array, "N 4"]
-    valid: Bool[Array, "B N"]  # Of cells that the image covers, not its padding.
-    level_sizes: tuple[int, ...]  # They sum to N.
-
-
 class AnchorTargets(NamedTuple):
     """The anchors of one image that train, and what they learn."""
 
@@ -112,7 +105,7 @@ class RPN(nn.Module):
     def setup(self):
         """Names the parts; the names are checkpoint keys."""
         self.backbone = features.make_backbone(self.settings, self.axis_name)
-        self.neck = features.make_neck(self.settings, num_levels=len(STRIDES))
+        self.neck = features.make_neck(self.settings, len(self.settings.strides))
         self.rpn_head = make_head(self.settings)
 
     def features(self, x: Float[Array, "B H W 3"], *, train: bool) -> tuple[Array, ...]:
@@ -179,24 +172,20 @@ def _predict(s: Settings, variables: dict, images: Images) -> Detections:
 
 def make_head(s: Settings) -> RPNHead:
     """The head that the settings describe."""
-    return RPNHead(num_anchors=s.num_anchors, channels=s.fpn_channels, dtype=jnp.dtype(s.dtype))
+    return RPNHead(num_anchors=s.num_anchors, channels=s.channels, dtype=jnp.dtype(s.dtype))
 
 
 def make_anchors(s: Settings, pyramid: tuple[Array, ...], sizes: Int[Array, "B 2"]) -> Anchors:
-    """The anchors of a pyramid, and which of them each image covers."""
-    feature_sizes = [level.shape[1:3] for level in pyramid]
-    boxes = anchor_ops.pyramid_anchors(
-        feature_sizes, STRIDES, scales=s.anchor_scales, ratios=s.anchor_ratios
-    )
-    covered = partial(
-        anchor_ops.pyramid_valid,
-        feature_sizes,
-        STRIDES,
-        num_base=s.num_anchors,
+    """The anchors that the settings describe."""
+    return anchor_grid.make_anchors(
+        pyramid,
+        sizes,
+        strides=s.strides,
+        scales=s.anchor_scales,
+        ratios=s.anchor_ratios,
+        centre=s.anchor_centre,
         divisor=s.size_divisor,
     )
-    level_sizes = tuple(height * width * s.num_anchors for height, width in feature_sizes)
-    return Anchors(jnp.asarray(boxes), jax.vmap(covered)(sizes), level_sizes)
 
 
 def batch_targets(

@@ -1,6 +1,18 @@
-"""Detections on the original images and their COCO metrics; host side, NumPy."""
+"""Detections on the original images and their metrics; host side, NumPy.
 
-from jaxdet.evaluation.coco import Curves, ImageDetections, evaluate, format_table, measure
-from jaxdet.evaluation.runner import run
+Each module of `EVALUATIONS` has
+    evaluate(examples, detections, class_names, **settings) -> results by name,
+        numbers, None or dicts of them;
+    format_table(results) -> text;
+    BEST, the name of the result of which the largest is the best.
+"""
 
-__all__ = ["Curves", "ImageDetections", "evaluate", "format_table", "measure", "run"]
+from types import ModuleType
+
+from jaxdet.evaluation import coco, proposals, voc
+from jaxdet.evaluation.runner import ImageDetections, run
+
+# As a config names them.
+EVALUATIONS: dict[str, ModuleType] = {"coco": coco, "voc": voc, "proposals": proposals}
+
+__all__ = ["EVALUATIONS", "ImageDetections", "coco", "proposals", "run", "voc"]

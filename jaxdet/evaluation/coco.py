@@ -10,31 +10,29 @@ from typing import NamedTuple
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
+from jaxdet.evaluation.checks import check_input
+from jaxdet.evaluation.runner import ImageDetections
+from jaxdet.evaluation.table import Section, format_sections
 from jaxdet.types import Example
+
+BEST = "AP"
 
 # Places in the arrays of `Curves`.
 IOU50, IOU75 = 0, 5
 ALL, SMALL, MEDIUM, LARGE = range(4)
 MAX1, MAX10, MAX100 = range(3)
+LIMITS = (1, 10, 100)
 
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 RECALL_COLUMNS = ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-
-
-class ImageDetections(NamedTuple):
-    """The detections of one image, in pixels of the original image."""
-
-    boxes: np.ndarray  # (n, 4) float
-    scores: np.ndarray  # (n,) float
-    labels: np.ndarray  # (n,) int, 0..K-1
 
 
 class Curves(NamedTuple):
     """What every metric is a mean of; -1 where there is no object to find.
 
     Axes: T = 10 IoU thresholds (.5 to .95), R = 101 recall levels (0 to 1),
-    K classes, A = 4 object sizes (all, small, medium, large), M = 3 limits on
-    the detections of one image and class (1, 10, 100).
+    K classes, A = 4 object sizes (all, small, medium, large), M limits on the
+    detections of one image and class.
     """
 
     precision: np.ndarray  # (T, R, K, A, M) float64
@@ -73,22 +71,22 @@ def evaluate(
     """
     precision, recall = measure(examples, detections, num_classes=len(class_names))
     return {
-        "AP": _mean(precision[:, :, :, ALL, MAX100]),
-        "AP50": _mean(precision[IOU50, :, :, ALL, MAX100]),
-        "AP75": _mean(precision[IOU75, :, :, ALL, MAX100]),
-        "APs": _mean(precision[:, :, :, SMALL, MAX100]),
-        "APm": _mean(precision[:, :, :, MEDIUM, MAX100]),
-        "APl": _mean(precision[:, :, :, LARGE, MAX100]),
-        "AR1": _mean(recall[:, :, ALL, MAX1]),
-        "AR10": _mean(recall[:, :, ALL, MAX10]),
-        "AR100": _mean(recall[:, :, ALL, MAX100]),
-        "ARs": _mean(recall[:, :, SMALL, MAX100]),
-        "ARm": _mean(recall[:, :, MEDIUM, MAX100]),
-        "ARl": _mean(recall[:, :, LARGE, MAX100]),
+        "AP": mean(precision[:, :, :, ALL, MAX100]),
+        "AP50": mean(precision[IOU50, :, :, ALL, MAX100]),
+        "AP75": mean(precision[IOU75, :, :, ALL, MAX100]),
+        "APs": mean(precision[:, :, :, SMALL, MAX100]),
+        "APm": mean(precision[:, :, :, MEDIUM, MAX100]),
+        "APl": mean(precision[:, :, :, LARGE, MAX100]),
+        "AR1": mean(recall[:, :, ALL, MAX1]),
+        "AR10": mean(recall[:, :, ALL, MAX10]),
+        "AR100": mean(recall[:, :, ALL, MAX100]),
+        "ARs": mean(recall[:, :, SMALL, MAX100]),
+        "ARm": mean(recall[:, :, MEDIUM, MAX100]),
+        "ARl": mean(recall[:, :, LARGE, MAX100]),
         "per_class": {
             name: {
-                "AP": _mean(precision[:, :, k, ALL, MAX100]),
-                "AP50": _mean(precision[IOU50, :, k, ALL, MAX100]),
+                "AP": mean(precision[:, :, k, ALL, MAX100]),
+                "AP50": mean(precision[IOU50, :, k, ALL, MAX100]),
             }
             for k, name in enumerate(class_names)
         },
@@ -96,15 +94,25 @@ def evaluate(
 
 
 def measure(
-    examples: Sequence[Example], detections: Sequence[ImageDetections], *, num_classes: int
+    examples: Sequence[Example],
+    detections: Sequence[ImageDetections],
+    *,
+    num_classes: int,
+    limits: Sequence[int] = LIMITS,
 ) -> Curves:
     """Matches detections to objects and gives precision and recall; see `evaluate`.
+
+    Args:
+        examples: as for `evaluate`.
+        detections: as for `evaluate`.
+        num_classes: K.
+        limits: so many of the best detections of an image and class count;
+            rising numbers, each of which gets a place on the axis M.
 
     Raises:
         ValueError: if the lengths differ, or a label is not in 0..num_classes-1.
     """
-    if len(examples) != len(detections):
-        raise ValueError(f"{len(examples)} examples, but detections of {len(detections)} images")
+    check_input(examples, detections, num_classes)
     truth = COCO(
         {
             "images": [
@@ -113,38 +121,36 @@ def measure(
             ],
             # Names are given back by place, so that two classes of one name stay two.
             "categories": [{"id": k + 1, "name": str(k)} for k in range(num_classes)],
-            "annotations": _annotations(examples, num_classes),
+            "annotations": _annotations(examples),
         }
     )
-    found = truth.loadRes(_results(detections, num_classes))
+    found = truth.loadRes(_results(detections))
     matching = COCOeval_faster(truth, found, iouType="bbox", print_function=_silent)
+    matching.params.maxDets = list(limits)
     matching.evaluate()
     matching.accumulate()
     return Curves(matching.eval["precision"], matching.eval["recall"])
 
 
+def mean(values: np.ndarray) -> float | None:
+    """The mean of a part of `Curves` over all that has objects; None where nothing has."""
+    values = values[values > -1]
+    return float(values.mean()) if values.size else None
+
+
 def format_table(results: dict) -> str:
-    """Formats the results of `evaluate`: the totals, then a line for each class.
-
-    Numbers are percentages with one decimal; a dash stands for None.
-    """
-    width = max(len(name) for name in ("class", "all", *results["per_class"]))
-    lines = [_line("", COLUMNS, width), _line("all", _percent(results, COLUMNS), width), ""]
-    lines += [_line("", RECALL_COLUMNS, width)]
-    lines += [_line("all", _percent(results, RECALL_COLUMNS), width), ""]
-    lines += [_line("class", ("AP", "AP50"), width)]
-    lines += [
-        _line(name, _percent(values, ("AP", "AP50")), width)
-        for name, values in results["per_class"].items()
-    ]
-    return "\n".join(lines)
+    """Formats the results of `evaluate`: the totals, then a line for each class."""
+    return format_sections(
+        Section("", COLUMNS, {"all": results}),
+        Section("", RECALL_COLUMNS, {"all": results}),
+        Section("class", ("AP", "AP50"), results["per_class"]),
+    )
 
 
-def _annotations(examples, num_classes):
+def _annotations(examples):
     """Objects as COCO annotations; ids start at 1, because 0 means unmatched."""
     annotations = []
     for image_id, example in enumerate(examples, start=1):
-        _check_labels(example.labels, num_classes, f"example {example.id!r}")
         ignored = np.logical_or(example.crowd, example.difficult)
         for box, label, area, ignore in zip(
             _xywh(example.boxes), example.labels, example.area, ignored, strict=True
@@ -162,10 +168,9 @@ def _annotations(examples, num_classes):
     return annotations
 
 
-def _results(detections, num_classes):
+def _results(detections):
     results = []
     for image_id, (boxes, scores, labels) in enumerate(detections, start=1):
-        _check_labels(labels, num_classes, f"the detections of image {image_id}")
         for box, score, label in zip(_xywh(boxes), scores, labels, strict=True):
             results.append(
                 {
@@ -181,26 +186,6 @@ def _results(detections, num_classes):
 def _xywh(boxes):
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
-
-
-def _check_labels(labels, num_classes, where):
-    labels = np.asarray(labels)
-    wrong = labels[(labels < 0) | (labels >= num_classes)]
-    if wrong.size:
-        raise ValueError(f"label {wrong[0]} in {where}, but there are {num_classes} classes")
-
-
-def _mean(values):
-    values = values[values > -1]
-    return float(values.mean()) if values.size else None
-
-
-def _percent(results, names):
-    return ["-" if results[name] is None else f"{100 * results[name]:.1f}" for name in names]
-
-
-def _line(head, cells, width):
-    return f"{head:<{width}}" + "".join(f"{cell:>8}" for cell in cells)
 
 
 def _silent(*_):

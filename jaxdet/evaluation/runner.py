@@ -1,12 +1,20 @@
 """Prediction over a whole data set: from padded batches to boxes on the original images."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxdet.evaluation.coco import ImageDetections
 from jaxdet.types import Detections, Example, Images
+
+
+class ImageDetections(NamedTuple):
+    """The detections of one image, in pixels of the original image."""
+
+    boxes: np.ndarray  # (n, 4) float
+    scores: np.ndarray  # (n,) float
+    labels: np.ndarray  # (n,) int, 0..K-1
 
 
 def run(

@@ -27,8 +27,9 @@ class Conv(nn.Module):
         features: channels of the output.
         kernel_size: height and width of the kernel, odd.
         stride: step between output positions.
-        use_bias: whether a bias is added; it starts at 0.
+        use_bias: whether a bias is added.
         kernel_init: initialiser of the kernel, in (height, width, in, out) layout.
+        bias_init: initialiser of the bias.
         dtype: type of the computation; the parameters are float32.
     """
 
@@ -37,6 +38,7 @@ class Conv(nn.Module):
     stride: int = 1
     use_bias: bool = True
     kernel_init: Callable = kaiming_normal
+    bias_init: Callable = nn.initializers.zeros
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -54,7 +56,7 @@ class Conv(nn.Module):
                 x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            y = y + self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
         return y
 
 

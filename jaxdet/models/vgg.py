@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from jaxdet.models.layers import NORM_KINDS, Conv, max_pool_2x2_stride_2, norm_layer
 
+DEPTH = 16
 # Convolutions of the five stages, and their channels in units of the first stage's.
 CONVS = (2, 2, 3, 3, 3)
 WIDTHS = (1, 2, 4, 8, 8)

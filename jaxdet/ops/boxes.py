@@ -58,7 +58,11 @@ def iof(a: Real[Array, "*#S 4"], b: Real[Array, "*#S 4"]) -> Float[Array, "*S"]:
     >>> iof(jnp.array([0, 0, 2, 2]), jnp.array([0, 0, 10, 1]))
     Array(0.5, dtype=float32)
     """
-    return _intersection(a, b) / jnp.maximum(area(a), _EPSILON)
+    intersection = _intersection(a, b)
+    # The intersection is never the larger; without it XLA turns the division by an area that many
+    # boxes share into a product with its inverse, an ulp off where a threshold may be met exactly.
+    whole = jnp.maximum(area(a), intersection)
+    return intersection / jnp.maximum(whole, _EPSILON)
 
 
 @check_shapes

@@ -68,8 +68,6 @@ def generate_proposals(
     Array([[ 0.,  0.,  8.,  7.],
            [ 4.,  4., 12., 12.]], dtype=float32)
     """
-    if sum(level_sizes) != scores.shape[0]:
-        raise ValueError(f"levels of {tuple(level_sizes)} anchors for {scores.shape[0]} scores")
     check_at_least(1, pre_nms=pre_nms, num_proposals=num_proposals)
     if isinstance(min_size, (int, float)):
         check_at_least(0, min_size=min_size)
@@ -91,7 +89,7 @@ def generate_proposals(
     if filter_first:
         usable &= _large_enough(decode(...), min_size)
     ranked = jnp.where(usable, scores.astype(jnp.float32), -jnp.inf)
-    best, index = _best_of_levels(ranked, level_sizes, pre_nms)
+    best, index = best_of_levels(ranked, level_sizes, pre_nms)
     boxes = decode(index)
     valid = (best > -jnp.inf) & _large_enough(boxes, min_size)
     suppress = jax.vmap(lambda b, v: nms.nms_sorted(b, v, iou_threshold=iou_threshold))
@@ -111,10 +109,28 @@ def _large_enough(boxes, min_size):
     return jnp.all(boxes[..., 2:] - boxes[..., :2] >= min_size, axis=-1)
 
 
-def _best_of_levels(
+@check_shapes
+def best_of_levels(
     scores: Float[Array, " N"], level_sizes: Sequence[int], count: int
 ) -> tuple[Float[Array, "L k"], Int[Array, "L k"]]:
-    """The `count` best scores of each level and their places; short levels end in -inf."""
+    """The best scores of each level and their places, best first, equal ones in order.
+
+    Args:
+        scores: of the anchors of all levels, concatenated.
+        level_sizes: anchors of each level; they sum to N.
+        count: how many of each level are wanted; k is this, or the size of the
+            largest level where that is less. Short levels end in -inf.
+
+    Raises:
+        ValueError: if `level_sizes` do not sum to N, or `count` is below 1.
+
+    >>> best_of_levels(jnp.array([0.1, 0.3, 0.2]), (2, 1), 2)[0]
+    Array([[ 0.3,  0.1],
+           [ 0.2, -inf]], dtype=float32)
+    """
+    if sum(level_sizes) != scores.shape[0]:
+        raise ValueError(f"levels of {tuple(level_sizes)} anchors for {scores.shape[0]} scores")
+    check_at_least(1, count=count)
     count = min(count, max(level_sizes))
     starts = [sum(level_sizes[:level]) for level in range(len(level_sizes))]
     best, index = [], []

@@ -27,12 +27,14 @@ MAX_REASON = 200  # Characters of orbax's own message that are shown.
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, directory: str | Path, *, metric: str = "AP"):
+    def __init__(self, directory: str | Path, *, metric: str | None = None):
         """Opens the folder, or makes it.
 
         Args:
             directory: folder of the run's checkpoints.
             metric: result of the evaluation of which the largest is the best.
+                Checkpoints saved with another one are never the best. None
+                takes whichever they were saved with; it is for reading only.
 
         Raises:
             UserError: if a checkpoint is incomplete.
@@ -67,8 +69,11 @@ class Checkpoints:
                 or whose metric is not finite, is never the best.
 
         Raises:
-            ValueError: if this step is saved already.
+            ValueError: if this step is saved already, or the folder was opened
+                without a metric.
         """
+        if self._metric is None:
+            raise ValueError("these checkpoints were opened for reading, without a metric")
         # A plain device_get may share memory with a buffer that the next step overwrites.
         host = jax.tree.map(lambda leaf: np.array(leaf, copy=True), jax.device_get(state))
         step = int(host.step)
@@ -184,7 +189,9 @@ class Checkpoints:
                 )
 
     def _score(self, results: Mapping[str, float]) -> float:
-        return results[self._metric]
+        if self._metric is None:
+            return max(results.values())
+        return results.get(self._metric, -math.inf)
 
 
 def _items(state: TrainState) -> dict[str, Any]:

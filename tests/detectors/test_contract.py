@@ -40,9 +40,7 @@ def test_one_compile_serves_every_object_count(case):
     before = case.loss._cache_size()
     for seed in range(3):
         batch = case.batch(seed=seed, first=8 * seed)
-        batch = batch._replace(
-            valid=batch.valid & (seed != 1)
-        )  # Once without any object.
+        batch = batch._replace(valid=batch.valid & (seed != 1))  # Once without any object.
         total, (metrics, _) = case.loss(case.variables, batch, KEY)
         assert np.isfinite(total)
         assert float(total) == pytest.approx(
@@ -58,9 +56,7 @@ def test_gradients_are_finite_without_objects_and_with_garbage_in_the_slots(case
     slots = jnp.where(batch.valid[..., None], batch.boxes, jnp.nan)
     for garbage in (
         batch._replace(boxes=slots),
-        batch._replace(
-            boxes=jnp.full_like(batch.boxes, jnp.nan), valid=batch.valid & False
-        ),
+        batch._replace(boxes=jnp.full_like(batch.boxes, jnp.nan), valid=batch.valid & False),
     ):
         leaves = jax.tree.leaves(gradient(case.variables, garbage))
         assert all(np.isfinite(leaf).all() for leaf in leaves)
@@ -69,9 +65,7 @@ def test_gradients_are_finite_without_objects_and_with_garbage_in_the_slots(case
 def test_garbage_in_slots_and_canvas_padding_does_not_change_the_loss(case):
     batch = case.batch()
     sizes = batch.images.sizes.at[:, 1].set(WIDTH - 32)
-    boxes = jnp.minimum(
-        batch.boxes, jnp.array([WIDTH - 60, HEIGHT, WIDTH - 32, HEIGHT])
-    )
+    boxes = jnp.minimum(batch.boxes, jnp.array([WIDTH - 60, HEIGHT, WIDTH - 32, HEIGHT]))
     batch = batch._replace(boxes=boxes, images=batch.images._replace(sizes=sizes))
     proposals = batch.images.proposals
     if proposals is not None:
@@ -98,7 +92,8 @@ def test_draws_depend_on_the_place_in_the_run_not_in_the_batch(case):
     np.testing.assert_allclose(total, rolled_total, rtol=1e-5)
     elsewhere = batch._replace(index=batch.index + 8)
     other, _ = case.loss(case.variables, elsewhere, KEY)
-    assert float(other) != float(total)
+    draws = case.name != "retinanet"  # It trains every anchor.
+    assert (float(other) != float(total)) == draws
 
 
 def test_more_object_slots_do_not_change_the_loss(case):
@@ -123,11 +118,7 @@ def test_detections_are_sorted_inside_the_image_and_zero_where_invalid(case):
     assert found.labels.dtype == jnp.int32
     boxes, valid = np.asarray(found.boxes), np.asarray(found.valid)
     assert valid.any() and not boxes[~valid].any()
-    assert (
-        (boxes >= 0).all()
-        and (boxes[..., 3] <= 40).all()
-        and (boxes[..., 2] <= WIDTH).all()
-    )
+    assert (boxes >= 0).all() and (boxes[..., 3] <= 40).all() and (boxes[..., 2] <= WIDTH).all()
     assert (np.diff(np.asarray(found.scores), axis=1) <= 0).all()
 
 
@@ -157,21 +148,13 @@ def test_one_and_eight_devices_give_the_same_loss_and_gradient(case):
 
     results = []
     for count in (1, 8):
-        split = jax.tree.map(
-            lambda x, n=count: x.reshape(n, 8 // n, *x.shape[1:]), batch
-        )
-        mapped = jax.pmap(
-            step, axis_name="batch", in_axes=(None, 0), devices=jax.devices()[:count]
-        )
-        results.append(
-            jax.tree.map(lambda x: np.asarray(x[0]), mapped(variables, split))
-        )
+        split = jax.tree.map(lambda x, n=count: x.reshape(n, 8 // n, *x.shape[1:]), batch)
+        mapped = jax.pmap(step, axis_name="batch", in_axes=(None, 0), devices=jax.devices()[:count])
+        results.append(jax.tree.map(lambda x: np.asarray(x[0]), mapped(variables, split)))
     (one, one_counts), (eight, eight_counts) = results
     assert one_counts == eight_counts
     np.testing.assert_allclose(one[0], eight[0], rtol=1e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), one, eight
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), one, eight)
 
 
 def test_a_trained_tiny_model_finds_the_boxes(case):
@@ -180,9 +163,9 @@ def test_a_trained_tiny_model_finds_the_boxes(case):
 
     @jax.jit
     def step(variables, opt_state, batch):
-        gradients, _ = jax.grad(
-            lambda v: case.detector.loss(v, batch, KEY), has_aux=True
-        )(variables)
+        gradients, _ = jax.grad(lambda v: case.detector.loss(v, batch, KEY), has_aux=True)(
+            variables
+        )
         updates, opt_state = tx.update(gradients, opt_state)
         return optax.apply_updates(variables, updates), opt_state
 
@@ -195,13 +178,8 @@ def test_a_trained_tiny_model_finds_the_boxes(case):
     for i in range(5):
         sure = np.asarray(found.valid[i] & (found.scores[i] > 0.5))
         real = np.asarray(batch.valid[i])
-        overlaps = np.asarray(pairwise_iou(found.boxes[i], batch.boxes[i]))[sure][
-            :, real
-        ]
-        same = (
-            np.asarray(found.labels[i])[sure][:, None]
-            == np.asarray(batch.labels[i])[real]
-        )
+        overlaps = np.asarray(pairwise_iou(found.boxes[i], batch.boxes[i]))[sure][:, real]
+        same = np.asarray(found.labels[i])[sure][:, None] == np.asarray(batch.labels[i])[real]
         if case.name == "rpn":
             same = np.ones_like(same)  # It has one class.
         hits += ((overlaps > 0.5) & same).any(0).sum()
@@ -212,7 +190,5 @@ def test_a_trained_tiny_model_finds_the_boxes(case):
 def test_unknown_settings_and_names_list_the_known_ones():
     with pytest.raises(UserError, match="no setting 'detph'; known: depth, width"):
         detectors.build("faster_rcnn", num_classes=2, detph=18)
-    with pytest.raises(
-        UserError, match="unknown detector 'yolo'; known: fast_rcnn, faster_rcnn"
-    ):
+    with pytest.raises(UserError, match="unknown detector 'yolo'; known: fast_rcnn, faster_rcnn"):
         detectors.build("yolo", num_classes=2)

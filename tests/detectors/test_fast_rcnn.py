@@ -65,9 +65,7 @@ def test_region_targets_equal_the_reference(golden):
     )
     first = 0
     for i in range(count_images(data)):
-        number = len(data[f"sampling/{i}/pos_inds"]) + len(
-            data[f"sampling/{i}/neg_inds"]
-        )
+        number = len(data[f"sampling/{i}/pos_inds"]) + len(data[f"sampling/{i}/neg_inds"])
         rows = slice(first, first + number)
         first += number
         valid = np.asarray(targets.valid[i])
@@ -79,12 +77,8 @@ def test_region_targets_equal_the_reference(golden):
         )
         mine = np.lexsort((*rois.T, labels))
         theirs = np.lexsort((*data["rois"][rows, 1:].T, data["targets/labels"][rows]))
-        np.testing.assert_allclose(
-            rois[mine], data["rois"][rows, 1:][theirs], rtol=1e-6
-        )
-        np.testing.assert_array_equal(
-            labels[mine], data["targets/labels"][rows][theirs]
-        )
+        np.testing.assert_allclose(rois[mine], data["rois"][rows, 1:][theirs], rtol=1e-6)
+        np.testing.assert_array_equal(labels[mine], data["targets/labels"][rows][theirs])
         deltas = box_coder.encode(
             jnp.asarray(rois),
             targets.boxes[i][valid],
@@ -96,9 +90,7 @@ def test_region_targets_equal_the_reference(golden):
             positive, data["targets/bbox_weights"][rows][theirs].any(axis=1)
         )
         expected = data["targets/bbox_targets"][rows][theirs]
-        np.testing.assert_allclose(
-            deltas[mine][positive], expected[positive], rtol=1e-5, atol=1e-5
-        )
+        np.testing.assert_allclose(deltas[mine][positive], expected[positive], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,9 +104,7 @@ def test_box_losses_equal_the_reference(golden, kind, variant):
         labels, positive = np.full_like(labels, num_classes), np.zeros_like(positive)
 
     def pad(values):  # Padded regions carry no weight.
-        return jnp.asarray(
-            np.pad(values[None], ((0, 0), (0, 3)) + ((0, 0),) * (values.ndim - 1))
-        )
+        return jnp.asarray(np.pad(values[None], ((0, 0), (0, 3)) + ((0, 0),) * (values.ndim - 1)))
 
     rois = data["rois"][:, 1:]
     boxes = box_coder.decode(
@@ -136,26 +126,16 @@ def test_box_losses_equal_the_reference(golden, kind, variant):
         return fast_rcnn.box_losses(s, pad(data["cls_score"]), deltas, targets)
 
     every = np.ones(len(labels), bool)
-    some = (
-        every & (np.arange(len(labels)) % 4 > 0)
-        if variant == "weights0_every4"
-        else every
-    )
-    expected = {
-        name: data[f"{kind}/{variant}/{name}"] for name in ("loss_cls", "loss_bbox")
-    }
-    np.testing.assert_allclose(
-        losses_where(some)["class_loss"], expected["loss_cls"], rtol=1e-5
-    )
+    some = every & (np.arange(len(labels)) % 4 > 0) if variant == "weights0_every4" else every
+    expected = {name: data[f"{kind}/{variant}/{name}"] for name in ("loss_cls", "loss_bbox")}
+    np.testing.assert_allclose(losses_where(some)["class_loss"], expected["loss_cls"], rtol=1e-5)
     # Label weights do not weigh the reference's box loss.
     found = losses_where(every)["box_loss"]
     np.testing.assert_allclose(found, expected["loss_bbox"], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "suffix", ["/img{}/rescale0", "/img{}/rescale1", "_max15/img{}"]
-)
+@pytest.mark.parametrize("suffix", ["/img{}/rescale0", "/img{}/rescale1", "_max15/img{}"])
 def test_detections_equal_the_reference(golden, kind, suffix):
     data = golden("mmdet_bbox_head")
     maximum = 15 if "max15" in suffix else 100
@@ -202,9 +182,7 @@ def test_scores_and_boxes_of_all_classes_equal_the_reference(golden, kind):
         expected = data[f"{kind}/decoded/img{i}"].reshape(deltas.shape)
         np.testing.assert_allclose(decoded, expected, rtol=1e-5, atol=1e-4)
         scores = jax.nn.softmax(data["cls_score"][rows], axis=-1)
-        np.testing.assert_allclose(
-            scores, data[f"{kind}/scores/img{i}"], rtol=1e-5, atol=1e-6
-        )
+        np.testing.assert_allclose(scores, data[f"{kind}/scores/img{i}"], rtol=1e-5, atol=1e-6)
 
 
 def losses_of(**settings):
@@ -216,9 +194,7 @@ def losses_of(**settings):
     targets = fast_rcnn.RegionTargets(
         rois, jnp.array([[1, 2]]), flags, jnp.ones((1, 2), bool), matched
     )
-    terms = fast_rcnn.box_losses(
-        s, jnp.zeros((1, 2, 3)), jnp.zeros((1, 2, 2, 4)), targets
-    )
+    terms = fast_rcnn.box_losses(s, jnp.zeros((1, 2, 3)), jnp.zeros((1, 2, 2, 4)), targets)
     return float(terms["class_loss"]), float(terms["box_loss"])
 
 
@@ -251,16 +227,9 @@ def draw_targets(**settings):
 
 def test_ground_truth_is_a_region_of_its_own_unless_that_is_off():
     taken = draw_targets(roi_positive_fraction=0.5)
-    np.testing.assert_array_equal(
-        taken.positive.sum(), 2
-    )  # The proposal, and the object.
+    np.testing.assert_array_equal(taken.positive.sum(), 2)  # The proposal, and the object.
     np.testing.assert_array_equal(taken.valid.sum(), 4)
-    assert (
-        draw_targets(
-            roi_positive_fraction=0.5, roi_add_ground_truth=False
-        ).positive.sum()
-        == 1
-    )
+    assert draw_targets(roi_positive_fraction=0.5, roi_add_ground_truth=False).positive.sum() == 1
 
 
 def test_background_may_be_a_range_of_overlaps_and_be_capped():
@@ -274,27 +243,19 @@ def test_rescaled_regions_are_pooled_larger():
     s = fast_rcnn.Settings(num_classes=1, roi_size=2, sampling_ratio=1, roi_scale=2.0)
     ramp = jnp.broadcast_to(jnp.arange(32.0)[None, None, :, None], (1, 32, 32, 1))
     pyramid = tuple(ramp[:, :: 2**level, :: 2**level] for level in range(4))
-    rois = jnp.array(
-        [[[40.0, 40, 48, 48]]]
-    )  # 10 to 12 on the finest map, 9 to 13 rescaled.
+    rois = jnp.array([[[40.0, 40, 48, 48]]])  # 10 to 12 on the finest map, 9 to 13 rescaled.
     pooled = fast_rcnn.pool(s, pyramid, rois)[0, 0, 0, :, 0]
-    np.testing.assert_allclose(
-        pooled, [9.5, 11.5]
-    )  # Centres of the halves, less half a cell.
+    np.testing.assert_allclose(pooled, [9.5, 11.5])  # Centres of the halves, less half a cell.
 
 
 def test_regions_are_pooled_by_their_maximum_where_asked():
     s = fast_rcnn.Settings(num_classes=1, roi_size=2, roi_pooling="pool")
     ramp = jnp.broadcast_to(jnp.arange(32.0)[None, None, :, None], (1, 32, 32, 1))
     pyramid = tuple(ramp[:, :: 2**level, :: 2**level] for level in range(4))
-    pooled = fast_rcnn.pool(s, pyramid, jnp.array([[[40.0, 40, 52, 52]]]))[
-        0, 0, 0, :, 0
-    ]
+    pooled = fast_rcnn.pool(s, pyramid, jnp.array([[[40.0, 40, 52, 52]]]))[0, 0, 0, :, 0]
     np.testing.assert_allclose(pooled, [11, 13])  # Cells 10 to 13, the last inclusive.
     wrong = fast_rcnn.Settings(num_classes=1, roi_pooling="mean")
-    with pytest.raises(
-        ValueError, match="roi_pooling must be 'align' or 'pool', found 'mean'"
-    ):
+    with pytest.raises(ValueError, match="roi_pooling must be 'align' or 'pool', found 'mean'"):
         fast_rcnn.pool(wrong, pyramid, jnp.zeros((1, 1, 4)))
 
 
@@ -308,9 +269,7 @@ def test_images_without_proposals_are_refused_with_what_to_set():
             detector.loss, variables, batch._replace(images=images), jax.random.key(0)
         ),
     ):
-        with pytest.raises(
-            UserError, match="data.proposals and set data.max_proposals"
-        ):
+        with pytest.raises(UserError, match="data.proposals and set data.max_proposals"):
             call()
 
 

@@ -51,16 +51,13 @@ def reference_anchors(data):
         sizes, data["strides"].tolist(), jnp.asarray(data["pad_hw"]), num_base=num_base
     )
     valid = jnp.tile(covered, (len(data["img_hw"]), 1))
-    return rpn.Anchors(
-        jnp.asarray(boxes), valid, tuple(h * w * num_base for h, w in sizes)
-    )
+    return rpn.Anchors(jnp.asarray(boxes), valid, tuple(h * w * num_base for h, w in sizes))
 
 
 def rpn_outputs(data, name, tail):
     images, levels = len(data["img_hw"]), len(data["strides"])
     maps = [
-        data[f"{name}/{i}"].transpose(0, 2, 3, 1).reshape(images, -1, *tail)
-        for i in range(levels)
+        data[f"{name}/{i}"].transpose(0, 2, 3, 1).reshape(images, -1, *tail) for i in range(levels)
     ]
     return jnp.asarray(np.concatenate(maps, axis=1))
 
@@ -75,9 +72,7 @@ def test_targets_and_losses_equal_the_reference(golden, variant):
     }
     anchors, images = reference_anchors(data), len(data["img_hw"])
     # Nothing is subsampled there.
-    s = rpn.Settings(
-        num_classes=1, rpn_num_samples=len(anchors.boxes), **VARIANTS[variant]
-    )
+    s = rpn.Settings(num_classes=1, rpn_num_samples=len(anchors.boxes), **VARIANTS[variant])
     targets = jax.vmap(
         lambda key, valid, size, objects: rpn.anchor_targets(
             s, key, anchors.boxes, valid, size, objects
@@ -89,22 +84,15 @@ def test_targets_and_losses_equal_the_reference(golden, variant):
         reference_objects(data, variant),
     )
     # In the total the reference counts one positive, or negative, where an image has none.
-    found = [
-        np.maximum(np.sum(x, axis=1), 1).sum()
-        for x in (targets.positive, negatives(targets))
-    ]
+    found = [np.maximum(np.sum(x, axis=1), 1).sum() for x in (targets.positive, negatives(targets))]
     assert found == [reference["num_total_pos"], reference["num_total_neg"]]
     for i in range(images):
         positive, index = np.asarray(targets.positive[i]), np.asarray(targets.index[i])
         weighted = np.flatnonzero(reference["tgt/label_weights"][i])
-        np.testing.assert_array_equal(
-            np.sort(index[np.asarray(targets.valid[i])]), weighted
-        )
+        np.testing.assert_array_equal(np.sort(index[np.asarray(targets.valid[i])]), weighted)
         learning = np.flatnonzero(reference["tgt/bbox_weights"][i].any(-1))
         np.testing.assert_array_equal(np.sort(index[positive]), learning)
-        deltas = box_coder.encode(
-            anchors.boxes[index[positive]], targets.boxes[i][positive]
-        )
+        deltas = box_coder.encode(anchors.boxes[index[positive]], targets.boxes[i][positive])
         expected = reference["tgt/bbox_targets"][i][index[positive]]
         np.testing.assert_allclose(deltas, expected, rtol=1e-5, atol=1e-6)
 
@@ -114,12 +102,8 @@ def test_targets_and_losses_equal_the_reference(golden, variant):
 
     logits, deltas = rpn_outputs(data, "cls", ()), rpn_outputs(data, "reg", (4,))
     gradients, terms = jax.grad(total, argnums=(0, 1), has_aux=True)(logits, deltas)
-    np.testing.assert_allclose(
-        terms["rpn_class_loss"], reference["loss_rpn_cls"].sum(), rtol=1e-5
-    )
-    np.testing.assert_allclose(
-        terms["rpn_box_loss"], reference["loss_rpn_bbox"].sum(), rtol=1e-5
-    )
+    np.testing.assert_allclose(terms["rpn_class_loss"], reference["loss_rpn_cls"].sum(), rtol=1e-5)
+    np.testing.assert_allclose(terms["rpn_box_loss"], reference["loss_rpn_bbox"].sum(), rtol=1e-5)
     for gradient, name in zip(gradients, ("cls", "reg"), strict=True):
         expected = reference[f"grad_abs_sum_{name}"].sum()
         np.testing.assert_allclose(jnp.abs(gradient).sum(), expected, rtol=1e-4)
@@ -136,9 +120,7 @@ def losses_of(**settings):
     anchors = rpn.Anchors(boxes, jnp.ones((1, 2), bool), (2,))
     flags = jnp.array([[True, False]])
     matched = jnp.array([[[0.0, 0, 10, 20], [0, 0, 0, 0]]])
-    targets = rpn.AnchorTargets(
-        jnp.array([[0, 1]]), flags, jnp.ones((1, 2), bool), matched
-    )
+    targets = rpn.AnchorTargets(jnp.array([[0, 1]]), flags, jnp.ones((1, 2), bool), matched)
     terms = rpn.rpn_losses(s, jnp.zeros((1, 2)), jnp.zeros((1, 2, 4)), anchors, targets)
     return float(terms["rpn_class_loss"]), float(terms["rpn_box_loss"])
 

@@ -22,6 +22,15 @@ SECOND_STAGE = dict(
 )
 SETTINGS = {
     "rpn": FEATURES | FIRST_STAGE,
+    "retinanet": FEATURES
+    | dict(
+        octave_base_scale=2.0,
+        scales_per_octave=1,
+        tower_convs=1,
+        pre_nms=40,
+        max_detections=10,
+        max_candidates=60,
+    ),
     "fast_rcnn": FEATURES | SECOND_STAGE,
     "faster_rcnn": FEATURES | FIRST_STAGE | SECOND_STAGE,
 }
@@ -58,9 +67,7 @@ def draw_proposals(rng, boxes):
     count = len(boxes)
     near = np.repeat(boxes, 4, axis=1) + rng.normal(scale=2, size=(count, 4 * SLOTS, 4))
     corner = rng.uniform(0, 60, (count, GIVEN - 4 * SLOTS, 2))
-    anywhere = np.concatenate(
-        [corner, corner + rng.uniform(4, 36, corner.shape)], axis=-1
-    )
+    anywhere = np.concatenate([corner, corner + rng.uniform(4, 36, corner.shape)], axis=-1)
     given = np.concatenate([near, anywhere], axis=1)
     limit = np.array([WIDTH, HEIGHT] * 2)
     valid = np.tile(np.arange(GIVEN) < GIVEN - 5, (count, 1))
@@ -75,9 +82,7 @@ def drawn_variables(detector, batch):
         name = path[-1].key
         if name == "kernel":
             fan_in = np.prod(leaf.shape[:-1])
-            return jnp.asarray(
-                rng.normal(size=leaf.shape) * np.sqrt(1 / fan_in), jnp.float32
-            )
+            return jnp.asarray(rng.normal(size=leaf.shape) * np.sqrt(1 / fan_in), jnp.float32)
         return jnp.full(leaf.shape, 1.0 if name in ("scale", "var") else 0.0)
 
     shapes = jax.eval_shape(detector.init, jax.random.key(0), batch.images)

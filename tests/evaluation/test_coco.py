@@ -3,41 +3,17 @@ import pathlib
 
 import numpy as np
 import pytest
+from evaluation.examples import make_detections, make_example
 
-from jaxdet.evaluation.coco import ALL, MAX100, ImageDetections, evaluate, format_table, measure
-from jaxdet.types import Example
+from jaxdet.evaluation.coco import ALL, MAX100, evaluate, format_table, measure
+from jaxdet.evaluation.runner import ImageDetections
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 TOTALS = "AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl".split()
-SIZE = (480, 640)
 
 SMALL_BOX = [10, 10, 30, 30]
 MEDIUM_BOX = [100, 100, 150, 150]
 LARGE_BOX = [200, 200, 400, 400]
-
-
-def make_example(boxes=(), labels=(), *, crowd=None, difficult=None, area=None, id="a", size=SIZE):
-    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
-    no = np.zeros(len(boxes), bool)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    return Example(
-        id=id,
-        image=b"",
-        boxes=boxes,
-        labels=np.asarray(labels, np.int32),
-        crowd=no if crowd is None else np.asarray(crowd),
-        difficult=no if difficult is None else np.asarray(difficult),
-        area=np.asarray(sides.prod(axis=1) if area is None else area, np.float64),
-        size=size,
-    )
-
-
-def make_detections(boxes=(), scores=(), labels=()):
-    return ImageDetections(
-        np.asarray(boxes, np.float32).reshape(-1, 4),
-        np.asarray(scores, np.float32),
-        np.asarray(labels, np.int32),
-    )
 
 
 @pytest.fixture(scope="module")

@@ -128,13 +128,13 @@ def test_an_object_without_an_anchor_takes_all_in_simple_faster_rcnn_and_none_he
     lonely = overlaps.max(axis=1) == 0
     assert lonely.any() and not lonely.all()
     reference = data["anchor_gt_without_overlap/label_full"]
-    assert (reference[inside] == POSITIVE).mean() > 0.9
+    assert (reference[inside] == POSITIVE).all()
     result = jitted(**SFRCNN)(anchors, inside, *slots(objects))
     alone = jitted(**SFRCNN)(anchors, inside, *slots(objects[~lonely]))
     # As if the lonely object were not there: it neither takes nor ignores an anchor.
     np.testing.assert_array_equal(result.labels, alone.labels)
     np.testing.assert_array_equal(result.labels[~inside], IGNORE)
-    assert 0 < (np.asarray(result.labels) == POSITIVE).sum() < inside.sum() / 10
+    assert 0 < (np.asarray(result.labels) == POSITIVE).sum() < inside.sum()
     assert not lonely[np.asarray(result.index)[np.asarray(result.labels) == POSITIVE]].any()
 
 

@@ -61,8 +61,8 @@ def test_only_shapes_are_checked():
 @pytest.mark.parametrize(
     "arguments, settings, message",
     [
-        (((3, 5), (3,)), {}, r"paired: boxes wants the shape \(N, 4\), found \(3, 5\)$"),
-        (((4,), (3,)), {}, r"boxes wants the shape \(N, 4\), found \(4,\)$"),
+        (((3, 5), (3,)), {}, r"paired: boxes wants the shape \(N, 4\), found \(3, 5\)"),
+        (((4,), (3,)), {}, r"boxes wants the shape \(N, 4\), found \(4,\)"),
         # A letter stands for one number, and the message says where it came from.
         (
             ((3, 4), (2,)),

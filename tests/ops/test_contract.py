@@ -229,6 +229,10 @@ CASES = {
         PROPOSALS,
         {"scores": "anchors_valid", "deltas": "anchors_valid", "anchors": "anchors_valid"},
     ),
+    "proposals.best_of_levels": Case(
+        lambda rng: {"scores": rng.random(N).astype(np.float32)},
+        dict(level_sizes=(8, 4), count=6),
+    ),
     "roi_pooling.map_levels": Case(one("rois"), dict(num_levels=3, finest_scale=8.0)),
     "roi_pooling.roi_align": Case(
         lambda rng: {"features": normal(rng, 10, 15, C), "rois": boxes(rng, N)},

@@ -2,10 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from jaxdet.ops.nms import nms, nms_per_class
+from jaxdet.ops.nms import nms, nms_per_class, nms_sorted, soft_nms
 
 COUNT = 30
+THRESHOLDS = (0.0, 0.3, 0.5, 0.7, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +37,20 @@ def crowded(rng, count=COUNT):
     return boxes.astype(np.float32), rng.integers(0, 8, count).astype(np.float32) / 8
 
 
-@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
-@pytest.mark.parametrize("grouped", [False, True])
-def test_nms_equals_the_reference(golden, jitted, threshold, grouped):
+def test_nms_equals_the_reference(golden, jitted):
     data = golden("mmcv_nms")
     boxes, scores = data["boxes"], data["scores"]
-    groups = data["idxs"].astype(np.int32) if grouped else None
-    keep = jitted(boxes, scores, np.ones(len(boxes), bool), groups, iou_threshold=threshold)
-    kept = np.flatnonzero(keep)
-    expected = data[f"{'batched' if grouped else 'nms'}/{threshold}/keep"]
-    np.testing.assert_array_equal(kept[np.argsort(-scores[kept])], expected)
+    cases = [key.split("/") for key in data if key.count("/") == 2 and key.endswith("/keep")]
+    assert len(cases) >= 2
+    for kind, threshold, _ in cases:
+        groups = data["idxs"].astype(np.int32) if kind == "batched" else None
+        valid = np.ones(len(boxes), bool)
+        kept = np.flatnonzero(jitted(boxes, scores, valid, groups, iou_threshold=float(threshold)))
+        kept = kept[np.argsort(-scores[kept])]
+        np.testing.assert_array_equal(kept, data[f"{kind}/{threshold}/keep"])
+        if kind == "batched":
+            found = np.concatenate([boxes, scores[:, None]], axis=1)[kept]
+            np.testing.assert_array_equal(found, data[f"{kind}/{threshold}/dets"])
 
 
 def test_grouping_by_one_class_and_by_split_equal_the_reference(golden, jitted):
@@ -55,13 +62,16 @@ def test_grouping_by_one_class_and_by_split_equal_the_reference(golden, jitted):
         np.testing.assert_array_equal(kept[np.argsort(-scores[kept])], expected)
 
 
-def test_tied_scores_keep_as_many_as_the_reference(golden, jitted):
+def test_tied_scores_are_visited_by_index(golden, jitted):
+    """The reference's order of ties is its sort's; here it is the index, as in a plain loop."""
     data = golden("mmcv_nms")
     valid = np.ones(len(data["boxes"]), bool)
     keep = jitted(data["boxes"], data["scores_tied"], valid, iou_threshold=0.5)
     zeros = np.zeros(len(valid), np.int32)
     expected = slow_nms(data["boxes"], data["scores_tied"], valid, zeros, 0.5)
     np.testing.assert_array_equal(keep, expected)
+    theirs = len(data["nms/0.5/keep_tied_scores_order_unspecified"])
+    assert abs(int(keep.sum()) - theirs) <= 0.1 * theirs
 
 
 def test_overlap_equal_to_the_threshold_is_kept(golden, jitted):
@@ -74,20 +84,50 @@ def test_overlap_equal_to_the_threshold_is_kept(golden, jitted):
     assert jitted(halves, jnp.array([0.9, 0.8]), jnp.ones(2, bool), iou_threshold=0.5).all()
 
 
-def test_nms_equals_brute_force_on_ten_thousand_random_sets():
-    rng = np.random.default_rng(0)
-    batched = jax.jit(
-        jax.vmap(lambda *arrays: nms(*arrays, iou_threshold=0.3)),
-    )
-    for _ in range(10):
-        sets = []
-        for _ in range(1000):
-            boxes, scores = crowded(rng)
-            sets.append((boxes, scores, rng.random(COUNT) < 0.9, rng.integers(0, 3, COUNT)))
+def random_sets(rng, number):
+    sets = []
+    for _ in range(number):
+        boxes, scores = crowded(rng)
+        sets.append((boxes, scores, rng.random(COUNT) < 0.9, rng.integers(0, 3, COUNT)))
+    return sets
+
+
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+def test_nms_equals_brute_force_on_ten_thousand_random_sets(threshold):
+    """Two thousand for each threshold, with groups and without; many scores are equal."""
+    rng = np.random.default_rng(int(10 * threshold))
+    batched = jax.jit(jax.vmap(lambda *arrays: nms(*arrays, iou_threshold=threshold)))
+    for grouped in (False, True):
+        sets = random_sets(rng, 1000)
         boxes, scores, valid, groups = (np.stack(a) for a in zip(*sets, strict=True))
-        keep = np.asarray(batched(boxes, scores, valid, groups.astype(np.int32)))
-        expected = [slow_nms(*one, np.float32(0.3)) for one in sets]
+        groups = (groups if grouped else np.zeros_like(groups)).astype(np.int32)
+        keep = np.asarray(batched(boxes, scores, valid, groups))
+        expected = [
+            slow_nms(*one[:3], own, np.float32(threshold))
+            for one, own in zip(sets, groups, strict=True)
+        ]
         np.testing.assert_array_equal(keep, np.stack(expected))
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.2, 0.45]))
+def test_large_bfloat16_coordinates_with_many_groups_are_exact(jitted, seed, threshold):
+    """Groups added to coordinates as offsets would need more than bfloat16's eight bits."""
+    rng = np.random.default_rng(seed)
+    boxes, scores = crowded(rng)
+    boxes = jnp.asarray(4096 + 128 * boxes, jnp.bfloat16)
+    scores, valid = jnp.asarray(scores, jnp.bfloat16), rng.random(COUNT) < 0.9
+    groups = rng.integers(0, 4, COUNT).astype(np.int32) * 300
+    keep = jitted(boxes, scores, valid, groups, iou_threshold=threshold)
+    exact = boxes.astype(jnp.float32), scores.astype(jnp.float32), valid, groups
+    np.testing.assert_array_equal(keep, jitted(*exact, iou_threshold=threshold))
+    expected = slow_nms(*map(np.asarray, exact), np.float32(threshold))
+    np.testing.assert_array_equal(keep, expected)
+
+
+def test_sorted_boxes_need_no_scores_and_may_have_gaps():
+    boxes = jnp.array([[0, 0, 9, 9], [0, 0, 9, 8], [0, 0, 9, 7], [20, 0, 29, 9]])
+    keep = nms_sorted(boxes, jnp.array([False, True, True, True]), iou_threshold=0.5)
+    np.testing.assert_array_equal(keep, [False, True, False, True])
 
 
 def test_a_chain_keeps_both_ends(jitted):
@@ -113,9 +153,22 @@ def test_garbage_in_invalid_slots_changes_nothing(jitted, garbage):
     assert not np.asarray(clean)[~valid].any()
 
 
+# Compiled as one: op by op, each shape would compile dozens of small programs.
+fast_per_class = jax.jit(
+    nms_per_class,
+    static_argnames=(
+        "score_threshold",
+        "iou_threshold",
+        "max_detections",
+        "max_candidates",
+        "class_agnostic",
+    ),
+)
+
+
 def per_class(boxes, scores, valid, **settings):
     defaults = dict(score_threshold=0.1, iou_threshold=0.5, max_detections=4, max_candidates=8)
-    return nms_per_class(boxes, scores, valid, **(defaults | settings))
+    return fast_per_class(boxes, scores, valid, **(defaults | settings))
 
 
 def test_classes_do_not_suppress_each_other_and_results_are_sorted():
@@ -144,9 +197,162 @@ def test_the_score_threshold_is_exclusive():
     assert int(found.valid.sum()) == 1
 
 
-def test_impossible_settings_raise():
-    boxes, scores, valid = jnp.zeros((3, 1, 4)), jnp.zeros((3, 2)), jnp.ones(3, bool)
-    with pytest.raises(ValueError, match=r"iou_threshold must lie in \[0, 1\], got 1.5"):
-        nms(boxes[:, 0], scores[:, 0], valid, iou_threshold=1.5)
-    with pytest.raises(ValueError, match="max_candidates 2 < max_detections 4"):
-        per_class(boxes, scores, valid, max_candidates=2)
+def test_classes_suppress_each_other_on_demand():
+    boxes = jnp.array([[[0.0, 0, 10, 10]], [[0, 0, 10, 10]], [[20, 0, 30, 10]]])
+    scores = jnp.array([[0.3, 0.9], [0.6, 0.8], [0.2, 0.7]])
+    found = per_class(boxes, scores, jnp.ones(3, bool), class_agnostic=True)
+    np.testing.assert_array_equal(found.valid, [True, True, False, False])
+    np.testing.assert_allclose(found.scores, [0.9, 0.7, 0, 0])
+    np.testing.assert_array_equal(found.labels, [1, 1, 0, 0])
+
+
+def test_equal_scores_come_by_row_and_then_by_class():
+    boxes = jnp.array(
+        [[[40.0 * row + 20 * c, 0, 40 * row + 20 * c + 9, 9] for c in range(2)] for row in range(3)]
+    )
+    found = per_class(boxes, jnp.full((3, 2), 0.5), jnp.ones(3, bool), max_detections=5)
+    np.testing.assert_array_equal(found.labels, [0, 1, 0, 1, 0])
+    np.testing.assert_array_equal(found.boxes[:, 0], [0, 20, 40, 60, 80])
+
+
+def slow_per_class(boxes, scores, valid, *, class_agnostic):
+    """Every pair of row and class, best first, with plain sorting."""
+    pairs = [(r, c) for r, c in np.ndindex(scores.shape) if valid[r] and scores[r, c] > 0.1]
+    pairs.sort(key=lambda pair: -scores[pair])
+    chosen = np.array([boxes[r, c % boxes.shape[1]] for r, c in pairs]).reshape(-1, 4)
+    labels = np.array([c for _, c in pairs], int)
+    ranks = -np.arange(len(pairs))
+    groups = np.zeros_like(labels) if class_agnostic else labels
+    keep = slow_nms(chosen, ranks, np.ones(len(pairs), bool), groups, np.float32(0.5))
+    return chosen[keep], np.array([scores[pair] for pair in pairs])[keep], labels[keep]
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
+def test_detections_equal_plain_loops(seed, agnostic, shared):
+    rng = np.random.default_rng(seed)
+    rows, classes = 10, 3
+    boxes = crowded(rng, rows * classes)[0].reshape(rows, classes, 4)[:, : 1 if shared else None]
+    scores = rng.integers(0, 9, (rows, classes)).astype(np.float32) / 8
+    valid = rng.random(rows) < rng.choice([0, 0.5, 1])
+    boxes, scores = np.array(boxes), np.array(scores)
+    expected = slow_per_class(boxes, scores, valid, class_agnostic=agnostic)
+    boxes[~valid], scores[~valid] = rng.choice([np.nan, np.inf], 2)
+    found = per_class(
+        boxes, scores, valid, class_agnostic=agnostic, max_detections=32, max_candidates=32
+    )
+    count = len(expected[1])
+    np.testing.assert_array_equal(found.valid, np.arange(32) < count)
+    for mine, theirs in zip(found[:3], expected, strict=True):
+        np.testing.assert_array_equal(mine[:count], theirs)
+        assert not mine[count:].any()
+
+
+def slow_soft_nms(boxes, scores, valid, groups, *, method, threshold, sigma, min_score):
+    scores, left = scores.astype(np.float64), valid & (scores >= min_score)
+    keep = np.zeros(len(boxes), bool)
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    while left.any():
+        best = max(np.flatnonzero(left), key=lambda i: (scores[i], -i))
+        left[best], keep[best] = False, True
+        for i in np.flatnonzero(left & (groups == groups[best])):
+            low = np.maximum(boxes[i, :2], boxes[best, :2])
+            high = np.minimum(boxes[i, 2:], boxes[best, 2:])
+            shared = np.prod(np.maximum(high - low, 0))
+            overlap = np.float32(shared) / np.float32(areas[i] + areas[best] - shared)
+            if method == "linear":
+                scores[i] *= 1 - overlap if overlap > np.float32(threshold) else 1
+            else:
+                scores[i] *= np.exp(-(overlap**2) / sigma)
+            left[i] = scores[i] >= min_score
+    return np.where(keep, scores, 0), keep
+
+
+@pytest.fixture(scope="module")
+def jitted_soft():
+    settings = ("method", "iou_threshold", "sigma", "min_score")
+    return jax.jit(soft_nms, static_argnames=settings)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["linear", "gaussian"]), st.booleans())
+def test_soft_nms_equals_plain_loops(jitted_soft, seed, method, grouped):
+    rng = np.random.default_rng(seed)
+    boxes, _ = crowded(rng)
+    # All different: decayed scores that tie in one precision need not in the other.
+    scores = rng.permutation(np.linspace(0, 1, COUNT) ** 1.01).astype(np.float32)
+    valid = rng.random(COUNT) < rng.choice([0, 0.5, 1])
+    groups = rng.integers(0, 3 if grouped else 1, COUNT).astype(np.int32)
+    expected, keep = slow_soft_nms(
+        boxes, scores, valid, groups, method=method, threshold=0.4, sigma=0.6, min_score=0.05
+    )
+    boxes[~valid], scores[~valid] = rng.choice([np.nan, np.inf, -np.inf], 2)
+    found = jitted_soft(
+        boxes, scores, valid, groups, method=method, iou_threshold=0.4, sigma=0.6, min_score=0.05
+    )
+    np.testing.assert_array_equal(found.keep, keep)
+    np.testing.assert_allclose(found.scores, expected, rtol=1e-4)
+
+
+def test_soft_nms_by_hand():
+    # IoU 1/2, 1/4 and none with the best; the second and third overlap by 1/2.
+    boxes = jnp.array([[0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 5, 5], [20, 0, 30, 10.0]])
+    scores = jnp.array([0.8, 0.6, 0.5, 0.1])
+    linear = soft_nms(boxes, scores, jnp.ones(4, bool))
+    # The third is next (.5); it halves the second, which the first had halved to .3.
+    np.testing.assert_allclose(linear.scores, [0.8, 0.15, 0.5, 0.1], rtol=1e-6)
+    assert linear.keep.all()
+    decay = np.exp(-np.array([0.25, 0.0625]) / 0.5)
+    gaussian = soft_nms(boxes, scores, jnp.ones(4, bool), method="gaussian", min_score=0.25)
+    second = 0.6 * decay[0] * decay[0]
+    third = 0.5 * decay[1]
+    assert third > 0.6 * decay[0] and second < 0.25
+    np.testing.assert_allclose(gaussian.scores, [0.8, 0, third, 0], rtol=1e-6)
+    np.testing.assert_array_equal(gaussian.keep, [True, False, True, False])
+
+
+def test_soft_nms_visits_equal_scores_by_index_and_groups_leave_each_other_alone(jitted_soft):
+    boxes, scores = jnp.array([[0.0, 0, 10, 10]] * 3), jnp.full(3, 0.5, jnp.bfloat16)
+    groups = jnp.array([0, 1, 0])
+    found = jitted_soft(boxes, scores, jnp.ones(3, bool), groups, min_score=0.0)
+    np.testing.assert_array_equal(found.scores, [0.5, 0.5, 0])
+    assert found.scores.dtype == jnp.float32 and found.keep.all()
+    dropped = jitted_soft(boxes, scores, jnp.ones(3, bool), groups, min_score=0.6)
+    assert not dropped.keep.any() and not dropped.scores.any()
+
+
+def test_soft_nms_under_vmap_equals_one_set_at_a_time(jitted_soft):
+    sets = random_sets(np.random.default_rng(3), 4)
+    boxes, scores, valid, groups = (np.stack(a) for a in zip(*sets, strict=True))
+    batched = jax.vmap(jitted_soft)(boxes, scores, valid, groups.astype(np.int32))
+    for row, one in enumerate(sets):
+        alone = jitted_soft(*one[:3], one[3].astype(np.int32))
+        np.testing.assert_array_equal(batched.scores[row], alone.scores)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda b, s, v: nms(b, s, v, iou_threshold=1.5), r"iou_threshold must lie in \[0, 1\]"),
+        (lambda b, s, v: nms(b, s, v, iou_threshold=NAN), "got nan"),
+        (lambda b, s, v: nms(b, s[:2], v, iou_threshold=0.5), "scores wants the shape"),
+        (lambda b, s, v: nms(b[:, :3], s, v, iou_threshold=0.5), "boxes wants the shape"),
+        (lambda b, s, v: nms(b, s, v, s[:1], iou_threshold=0.5), "groups wants the shape"),
+        (lambda b, s, v: nms_sorted(b, v, iou_threshold=-0.1), r"\[0, 1\], got -0.1"),
+        (lambda b, s, v: nms_sorted(b[0], v, iou_threshold=0.1), "boxes wants the shape"),
+        (lambda b, s, v: soft_nms(b, s, v, method="hard"), "method must be one of linear, gauss"),
+        (lambda b, s, v: soft_nms(b, s, v, sigma=0.0), "sigma must be positive, got 0.0"),
+        (lambda b, s, v: soft_nms(b, s, v, iou_threshold=2.0), "iou_threshold must lie"),
+        (lambda b, s, v: soft_nms(b, s, v, min_score=NAN), "min_score must lie"),
+        (lambda b, s, v: soft_nms(b, s, v[:1]), "valid wants the shape"),
+        (lambda b, s, v: per_class(b[:, None], b, v, max_candidates=2), "candidates 2 < max_det"),
+        (lambda b, s, v: per_class(b[:, None], b, v, max_detections=0), "max_detections must be"),
+        (lambda b, s, v: per_class(b[:, None], b, v, score_threshold=-1), "score_threshold must"),
+        (lambda b, s, v: per_class(b[:, None], b, v, iou_threshold=7), "iou_threshold must lie"),
+        (lambda b, s, v: per_class(b, b, v), "boxes wants the shape"),
+    ],
+)
+def test_impossible_inputs_raise_while_tracing(call, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(call, jnp.zeros((3, 4)), jnp.zeros(3), jnp.ones(3, bool))

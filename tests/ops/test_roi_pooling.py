@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,26 +7,42 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdet.ops.roi_pooling import map_levels, pyramid_roi_align, roi_align
+from jaxdet.ops.roi_pooling import (
+    bins_of,
+    flatten_pyramid,
+    map_levels,
+    pyramid_roi_align,
+    roi_align,
+)
 
-STRIDES = (4, 8, 16, 32)
 MAP, COUNT = (9, 12), 6
+
+# Compiled as one: op by op, each shape would compile dozens of small programs.
+fast_align = jax.jit(
+    roi_align,
+    static_argnames=(
+        "stride", "output_size", "sampling_ratio", "max_sampling", "aligned"
+    ),
+)  # fmt: skip
 
 
 def slow_roi_align(features, rois, *, stride, bins, ratio, aligned=True):
     """Sample after sample; ratio 0 is adaptive and has no cap."""
     height, width, channels = features.shape
-    out = np.zeros((len(rois), bins, bins, channels))
+    bins = bins_of(bins)
+    out = np.zeros((len(rois), *bins, channels))
     for r, roi in enumerate(rois.astype(np.float64)):
         x1, y1, x2, y2 = roi / stride - (0.5 if aligned else 0)
         sides = np.array([y2 - y1, x2 - x1])
         sides = np.maximum(sides, 0 if aligned else 1)
-        counts = [ratio or int(np.ceil(np.float32(side) / bins)) for side in sides]
-        for by, bx in np.ndindex(bins, bins):
+        counts = [
+            ratio or int(np.ceil(np.float32(s) / b)) for s, b in zip(sides, bins, strict=True)
+        ]
+        for by, bx in np.ndindex(bins):
             total = np.zeros(channels)
             for sy, sx in np.ndindex(*counts):
-                y = y1 + (by + (sy + 0.5) / counts[0]) * sides[0] / bins
-                x = x1 + (bx + (sx + 0.5) / counts[1]) * sides[1] / bins
+                y = y1 + (by + (sy + 0.5) / counts[0]) * sides[0] / bins[0]
+                x = x1 + (bx + (sx + 0.5) / counts[1]) * sides[1] / bins[1]
                 if -1 <= y <= height and -1 <= x <= width:
                     total += bilinear(features, np.clip(y, 0, height - 1), np.clip(x, 0, width - 1))
             out[r, by, bx] = total / max(counts[0] * counts[1], 1)
@@ -39,37 +57,58 @@ def bilinear(features, y, x):
     return top * (y0 + 1 - y) + bottom * (y - y0)
 
 
+def strides_of(data):
+    return tuple(data["strides"].tolist())
+
+
 def pyramid_of(data, image):
-    return [jnp.asarray(data[f"feat/{i}"][image].transpose(1, 2, 0)) for i in range(4)]
+    levels = range(len(data["strides"]))
+    return [jnp.asarray(data[f"feat/{i}"][image].transpose(1, 2, 0)) for i in levels]
+
+
+def images_of(data):
+    return range(data["feat/0"].shape[0])
+
+
+def uncapped(rois, stride, bins=7):
+    """The cap that the largest region of a map asks for."""
+    return int(np.ceil((rois[:, 2:] - rois[:, :2]).max() / stride / bins))
 
 
 @pytest.mark.parametrize("ratio", [0, 2])
 def test_extraction_from_the_pyramid_equals_the_reference(golden, ratio):
     data = golden("mmdet_roi_extract")
-    pool = jax.jit(
-        # The largest regions of the file have 5.6 cells a bin: within the default cap.
-        lambda pyramid, rois: pyramid_roi_align(
-            pyramid, rois, strides=STRIDES, sampling_ratio=ratio
-        )
+    rois, strides = data["rois"][:, 1:], strides_of(data)
+    own_stride = np.array(strides)[data["levels"]][:, None]
+    settings = dict(
+        strides=strides,
+        finest_scale=float(data["finest_scale"]),
+        output_size=data[f"out_sr{ratio}"].shape[2:],
+        sampling_ratio=ratio,
+        max_sampling=uncapped(rois / own_stride, 1),
     )
-    for image in range(2):
+    pool = jax.jit(lambda pyramid, rois: pyramid_roi_align(pyramid, rois, **settings))
+    for image in images_of(data):
         mine = data["rois"][:, 0] == image
-        pooled = pool(pyramid_of(data, image), data["rois"][:, 1:])[mine]
+        pooled = pool(pyramid_of(data, image), rois)[mine]
         expected = data[f"out_sr{ratio}"][mine].transpose(0, 2, 3, 1)
         np.testing.assert_allclose(pooled, expected, rtol=1e-5, atol=2e-5)
 
 
 def test_one_map_not_aligned_and_other_output_sizes_equal_the_reference(golden):
     data = golden("mmdet_roi_extract")
+    stride = strides_of(data)[1]
+    cap = uncapped(data["rois"][:, 1:], stride)
     cases = {
-        "single_level1_aligned_False_sr0": dict(aligned=False, max_sampling=12),
-        "single_level1_aligned_True_out(5,3)_sr2": dict(sampling_ratio=2, output_size=(5, 3)),
+        "single_level1_aligned_False_sr0": dict(aligned=False, max_sampling=cap),
+        "single_level1_aligned_True_out(5,3)_sr2": dict(sampling_ratio=2),
     }
     for name, settings in cases.items():
-        for image in range(2):
+        bins = data[name].shape[2:]
+        pool = jax.jit(partial(roi_align, stride=stride, output_size=bins, **settings))
+        for image in images_of(data):
             mine = data["rois"][:, 0] == image
-            features = pyramid_of(data, image)[1]
-            pooled = roi_align(features, jnp.asarray(data["rois"][mine, 1:]), stride=8, **settings)
+            pooled = pool(pyramid_of(data, image)[1], data["rois"][:, 1:])[mine]
             expected = data[name][mine].transpose(0, 2, 3, 1)
             np.testing.assert_allclose(pooled, expected, rtol=1e-5, atol=2e-5)
 
@@ -77,23 +116,43 @@ def test_one_map_not_aligned_and_other_output_sizes_equal_the_reference(golden):
 def test_the_gradient_of_a_map_equals_the_reference(golden):
     data = golden("mmdet_roi_extract")
     rois, cotangent = data["rois"], data["grad/level2_cotangent_seed_arr"]
-    for image in range(2):
-        features = pyramid_of(data, image)[2]
-        mine = rois[:, 0] == image
+    stride = strides_of(data)[2]
+    cap = uncapped(rois[:, 1:], stride)
 
-        def total(features, mine=mine):
-            pooled = roi_align(features, jnp.asarray(rois[mine, 1:]), stride=16, max_sampling=12)
-            return jnp.sum(pooled * cotangent[mine].transpose(0, 2, 3, 1))
+    @jax.jit
+    @jax.grad
+    def gradient(features, weights):
+        pooled = roi_align(features, jnp.asarray(rois[:, 1:]), stride=stride, max_sampling=cap)
+        return jnp.sum(pooled * weights)
 
+    for image in images_of(data):
+        mine = (rois[:, 0] == image)[:, None, None, None]
+        weights = np.where(mine, cotangent.transpose(0, 2, 3, 1), 0)
         expected = data["grad/level2_input_grad"][image].transpose(1, 2, 0)
-        np.testing.assert_allclose(jax.grad(total)(features), expected, rtol=1e-4, atol=1e-4)
+        found = gradient(pyramid_of(data, image)[2], weights)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_levels_equal_the_reference(golden):
     data = golden("mmdet_roi_extract")
+    settings = dict(num_levels=len(data["strides"]), finest_scale=float(data["finest_scale"]))
     for rois, levels in (("rois", "levels"), ("map_rois", "map_levels")):
-        found = jax.jit(lambda r: map_levels(r, num_levels=4))(data[rois][:, 1:])
+        found = jax.jit(lambda r: map_levels(r, **settings))(data[rois][:, 1:])
         np.testing.assert_array_equal(found, data[levels])
+
+
+@pytest.mark.parametrize("num_levels, finest_scale", [(1, 56), (3, 14), (4, 100.5), (6, 8)])
+def test_levels_equal_the_formula_for_any_scale_and_number(num_levels, finest_scale):
+    rng = np.random.default_rng(0)
+    low = rng.uniform(-50, 500, (500, 2))
+    rois = np.concatenate([low, low + 2 ** rng.uniform(-3, 12, (500, 2))], axis=1)
+    rois = rois.astype(np.float32)
+    sides = (rois[:, 2:] - rois[:, :2]).astype(np.float64)
+    exact = np.log2(np.sqrt(sides.prod(1)) / finest_scale + 1e-6)
+    found = map_levels(jnp.asarray(rois), num_levels=num_levels, finest_scale=finest_scale)
+    found = np.asarray(found)
+    clear = np.abs(exact - np.round(exact)) > 1e-4  # Elsewhere float32 decides.
+    np.testing.assert_array_equal(found[clear], np.clip(np.floor(exact), 0, num_levels - 1)[clear])
 
 
 @pytest.mark.parametrize(
@@ -105,100 +164,168 @@ def test_a_region_of_twice_the_side_is_one_level_up(side, level):
 
 @pytest.fixture(scope="module")
 def jitted():
-    """Pools regions of the small map, by sampling ratio."""
+    """Pools regions of the small map, by sampling ratio and alignment."""
     return {
-        ratio: jax.jit(
-            lambda features, rois, ratio=ratio: roi_align(
-                features, rois, stride=2, output_size=3, sampling_ratio=ratio, max_sampling=5
+        (ratio, aligned): jax.jit(
+            partial(
+                roi_align,
+                stride=2,
+                output_size=(3, 2),
+                sampling_ratio=ratio,
+                max_sampling=10,  # The longest region has 19 cells: nothing is capped.
+                aligned=aligned,
             )
         )
         for ratio in (0, 1, 2)
+        for aligned in (True, False)
     }
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 2]))
-def test_roi_align_equals_plain_loops(jitted, seed, ratio):
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 2]), st.booleans())
+def test_roi_align_equals_plain_loops(jitted, seed, ratio, aligned):
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(*MAP, 2)).astype(np.float32)
-    # Regions reach outside the 18 x 24 image on every side; some are empty.
+    # Regions reach outside the 18 x 24 image on every side; some are empty or inverted.
     corners = rng.uniform(-8, 30, (COUNT, 2, 2))
     rois = np.concatenate([corners.min(1), corners.max(1)], axis=1).astype(np.float32)
     rois[0, 2:] = rois[0, :2]
-    small = (rois[:, 2:] - rois[:, :2]).max() / 2 <= 3 * 5
-    if ratio == 0 and not small:
-        return
-    expected = slow_roi_align(features, rois, stride=2, bins=3, ratio=ratio)
-    np.testing.assert_allclose(jitted[ratio](features, rois), expected, rtol=1e-4, atol=1e-4)
+    rois[1] = rois[1, [2, 1, 0, 3]]
+    expected = slow_roi_align(features, rois, stride=2, bins=(3, 2), ratio=ratio, aligned=aligned)
+    found = jitted[ratio, aligned](features, rois)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_each_region_is_read_from_its_level_of_any_pyramid():
+    rng = np.random.default_rng(0)
+    strides, sizes = (2, 5, 11), ((40, 30), (16, 12), (8, 6))
+    pyramid = [jnp.asarray(rng.normal(size=(*size, 2)), jnp.float32) for size in sizes]
+    rois = jnp.array([[1, 2, 9, 9], [2, 3, 30, 20], [0, 0, 60, 80], [5, 5, 15, 15]], jnp.float32)
+    levels = map_levels(rois, num_levels=3, finest_scale=7.0)
+    np.testing.assert_array_equal(levels, [0, 1, 2, 0])
+    settings = dict(output_size=2, sampling_ratio=2)
+    pool = jax.jit(partial(pyramid_roi_align, strides=strides, finest_scale=7.0, **settings))
+    pooled = pool(pyramid, rois)
+    for row, level in enumerate(levels.tolist()):
+        alone = slow_roi_align(
+            np.asarray(pyramid[level]), np.asarray(rois[row : row + 1]),
+            stride=strides[level], bins=2, ratio=2,
+        )  # fmt: skip
+        np.testing.assert_allclose(pooled[row], alone[0], rtol=1e-4, atol=1e-4)
+
+
+def test_the_cap_is_exact_up_to_its_cells_a_bin():
+    features = jnp.asarray(np.random.default_rng(0).normal(size=(24, 24, 2)), jnp.float32)
+    roi = np.array([[1.5, 2.5, 21.5, 14.5]], np.float32)  # 20 x 12 cells in 5 bins: 4 a bin.
+    settings = dict(stride=1, output_size=5)
+    expected = slow_roi_align(np.asarray(features), roi, stride=1, bins=5, ratio=0)
+    for cap, exact in ((3, False), (4, True), (9, True)):
+        pooled = fast_align(features, jnp.asarray(roi), max_sampling=cap, **settings)
+        assert np.allclose(pooled, expected, rtol=1e-4, atol=1e-5) == exact
 
 
 def test_an_empty_region_is_0_with_adaptive_sampling_only():
     features, empty = jnp.ones((4, 4, 1)), jnp.array([[4.0, 4, 4, 4]])
-    assert not roi_align(features, empty, stride=2).any()
-    assert roi_align(features, empty, stride=2, sampling_ratio=2).all()
+    assert not fast_align(features, empty, stride=2).any()
+    assert fast_align(features, empty, stride=2, sampling_ratio=2).all()
 
 
 def test_regions_beyond_the_cap_stay_near_the_uncapped_result():
     y, x = np.mgrid[:60, :80].astype(np.float32)
     smooth = jnp.asarray(np.stack([y / 60, np.sin(x / 20)], axis=-1))
     roi = jnp.array([[3.0, 5, 79, 58]])
-    exact = roi_align(smooth, roi, stride=1, max_sampling=11)
-    capped = roi_align(smooth, roi, stride=1, max_sampling=2)
+    exact = fast_align(smooth, roi, stride=1, max_sampling=11)
+    capped = fast_align(smooth, roi, stride=1, max_sampling=2)
     np.testing.assert_allclose(capped, exact, atol=0.02)
 
 
 def test_regions_just_beyond_the_cap_lose_little():
     features = jnp.asarray(np.random.default_rng(0).normal(size=(40, 40, 4)), jnp.float32)
     roi = jnp.array([[2.3, 3.1, 31.3, 32.1]])  # 29 cells where the cap of 4 allows 28.
-    exact = roi_align(features, roi, stride=1, max_sampling=5)
-    capped = roi_align(features, roi, stride=1, max_sampling=4)
+    exact = fast_align(features, roi, stride=1, max_sampling=5)
+    capped = fast_align(features, roi, stride=1, max_sampling=4)
     assert float(jnp.std(capped - exact) / jnp.std(exact)) < 0.35  # 1.5 at every second cell.
 
 
-def test_gradients_of_bfloat16_maps_are_summed_in_float32():
+def test_gradients_of_bfloat16_maps_are_summed_in_float32(slope):
     features = jnp.ones((MAP[0], MAP[1], 1), jnp.bfloat16)
     rois = jnp.tile(jnp.array([[4.0, 4, 12, 12]]), (512, 1))
-    gradient = jax.grad(lambda f: jnp.sum(roi_align(f, rois, stride=2).astype(jnp.float32)))
-    whole = gradient(features.astype(jnp.float32))
-    np.testing.assert_allclose(gradient(features).astype(jnp.float32), whole, rtol=0.02, atol=0.5)
+    whole, _ = slope(features.astype(jnp.float32), rois)
+    gradient, _ = slope(features, rois)
+    np.testing.assert_allclose(gradient.astype(jnp.float32), whole, rtol=0.02, atol=0.5)
 
 
 def test_a_map_of_one_cell_pools_to_its_value():
-    pooled = roi_align(jnp.full((1, 1, 1), 3.0), jnp.array([[0.0, 0, 8, 8]]), stride=8)
+    pooled = fast_align(jnp.full((1, 1, 1), 3.0), jnp.array([[0.0, 0, 8, 8]]), stride=8)
     np.testing.assert_allclose(pooled, 3.0, rtol=1e-6)
 
 
 def test_a_constant_map_pools_to_the_constant_inside_the_image():
     rois = jnp.array([[2.0, 2, 14, 10], [0.0, 0, 200, 150]])
-    pooled = roi_align(jnp.full((150, 200, 1), 3.0), rois, stride=1, max_sampling=2)
+    pooled = fast_align(jnp.full((150, 200, 1), 3.0), rois, stride=1, max_sampling=2)
     np.testing.assert_allclose(pooled, 3.0, rtol=1e-5)
 
 
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf, 1e30])
-def test_garbage_regions_stay_finite_and_touch_no_other(garbage):
+def test_garbage_regions_stay_finite_and_touch_no_other(slope, garbage):
     features = jnp.asarray(np.random.default_rng(0).normal(size=(*MAP, 2)), jnp.float32)
-    good = jnp.array([[1.0, 2, 9, 12]])
-    both = jnp.concatenate([good, jnp.full((1, 4), garbage)])
-
-    def total(features):
-        pooled = roi_align(features, both, stride=2)
-        return jnp.sum(pooled), pooled
-
-    gradient, pooled = jax.grad(total, has_aux=True)(features)
+    rois = jnp.array([[1.0, 2, 9, 12], [0, 0, 0, 0]])
+    _, clean = slope(features, rois)
+    gradient, pooled = slope(features, rois.at[1].set(garbage))
     assert np.isfinite(gradient).all() and np.isfinite(pooled).all()
-    np.testing.assert_array_equal(pooled[:1], roi_align(features, good, stride=2))
+    np.testing.assert_array_equal(pooled[0], clean[0])
+
+
+@pytest.fixture(scope="module")
+def slope():
+    """The gradient of a sum of pooled values, and the values."""
+
+    def total(features, rois):
+        pooled = roi_align(features, rois, stride=2)
+        return jnp.sum(pooled.astype(jnp.float32)), pooled
+
+    return jax.jit(jax.grad(total, has_aux=True))
 
 
 def test_bfloat16_maps_give_bfloat16_near_the_float32_result():
     features = jnp.asarray(np.random.default_rng(0).normal(size=(*MAP, 2)), jnp.float32)
     rois = jnp.array([[1.0, 2, 9, 12]])
-    pooled = roi_align(features.astype(jnp.bfloat16), rois, stride=2)
+    pooled = fast_align(features.astype(jnp.bfloat16), rois, stride=2)
     assert pooled.dtype == jnp.bfloat16
-    expected = roi_align(features, rois, stride=2)
+    expected = fast_align(features, rois, stride=2)
     np.testing.assert_allclose(pooled.astype(jnp.float32), expected, atol=0.05)
 
 
-def test_impossible_settings_raise():
-    with pytest.raises(ValueError, match="1 feature maps but 2 strides"):
-        pyramid_roi_align([jnp.zeros((4, 4, 1))], jnp.zeros((1, 4)), strides=(4, 8))
-    with pytest.raises(ValueError, match="got -1 and 6"):
-        roi_align(jnp.zeros((4, 4, 1)), jnp.zeros((1, 4)), stride=4, sampling_ratio=-1)
+def test_a_flat_pyramid_lists_the_cells_of_all_maps():
+    maps = [jnp.arange(6.0).reshape(2, 3, 1), jnp.full((1, 2, 1), 9.0)]
+    flat = flatten_pyramid(maps, (8, 16))
+    np.testing.assert_array_equal(flat.cells[:, 0], [0, 1, 2, 3, 4, 5, 9, 9])
+    np.testing.assert_array_equal(flat.offsets, [0, 6])
+    np.testing.assert_array_equal(flat.heights, [2, 1])
+    np.testing.assert_array_equal(flat.widths, [3, 2])
+
+
+def align(f, r, **settings):
+    return roi_align(f, r, **dict(stride=4) | settings)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda f, r: pyramid_roi_align([f], r, strides=(4, 8)), "1 feature maps but 2 strides"),
+        (lambda f, r: pyramid_roi_align([], r, strides=()), "0 feature maps but 0 strides"),
+        (lambda f, r: pyramid_roi_align([f, f[..., :1]], r, strides=(4, 8)), "pyramid wants the"),
+        (lambda f, r: align(f, r, sampling_ratio=-1), "sampling_ratio must be at least 0, got -1"),
+        (lambda f, r: align(f, r, max_sampling=0), "max_sampling must be at least 1, got 0"),
+        (lambda f, r: align(f, r, output_size=0), "output_size must be at least 1, got 0"),
+        (lambda f, r: align(f, r, output_size=(7, 0)), r"at least 1, got \(7, 0\)"),
+        (lambda f, r: align(f, r, stride=0), r"strides must be positive, got \(0,\)"),
+        (lambda f, r: align(f, r[0]), "rois wants the shape"),
+        (lambda f, r: align(f[None], r), "features wants the shape"),
+        (lambda f, r: map_levels(r, num_levels=0), "num_levels must be at least 1, got 0"),
+        (lambda f, r: map_levels(r, num_levels=4, finest_scale=0.0), "finest_scale must be pos"),
+        (lambda f, r: map_levels(r[:, :2], num_levels=4), "rois wants the shape"),
+    ],
+)
+def test_impossible_inputs_raise_while_tracing(call, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(call, jnp.zeros((4, 4, 2)), jnp.zeros((1, 4)))

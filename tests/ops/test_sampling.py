@@ -17,7 +17,7 @@ from jaxdet.ops.assignment import (
     append_ground_truth,
     assign_by_iou,
 )
-from jaxdet.ops.sampling import sample_labels, take_all
+from jaxdet.ops.sampling import Samples, pad_labels, sample_labels, take_all
 
 SIZE = 40  # One padded shape for random labels.
 SWAP = [1, 0, 3, 2]  # Between the yxyx of simple-faster-rcnn and xyxy.
@@ -28,6 +28,19 @@ def jitted(**settings):
     return jax.jit(functools.partial(sample_labels, **settings))
 
 
+def draw_all(labels, settings):
+    """Samples of each image under each setting; most of a draw's compilation is common to them."""
+
+    def draw(labels):
+        return [sample_labels(jax.random.key(0), labels, **setting) for setting in settings]
+
+    drawn = jax.device_get(jax.jit(jax.vmap(draw))(np.stack(labels)))
+    return [
+        [Samples(*(part[image] for part in samples)) for samples in drawn]
+        for image in range(len(labels))
+    ]
+
+
 def counts_of(samples):
     positive, valid = np.asarray(samples.positive), np.asarray(samples.valid)
     return positive.sum(), (valid & ~positive).sum()
@@ -35,6 +48,11 @@ def counts_of(samples):
 
 def padded(labels, size):
     return np.pad(labels, (0, max(size - len(labels), 0)), constant_values=IGNORE).astype(np.int32)
+
+
+def exact(table):
+    """The decimals that single precision was given: 0.02, not 0.0199999996."""
+    return [[float(str(value)) for value in row] for row in table]
 
 
 def labels_of(positives, negatives, ignored=4):
@@ -89,23 +107,31 @@ def test_samples_are_as_many_and_as_different_as_plain_counting_says(
 
 def test_counts_equal_the_reference(golden):
     data = golden("mmdet_random_sampler")
-    cases, num_objects = data["counts"][:, 0].astype(int), data["counts"][:, 1].max()
-    # One padded shape: the settings alone compile anew.
-    longest = max(len(data[f"gt_inds/{case}"]) for case in set(cases.tolist()))
-    size = int(max(longest + num_objects, data["counts"][:, 2].max()))
-    for row in data["counts"]:
-        case, objects, num, fraction, cap, add_objects, *expected, _ = row.tolist()
-        labels = np.sign(data[f"gt_inds/{int(case)}"])
-        added = np.full(int(objects * add_objects), POSITIVE)
-        draw = jitted(
-            num_samples=int(num), positive_fraction=fraction, max_negatives_per_positive=cap
-        )
-        samples = draw(jax.random.key(0), padded(np.append(labels, added), size))
-        assert counts_of(samples) == tuple(expected), row
-        positives = (labels == POSITIVE).sum() + len(added)
-        if positives <= int(num * fraction):  # All are taken, the objects among them.
-            index = np.asarray(samples.index)[np.asarray(samples.positive)]
-            assert (index >= len(labels)).sum() == row[-1], row
+    rows = data["counts"].tolist()
+    images = sorted({(row[0], row[1] * row[5]) for row in rows})  # Case, objects added to it.
+    settings = sorted({tuple(row[2:5]) for row in rows})
+    found = [np.sign(data[f"gt_inds/{int(case)}"]) for case, _ in images]
+    labels = [
+        np.append(verdicts, np.full(int(added), POSITIVE))
+        for verdicts, (_, added) in zip(found, images, strict=True)
+    ]
+    size = int(max(*map(len, labels), *(num for num, _, _ in settings)))
+
+    drawn = draw_all(
+        [padded(row, size) for row in labels],
+        [
+            dict(num_samples=int(num), positive_fraction=fraction, max_negatives_per_positive=cap)
+            for num, fraction, cap in settings
+        ],
+    )
+    for row in rows:
+        image = images.index((row[0], row[1] * row[5]))
+        samples = drawn[image][settings.index(tuple(row[2:5]))]
+        assert counts_of(samples) == tuple(row[6:8]), row
+        if (labels[image] == POSITIVE).sum() <= int(row[2] * row[3]):
+            # All positives are taken, the objects among them.
+            added = samples.index[samples.positive] >= len(found[image])
+            assert added.sum() == row[8], row
 
 
 @pytest.mark.parametrize("case", ["det_add_gt0", "det_add_gt1"])
@@ -113,8 +139,7 @@ def test_samples_with_nothing_to_choose_equal_the_reference(golden, case):
     data = {key.split("/")[1]: value for key, value in golden("mmdet_random_sampler").items()
             if key.startswith(f"{case}/")}  # fmt: skip
     num, num_boxes, num_objects = int(data["num"]), len(data["boxes"]), len(data["gts"])
-    given_to = padded(data["assigned_gt_inds_before"] + 1, num) - 1  # Padding: IGNORE - 1.
-    given_to = np.where(np.arange(len(given_to)) < num_boxes, given_to, IGNORE)
+    given_to = padded(data["assigned_gt_inds_before"], num)
     candidates = np.full((len(given_to), 4), np.nan, np.float32)
     candidates[:num_boxes] = data["boxes"]
     assignment = Assignment(
@@ -151,14 +176,11 @@ def test_samples_with_nothing_to_choose_equal_the_reference(golden, case):
 
 def test_anchor_counts_equal_simple_faster_rcnn(golden):
     data = golden("sfrcnn_targets")
-    labels = data["anchor/label_full"]
-    for row in data["anchor/counts"]:
-        num, fraction, *expected = (float(str(value)) for value in row)
-        samples = jitted(num_samples=int(num), positive_fraction=fraction)(
-            jax.random.key(0), labels
-        )
+    labels, table = data["anchor/label_full"], exact(data["anchor/counts"])
+    settings = [dict(num_samples=int(row[0]), positive_fraction=row[1]) for row in table]
+    for row, samples in zip(table, draw_all([labels], settings)[0], strict=True):
         positives, negatives = counts_of(samples)
-        assert [positives, negatives, len(labels) - positives - negatives] == expected, row
+        assert [positives, negatives, len(labels) - positives - negatives] == row[2:], row
 
 
 @functools.cache
@@ -204,21 +226,25 @@ def test_region_targets_equal_simple_faster_rcnn(golden):
 
 def test_region_counts_equal_simple_faster_rcnn(golden):
     data = golden("sfrcnn_targets")
-    size = int(data["prop/counts"][:, 0].max())
-    for row in data["prop/counts"]:
-        num, fraction, low, *expected = (float(str(value)) for value in row)
-        assign = region_assigner(low)
-        labels = assign(data["prop/rois"][:, SWAP], data["prop/gts"][:, SWAP])[1].labels
-        quota = round(num * fraction)  # Half to even.
-        draw = jitted(num_samples=int(num), positive_fraction=min((quota + 0.5) / num, 1.0))
-        positives, negatives = counts_of(draw(jax.random.key(0), padded(labels, size)))
-        assert [positives, negatives, positives + negatives] == expected, row
+    table = exact(data["prop/counts"])
+    size = int(max(row[0] for row in table))
+    regions = data["prop/rois"][:, SWAP], data["prop/gts"][:, SWAP]
+    labels = [padded(region_assigner(row[2])(*regions)[1].labels, size) for row in table]
+    quotas = [round(row[0] * row[1]) for row in table]  # Half to even.
+    settings = [
+        dict(num_samples=int(row[0]), positive_fraction=min((quota + 0.5) / row[0], 1.0))
+        for row, quota in zip(table, quotas, strict=True)
+    ]
+    drawn = draw_all(labels, settings)
+    for i, row in enumerate(table):
+        positives, negatives = counts_of(drawn[i][i])
+        assert [positives, negatives, positives + negatives] == row[3:], row
 
 
 def test_every_candidate_is_drawn_equally_often():
     labels = labels_of(8, 32)
-    draw = jax.vmap(lambda key: sample_labels(key, labels, num_samples=8, positive_fraction=0.5))
-    samples = draw(jax.random.split(jax.random.key(0), 2000))
+    draw = jax.vmap(jitted(num_samples=8, positive_fraction=0.5), in_axes=(0, None))
+    samples = jax.jit(draw)(jax.random.split(jax.random.key(0), 2000), labels)
     counts = np.bincount(np.asarray(samples.index).ravel(), minlength=44)
     assert counts.sum() == 2000 * 8
     assert (abs(counts[np.asarray(labels) == POSITIVE] - 1000) < 120).all()
@@ -270,6 +296,18 @@ def test_take_all_keeps_every_candidate_in_its_place():
         assert samples.valid.tolist() == [True, False, True, True, False]
     batch = jax.vmap(take_all)(jnp.stack([labels, -jnp.abs(labels)]))
     assert not batch.positive[1].any() and batch.index.shape == (2, 5)
+
+
+def test_labels_are_padded_up_to_a_count_and_never_cut():
+    labels = jnp.array([POSITIVE, NEGATIVE])
+    assert pad_labels(labels, 4).tolist() == [POSITIVE, NEGATIVE, IGNORE, IGNORE]
+    assert jax.vmap(lambda row: pad_labels(row, 1))(labels[None]).tolist() == [labels.tolist()]
+    samples = sample_labels(
+        jax.random.key(0), pad_labels(labels, 4), num_samples=4, positive_fraction=0.25
+    )
+    assert samples.valid.tolist() == [True, True, False, False]
+    with pytest.raises(ValueError, match=r"labels wants the shape \(N\), found \(2, 7\)"):
+        jax.eval_shape(lambda row: pad_labels(row, 4), jnp.zeros((2, 7), int))
 
 
 @pytest.mark.parametrize(

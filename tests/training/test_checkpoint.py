@@ -33,7 +33,7 @@ def make_state(step=0, *, width=3, name="conv", norm=True):
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    opened = Checkpoints(tmp_path / "checkpoints")
+    opened = Checkpoints(tmp_path / "checkpoints", metric="AP")
     yield opened
     opened.close()
 
@@ -41,7 +41,7 @@ def checkpoints(tmp_path):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """Saved: step 1 with AP 0.2, 2 with 0.5, 3 with 0.4, 4 without evaluation."""
-    opened = Checkpoints(tmp_path_factory.mktemp("run"))
+    opened = Checkpoints(tmp_path_factory.mktemp("run"), metric="AP")
     for step, ap in [(1, 0.2), (2, 0.5), (3, 0.4), (4, None)]:
         opened.save(make_state(step), None if ap is None else {"AP": ap, "AP50": 1 - ap})
     opened.close()
@@ -76,6 +76,24 @@ def test_another_metric_may_choose_the_best(tmp_path):
         checkpoints.save(make_state(step), {"AP": 1 - value, "AP50": value})
     assert checkpoints.find("best") == 1
     checkpoints.close()
+
+
+def test_the_best_is_chosen_among_those_of_one_metric(tmp_path):
+    checkpoints = Checkpoints(tmp_path, metric="AR")
+    checkpoints.save(make_state(1), {"AR": 0.9})
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, metric="AP")
+    for step, ap in [(2, 0.3), (3, 0.2)]:
+        checkpoints.save(make_state(step), {"AP": ap})
+    checkpoints.close()
+    assert checkpoints.find("best") == 2
+    assert Checkpoints(tmp_path).find("best") == 2, "step 1 is gone"
+
+
+def test_without_a_metric_checkpoints_are_for_reading_only(saved):
+    reopened = Checkpoints(saved._directory)
+    with pytest.raises(ValueError, match="opened for reading"):
+        reopened.save(make_state(5))
 
 
 @pytest.mark.parametrize("which", ["latest", "best", 3])
@@ -156,7 +174,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_last_checkpoint(tmp_path):
         from jaxdet.training.checkpoint import Checkpoints
         from jaxdet.training.state import TrainState
 
-        checkpoints = Checkpoints(sys.argv[1])
+        checkpoints = Checkpoints(sys.argv[1], metric="AP")
         for step in (1, 2):
             params = {"w": np.full((2000, 2000), step, np.float32)}
             checkpoints.save(TrainState(np.int32(step), params, {}, {}))
@@ -167,7 +185,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_last_checkpoint(tmp_path):
     ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=dict(os.environ))
     assert ended.returncode == -signal.SIGKILL
     assert any("2" in path.name for path in tmp_path.iterdir()), "the second save had not begun"
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, metric="AP")
     assert checkpoints.latest == 1
     like = states.TrainState(np.int32(0), {"w": np.zeros((2000, 2000), np.float32)}, {}, {})
     restored = checkpoints.restore("latest", like=like)

@@ -30,7 +30,8 @@ def run(toy):
     def run(workdir, *, on_batch=lambda n, batch: batch, evaluate=None, draw=None, **settings):
         settings = dict(num_steps=12, eval_every=6, checkpoint_every=4, log_every=3) | settings
         log = SimpleNamespace(evaluated=[], drawn=0, closed=0)
-        state, checkpoints = states.create(variables, tx), Checkpoints(workdir / "checkpoints")
+        state = states.create(variables, tx)
+        checkpoints = Checkpoints(workdir / "checkpoints", metric="AP")
         if checkpoints.latest is not None:
             state = checkpoints.restore("latest", like=state)
         writer = Writer(workdir, start_step=int(state.step), num_steps=settings["num_steps"])

@@ -1,0 +1,78 @@
+"""Finds the mistakes of a config before any data is read or made."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxdet import settings
+from jaxdet.commands.build import (
+    abstract_variables,
+    blank_images,
+    build_detector,
+    frozen_settings,
+    make_optimizer,
+    mistakes_in,
+)
+from jaxdet.commands.predict import measure
+from jaxdet.types import Batch, Detector, UserError
+
+
+def check(config: ConfigDict, *, starts: bool = True) -> None:
+    """Finds the mistakes of a config that show before any data is read or made.
+
+    The detector is traced on blank images, which computes nothing.
+
+    Args:
+        config: with all its keys.
+        starts: whether a run may start and so need its first weights.
+
+    Raises:
+        UserError: for numbers, names and settings that do not work; where a run
+            starts, for a file of weights that is not there, and where frozen
+            parts would start at random.
+    """
+    settings.check_numbers(config)
+    # Found here and not after the data is made, or at the first evaluation.
+    devices = {"batch_size": jax.device_count(), "eval_batch_size": jax.local_device_count()}
+    for key, count in devices.items():
+        if config[key] % count:
+            raise UserError(f"config.{key} {config[key]} does not divide among {count} devices")
+    make_optimizer(config)
+    detector = build_detector(config, num_classes=len(config.data.classes) or 1)
+    if starts:
+        _check_first_weights(config)
+    _trace(config, detector)
+    with mistakes_in("evaluation"):
+        measure(config, [], [], config.data.classes)
+
+
+def _check_first_weights(config: ConfigDict) -> None:
+    if config.init_from and not Path(config.init_from).is_file():
+        raise UserError(f"config.init_from: there is no file {config.init_from}")
+    frozen = frozen_settings(config)
+    if frozen and not config.init_from:
+        raise UserError(
+            f"config.model.{frozen[0]} is {config.model[frozen[0]]!r}, which needs pretrained "
+            'weights: name their file in config.init_from, or set norm to "batch", "sync" or '
+            '"group" and frozen_stages to 0'
+        )
+
+
+def _trace(config: ConfigDict, detector: Detector) -> None:
+    """Lets the detector meet its settings and shapes, and computes nothing."""
+    variables = abstract_variables(config, detector)
+    batch_size, max_boxes = config.batch_size // jax.device_count(), config.data.max_boxes
+    slots = jax.ShapeDtypeStruct((batch_size, max_boxes), np.bool_)
+    batch = Batch(
+        images=blank_images(config, batch_size),
+        boxes=jax.ShapeDtypeStruct((*slots.shape, 4), np.float32),
+        labels=jax.ShapeDtypeStruct(slots.shape, np.int32),
+        valid=slots,
+        crowd=slots,
+        index=jax.ShapeDtypeStruct((batch_size,), np.uint32),
+    )
+    with mistakes_in("model"):
+        jax.eval_shape(detector.loss, variables, batch, jax.random.key(0))
+        jax.eval_shape(detector.predict, variables, batch.images)

@@ -1,0 +1,124 @@
+"""What variables find on a source: results, pictures, proposals for another detector."""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxdet import settings, visualize
+from jaxdet.data import pipeline, proposals
+from jaxdet.evaluation import EVALUATIONS, ImageDetections, runner
+from jaxdet.types import Example, Source
+
+
+def evaluate(
+    config: ConfigDict,
+    source: Source,
+    predict: Callable,
+    variables: Any,
+    *,
+    proposals_file: str = "",
+) -> dict[str, Any]:
+    """The results of the variables on a source, as eval.json has them.
+
+    Args:
+        config: of the run.
+        source: the examples.
+        predict: `(variables, images) -> Detections`.
+        variables: of the detector.
+        proposals_file: where it is given, all images are predicted and what is
+            found on them is written as proposals (see `data.proposals`); then
+            `config.eval_images` of them are evaluated as usual.
+    """
+    max_images = 0 if proposals_file else config.eval_images
+    examples, found = _detect(config, source, predict, variables, max_images)
+    if proposals_file:
+        _write_proposals(proposals_file, source, examples, found)
+        places = _spread(len(examples), config.eval_images)
+        examples, found = [examples[i] for i in places], [found[i] for i in places]
+    return measure(config, examples, found, source.class_names)
+
+
+def measure(
+    config: ConfigDict,
+    examples: Sequence[Example],
+    found: Sequence[ImageDetections],
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """The results of detections, as `config.evaluation` wants them."""
+    keywords = dict(config.evaluation)
+    evaluation = EVALUATIONS[keywords.pop("name")]
+    return evaluation.evaluate(examples, found, class_names, **keywords)
+
+
+def draw(
+    config: ConfigDict, source: Source, predict: Callable, variables: Any
+) -> list[tuple[str, np.ndarray]]:
+    """Pictures of some images, spread over the source: ground truth left, predictions right.
+
+    Images that cannot be read are left out.
+    """
+    if config.num_pictures == 0:
+        return []
+    with closing(_eval_batches(config, source, config.num_pictures, keep_images=True)) as batches:
+        found = runner.run(lambda images: predict(variables, images), batches)
+    return [
+        (
+            str(example.id),
+            visualize.compare(
+                example.image,
+                example,
+                detections,
+                source.class_names,
+                min_score=config.picture_score,
+            ),
+        )
+        for example, detections in zip(*found, strict=True)
+    ]
+
+
+def _detect(config, source, predict, variables, max_images):
+    """The examples and what is found on each; says where some cannot be read."""
+    with closing(_eval_batches(config, source, max_images)) as batches:
+        examples, found = runner.run(lambda images: predict(variables, images), batches)
+    wanted = min(max_images or len(source), len(source))
+    if len(examples) < wanted:
+        log = logging.getLogger("jaxdet")
+        log.warning("evaluated %d of %d images", len(examples), wanted)
+    return examples, found
+
+
+def _write_proposals(file, source, examples, found):
+    """Images that cannot be read get no proposals, so that the file has all of the source."""
+    ids = [example.id for example in examples]
+    if len(ids) < len(source):
+        known = set(ids)
+        ids += [i for i in _all_ids(source) if i not in known]
+    nothing = ImageDetections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
+    found = [*found, *[nothing] * (len(ids) - len(found))]
+    proposals.write(file, ids, [each.boxes for each in found], [each.scores for each in found])
+
+
+def _spread(count, wanted):
+    wanted = min(wanted or count, count)
+    return [i * count // wanted for i in range(wanted)]
+
+
+def _eval_batches(config: ConfigDict, source: Source, max_images: int, **more: Any) -> Any:
+    return pipeline.eval_batches(
+        source,
+        batch_size=config.eval_batch_size,
+        max_images=max_images,
+        num_devices=jax.local_device_count(),
+        **settings.eval_keywords(config),
+        **more,
+    )
+
+
+def _all_ids(source):
+    # A source without `ids` is read once more, which is slow but rarely needed.
+    return source.ids() if hasattr(source, "ids") else [source[i].id for i in range(len(source))]

@@ -1,0 +1,43 @@
+"""Results as text."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+WIDTH = 8  # Characters of a column.
+
+
+class Section(NamedTuple):
+    """A part of a table: a line of column names, then a line for each row."""
+
+    head: str  # Stands over the names of the rows.
+    columns: Sequence[str]
+    rows: Mapping[str, Mapping[str, Any]]  # {name of the row: {column: fraction or None}}
+
+
+def format_sections(*sections: Section) -> str:
+    """Formats fractions as percentages with one decimal; a dash stands for None.
+
+    An empty line divides two sections.
+
+    >>> print(format_sections(Section("class", ("AP",), {"cat": {"AP": 0.5}, "dog": {"AP": None}})))
+    class      AP
+    cat      50.0
+    dog         -
+    """
+    names = [name for section in sections for name in (section.head, *section.rows)]
+    width = max(map(len, names))
+    return "\n\n".join("\n".join(_lines(section, width)) for section in sections)
+
+
+def _lines(section, width):
+    yield _line(section.head, section.columns, width)
+    for name, values in section.rows.items():
+        yield _line(name, [_percent(values[column]) for column in section.columns], width)
+
+
+def _percent(value):
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _line(head, cells, width):
+    return f"{head:<{width}}" + "".join(f"{cell:>{WIDTH}}" for cell in cells)
