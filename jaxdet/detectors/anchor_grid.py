@@ -37,7 +37,7 @@ def make_anchors(
         strides: see `ops.anchors.pyramid_anchors`, as `scales`, `ratios` and `centre`.
         scales: sides of the square anchors, in strides.
         ratios: height / width.
-        centre: of the first cell's anchors, in pixels.
+        centre: where in a cell its anchors are centred, 0 to 1.
         divisor: an image's sides are rounded up to it; see `ops.anchors.pyramid_valid`.
     """
     feature_sizes = [level.shape[1:3] for level in pyramid]

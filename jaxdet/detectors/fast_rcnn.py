@@ -70,6 +70,7 @@ class Settings(features.FeatureSettings):
         head_channels: of the convolutions.
         head_norm: "none", or "group" behind every convolution.
         head_average_pool: replace a map by its mean where the convolutions end.
+        head_dropout: share of the fully connected layers' outputs dropped in training.
         class_agnostic: one box for all classes.
         box_means: of the region deltas.
         box_stds: of the region deltas.
@@ -77,6 +78,8 @@ class Settings(features.FeatureSettings):
         box_loss: "l1" or "smooth_l1" of deltas, or "iou", "giou" or "diou" of boxes.
         box_beta: of smooth L1.
         box_weight: of the box loss in the total.
+        max_ratio: largest change of a side that a delta makes.
+        confusion: count predicted against true classes of the sampled regions.
         score_threshold: detections score more than this.
         nms_iou: detections of a class that overlap more than this are duplicates.
         max_detections: detections an image.
@@ -103,6 +106,7 @@ class Settings(features.FeatureSettings):
     head_channels: int = 256
     head_norm: str = "none"
     head_average_pool: bool = False
+    head_dropout: float = 0.0
     class_agnostic: bool = False
     box_means: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
     box_stds: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
@@ -110,6 +114,8 @@ class Settings(features.FeatureSettings):
     box_loss: str = "l1"
     box_beta: float = 1.0
     box_weight: float = 1.0
+    max_ratio: float = box_coder.MAX_RATIO
+    confusion: bool = False
     score_threshold: float = 0.05
     nms_iou: float = 0.5
     max_detections: int = 100
@@ -142,9 +148,9 @@ class FastRCNN(nn.Module):
         """The pyramid of normalised images, finest level first."""
         return self.neck(self.backbone(x, train=train))
 
-    def roi(self, regions: Float[Array, "B S h w C"]) -> tuple[Array, Array]:
+    def roi(self, regions: Float[Array, "B S h w C"], keys=None) -> tuple[Array, Array]:
         """Class logits (B, S, K + 1) and deltas (B, S, K or 1, 4) of pooled regions."""
-        return self.box_head(regions)
+        return self.box_head(regions, keys)
 
     def __call__(self, x: Float[Array, "B H W 3"]) -> None:
         """Touches every parameter, for `init`."""
@@ -211,6 +217,7 @@ def make_head(s: Settings) -> BoxHead:
         conv_channels=s.head_channels,
         norm=s.head_norm,
         average_pool=s.head_average_pool,
+        dropout=s.head_dropout,
         class_agnostic=s.class_agnostic,
         dtype=jnp.dtype(s.dtype),
     )
@@ -235,13 +242,20 @@ def region_losses(
     """The losses of the second stage by name, and its metrics with them."""
     targets = jax.vmap(partial(region_targets, s))(keys, proposals, objects)
     pooled = pool(s, pyramid, targets.rois)
-    logits, deltas = network.apply(variables, pooled, method="roi")
+    logits, deltas = network.apply(variables, pooled, keys, method="roi")
     terms = box_losses(s, logits, deltas, targets, axis_name=axis_name)
     hits = jax.vmap(losses.accuracy)(logits, targets.labels, targets.valid)
     counts = {
         "roi_positives": jnp.sum(targets.positive),
         "proposals": jnp.sum(proposals.valid),
     }
+    if s.confusion:  # Rows are the truth, columns the prediction; background last.
+        counts["roi_confusion"] = losses.confusion_matrix(
+            targets.labels.ravel(),
+            jnp.argmax(logits, axis=-1).ravel(),
+            targets.valid.ravel(),
+            num_classes=s.num_classes + 1,
+        )
     return terms, Metrics({**terms, "accuracy": jnp.mean(hits)}, counts)
 
 
@@ -368,7 +382,12 @@ def detections(
     """The final boxes of one image; K1 is K + 1."""
     scores = jax.nn.softmax(logits, axis=-1)[:, :-1]
     boxes = box_coder.decode(
-        proposals.boxes[:, None], deltas, means=s.box_means, stds=s.box_stds, size=size
+        proposals.boxes[:, None],
+        deltas,
+        means=s.box_means,
+        stds=s.box_stds,
+        max_ratio=s.max_ratio,
+        size=size,
     )
     return nms_per_class(
         boxes,

@@ -45,9 +45,9 @@ class FasterRCNN(nn.Module):
         """Objectness logits (B, N) and deltas (B, N, 4) of all anchors."""
         return self.rpn_head(pyramid)
 
-    def roi(self, regions: Float[Array, "B S h w C"]) -> tuple[Array, Array]:
+    def roi(self, regions: Float[Array, "B S h w C"], keys=None) -> tuple[Array, Array]:
         """Class logits (B, S, K + 1) and deltas (B, S, K or 1, 4) of pooled regions."""
-        return self.box_head(regions)
+        return self.box_head(regions, keys)
 
     def __call__(self, x: Float[Array, "B H W 3"]) -> None:
         """Touches every parameter, for `init`."""
@@ -80,22 +80,21 @@ def _loss(
     del step  # Nothing in it changes while it trains.
     network = FasterRCNN(s, axis_name)
     keys = jax.vmap(jax.random.split)(jax.vmap(partial(jax.random.fold_in, key))(batch.index))
-    sizes = batch.images.sizes
 
     x = features.normalize(s, batch.images)
     pyramid, batch_stats = features.extract(network, variables, x, train=True)
     logits, deltas = network.apply(variables, pyramid, method="rpn")
 
-    anchors = rpn.make_anchors(s, pyramid, sizes)
+    anchors = rpn.make_anchors(s, pyramid, batch.images.sizes)
     targets = rpn.batch_targets(s, keys[:, 0], anchors, batch)
     terms = rpn.rpn_losses(s, logits, deltas, anchors, targets, axis_name=axis_name)
 
-    proposals = rpn.propose(s, logits, deltas, anchors, sizes, train=True)
+    proposals = rpn.propose(s, logits, deltas, anchors, batch.images, train=True)
     region_terms, regions = fast_rcnn.region_losses(
         s, network, variables, pyramid, keys[:, 1], proposals, batch.objects, axis_name=axis_name
     )
     terms |= region_terms
-    counts = {"rpn_positives": targets.positive.sum(), **regions.counts}
+    counts = rpn.rpn_counts(s, logits, targets) | regions.counts
     return sum(terms.values()), (Metrics(terms | regions.means, counts), batch_stats)
 
 
@@ -106,5 +105,5 @@ def _predict(s: Settings, variables: dict, images: Images) -> Detections:
     pyramid, _ = features.extract(network, variables, x, train=False)
     logits, deltas = network.apply(variables, pyramid, method="rpn")
     anchors = rpn.make_anchors(s, pyramid, images.sizes)
-    proposals = rpn.propose(s, logits, deltas, anchors, images.sizes, train=False)
+    proposals = rpn.propose(s, logits, deltas, anchors, images, train=False)
     return fast_rcnn.detect(s, network, variables, pyramid, proposals, images.sizes)

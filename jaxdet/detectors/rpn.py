@@ -20,7 +20,7 @@ from jaxdet.detectors import anchor_grid, features
 from jaxdet.detectors.anchor_grid import Anchors
 from jaxdet.models.rpn_head import RPNHead
 from jaxdet.ops import anchors as anchor_ops
-from jaxdet.ops import losses
+from jaxdet.ops import box_coder, losses
 from jaxdet.ops.assignment import assign_by_iou
 from jaxdet.ops.box_losses import box_regression
 from jaxdet.ops.proposals import generate_proposals
@@ -35,44 +35,57 @@ class Settings(features.FeatureSettings):
     Attributes:
         anchor_scales: sides of the square anchors, in strides.
         anchor_ratios: height / width of the anchors.
-        anchor_centre: of the first cell's anchors, in pixels.
+        anchor_centre: where in a cell its anchors are centred, 0 to 1.
         allowed_border: pixels an anchor may leave the image by to train; -1 for any.
+        count_touching: whether anchors that touch the right or bottom border are inside.
         ignore_iof_threshold: anchors and proposals inside crowd regions by more
             than this fraction are ignored; -1 for off.
         rpn_positive_iou: anchors of at least this overlap are positive.
         rpn_negative_iou: anchors of less than this overlap are negative.
         rpn_min_positive_iou: lowest overlap of an object's best anchors.
+        rpn_reassign_low_quality: whether an object's best anchors learn that
+            object; else the one that they overlap most themselves.
         rpn_num_samples: anchors an image that train.
         rpn_positive_fraction: largest share of positives among them.
         rpn_max_negatives_per_positive: caps the negatives; -1 for off.
         rpn_positive_weight: of a positive's objectness loss; 0 or less is 1.
+        rpn_softmax: whether the head scores background and object apart.
         rpn_class_weight: of the objectness loss in the total.
         rpn_box_loss: "l1" or "smooth_l1" of deltas, or "iou", "giou" or "diou" of boxes.
         rpn_beta: of smooth L1.
+        rpn_box_normalizer: what the box loss is divided by, "samples" or "positives".
         rpn_box_weight: of the box loss in the total.
         rpn_pre_nms: anchors of each level that are decoded in training.
         rpn_pre_nms_test: the same in prediction.
         rpn_nms_iou: proposals that overlap more than this are duplicates.
         num_proposals: proposals an image in training.
         num_proposals_test: the same in prediction.
-        min_proposal_size: shorter sides are dropped, in pixels.
+        min_proposal_size: shorter sides are dropped, in pixels of the canvas.
+        min_size_of_original: whether those are pixels of the original image.
+        filter_first: whether they are dropped before `rpn_pre_nms` counts.
+        max_ratio: largest change of a side that a delta makes.
+        confusion: count predicted against wanted objectness of the sampled anchors.
     """
 
     anchor_scales: tuple[float, ...] = (8.0,)
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     anchor_centre: float = 0.0
     allowed_border: float = -1.0
+    count_touching: bool = False
     ignore_iof_threshold: float = -1.0
     rpn_positive_iou: float = 0.7
     rpn_negative_iou: float = 0.3
     rpn_min_positive_iou: float = 0.3
+    rpn_reassign_low_quality: bool = True
     rpn_num_samples: int = 256
     rpn_positive_fraction: float = 0.5
     rpn_max_negatives_per_positive: float = -1.0
     rpn_positive_weight: float = -1.0
+    rpn_softmax: bool = False
     rpn_class_weight: float = 1.0
     rpn_box_loss: str = "l1"
     rpn_beta: float = 1.0
+    rpn_box_normalizer: str = "samples"
     rpn_box_weight: float = 1.0
     rpn_pre_nms: int = 2000
     rpn_pre_nms_test: int = 1000
@@ -80,6 +93,10 @@ class Settings(features.FeatureSettings):
     num_proposals: int = 1000
     num_proposals_test: int = 1000
     min_proposal_size: float = 0.0
+    min_size_of_original: bool = False
+    filter_first: bool = False
+    max_ratio: float = box_coder.MAX_RATIO
+    confusion: bool = False
 
     @property
     def num_anchors(self) -> int:
@@ -154,7 +171,7 @@ def _loss(
     anchors = make_anchors(s, pyramid, batch.images.sizes)
     targets = batch_targets(s, keys, anchors, batch)
     terms = rpn_losses(s, logits, deltas, anchors, targets, axis_name=axis_name)
-    counts = {"rpn_positives": jnp.sum(targets.positive)}
+    counts = rpn_counts(s, logits, targets)
     return sum(terms.values()), (Metrics(terms, counts), batch_stats)
 
 
@@ -165,14 +182,19 @@ def _predict(s: Settings, variables: dict, images: Images) -> Detections:
     pyramid, _ = features.extract(network, variables, x, train=False)
     logits, deltas = network.apply(variables, pyramid, method="rpn")
     anchors = make_anchors(s, pyramid, images.sizes)
-    found = propose(s, logits, deltas, anchors, images.sizes, train=False)
+    found = propose(s, logits, deltas, anchors, images, train=False)
     labels = jnp.zeros(found.valid.shape, jnp.int32)
     return Detections(found.boxes, found.scores, labels, found.valid)
 
 
 def make_head(s: Settings) -> RPNHead:
     """The head that the settings describe."""
-    return RPNHead(num_anchors=s.num_anchors, channels=s.channels, dtype=jnp.dtype(s.dtype))
+    return RPNHead(
+        num_anchors=s.num_anchors,
+        channels=s.channels,
+        softmax=s.rpn_softmax,
+        dtype=jnp.dtype(s.dtype),
+    )
 
 
 def make_anchors(s: Settings, pyramid: tuple[Array, ...], sizes: Int[Array, "B 2"]) -> Anchors:
@@ -205,7 +227,9 @@ def anchor_targets(
     objects: Objects,
 ) -> AnchorTargets:
     """Assigns and samples the anchors of one image."""
-    inside = anchor_ops.inside_image(anchors, size, allowed_border=s.allowed_border)
+    inside = anchor_ops.inside_image(
+        anchors, size, allowed_border=s.allowed_border, count_touching=s.count_touching
+    )
     assignment = assign_by_iou(
         anchors,
         anchors_valid & inside,
@@ -215,6 +239,7 @@ def anchor_targets(
         positive_iou=s.rpn_positive_iou,
         negative_iou=s.rpn_negative_iou,
         min_positive_iou=s.rpn_min_positive_iou,
+        reassign_low_quality=s.rpn_reassign_low_quality,
         ignore_iof_threshold=s.ignore_iof_threshold,
     )
     samples = sample_labels(
@@ -239,9 +264,13 @@ def rpn_losses(
     *,
     axis_name: str | None = None,
 ) -> dict[str, Float[Array, ""]]:
-    """Both RPN losses, each summed and divided by the sampled anchors of the global batch.
+    """Both RPN losses, summed and divided by the sampled anchors of the global batch.
 
-    The reference counts at least one positive and one negative an image.
+    mmdetection counts at least one positive and one negative an image. The box
+    loss may be divided by the positives instead, at least one in all.
+
+    Raises:
+        ValueError: if `rpn_box_normalizer` is unknown.
     """
     logits = jnp.take_along_axis(logits, targets.index, axis=1)
     deltas = jnp.take_along_axis(deltas, targets.index[..., None], axis=1)
@@ -250,6 +279,7 @@ def rpn_losses(
         jnp.sum(jnp.maximum(jnp.sum(drawn, axis=1), 1)) for drawn in (targets.positive, negative)
     )
     count = losses.global_count(num_samples, axis_name)
+    box_count = _box_count(s, count, targets, axis_name)
     objectness = losses.sigmoid_cross_entropy(logits, targets.positive)
     weights = losses.sample_weights(
         targets.positive, targets.valid, positive_weight=s.rpn_positive_weight
@@ -264,8 +294,37 @@ def rpn_losses(
     class_sum = losses.masked_sum(objectness * weights, targets.valid)
     return {
         "rpn_class_loss": s.rpn_class_weight * class_sum / count,
-        "rpn_box_loss": s.rpn_box_weight * losses.masked_sum(box, targets.positive) / count,
+        "rpn_box_loss": s.rpn_box_weight * losses.masked_sum(box, targets.positive) / box_count,
     }
+
+
+def _box_count(s, samples, targets, axis_name):
+    if s.rpn_box_normalizer == "samples":
+        return samples
+    if s.rpn_box_normalizer == "positives":
+        return losses.global_count(jnp.sum(targets.positive), axis_name)
+    raise ValueError(
+        f"rpn_box_normalizer must be 'samples' or 'positives', found {s.rpn_box_normalizer!r}"
+    )
+
+
+def rpn_counts(
+    s: Settings, logits: Float[Array, "B N"], targets: AnchorTargets
+) -> dict[str, Array]:
+    """What is counted in training: positives, and where asked the confusion matrix.
+
+    Its rows are the truth and its columns what the logit's sign says; object, then background.
+    """
+    counts = {"rpn_positives": jnp.sum(targets.positive)}
+    if s.confusion:
+        says_object = jnp.take_along_axis(logits, targets.index, axis=1) > 0
+        counts["rpn_confusion"] = losses.confusion_matrix(
+            (~targets.positive).astype(jnp.int32).ravel(),
+            (~says_object).astype(jnp.int32).ravel(),
+            targets.valid.ravel(),
+            num_classes=2,
+        )
+    return counts
 
 
 def propose(
@@ -273,7 +332,7 @@ def propose(
     logits: Float[Array, "B N"],
     deltas: Float[Array, "B N 4"],
     anchors: Anchors,
-    sizes: Int[Array, "B 2"],
+    images: Images,
     *,
     train: bool,
 ) -> Proposals:
@@ -284,10 +343,16 @@ def propose(
         pre_nms=s.rpn_pre_nms if train else s.rpn_pre_nms_test,
         iou_threshold=s.rpn_nms_iou,
         num_proposals=s.num_proposals if train else s.num_proposals_test,
-        min_size=s.min_proposal_size,
+        filter_first=s.filter_first,
+        max_ratio=s.max_ratio,
     )
+    min_size = jnp.full(images.scales.shape, s.min_proposal_size)
+    if s.min_size_of_original:
+        min_size *= images.scales
     # Proposals are inputs of the second stage, not a path for its gradient.
     scores, deltas = jax.lax.stop_gradient((jax.nn.sigmoid(logits), deltas))
-    return jax.vmap(one, in_axes=(0, 0, None, 0, 0))(
-        scores, deltas, anchors.boxes, anchors.valid, sizes
-    )
+    return jax.vmap(
+        lambda scores, deltas, valid, size, min_size: one(
+            scores, deltas, anchors.boxes, valid, size, min_size=min_size
+        )
+    )(scores, deltas, anchors.valid, images.sizes, min_size)

@@ -5,10 +5,13 @@ layers as in arXiv:1612.03144, sec. 4.2; four convolutions with group norm as in
 arXiv:1803.08494, sec. 4.2; mmdetection 2.11, ConvFCBBoxHead.
 """
 
+import zlib
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from jaxdet.models.layers import Conv, norm_layer, xavier_uniform
 
@@ -38,6 +41,8 @@ class BoxHead(nn.Module):
         norm: "none", or "group" behind every convolution.
         average_pool: replace a map by its mean before the first layer that is
             not a convolution.
+        dropout: share of the fully connected layers' outputs that are zeroed in
+            training, the rest grows to keep the sum.
         class_agnostic: predict one box for all classes instead of one for each.
         dtype: type of the hidden layers; the outputs are computed in float32.
     """
@@ -53,32 +58,40 @@ class BoxHead(nn.Module):
     conv_channels: int = 256
     norm: str = "none"
     average_pool: bool = False
+    dropout: float = 0.0
     class_agnostic: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
-        self, features: Float[Array, "*R H W C"]
+        self, features: Float[Array, "*R H W C"], keys: Key[Array, "..."] | None = None
     ) -> tuple[Float[Array, "*R {self.num_classes}+1"], Float[Array, "*R k 4"]]:
         """Computes logits, background last, and deltas (k is K, or 1 when class-agnostic).
 
+        Args:
+            features: pooled maps of the regions.
+            keys: for dropout, one for each of the leading axes but the last,
+                such as one an image; None drops nothing.
+
         Raises:
             ValueError: if a branch has convolutions behind shared fully
-                connected layers, or `norm` is unknown.
+                connected layers, or another setting does not make sense.
         """
         self._check_settings()
         regions = features.shape[:-3]
         x = features.reshape(-1, *features.shape[-3:])
-        shared = self._layers(x, self.shared_convs, self.shared_fcs, "")
-        classes = self._layers(shared, self.class_convs, self.class_fcs, "class_")
-        boxes = self._layers(shared, self.box_convs, self.box_fcs, "box_")
+        shared = self._layers(x, self.shared_convs, self.shared_fcs, "", keys)
+        classes = self._layers(shared, self.class_convs, self.class_fcs, "class_", keys)
+        boxes = self._layers(shared, self.box_convs, self.box_fcs, "box_", keys)
 
         num_boxes = 1 if self.class_agnostic else self.num_classes
         logits = self._dense(classes, self.num_classes + 1, LOGITS_INIT, jnp.float32, "logits")
         deltas = self._dense(boxes, num_boxes * 4, DELTAS_INIT, jnp.float32, "deltas")
         return logits.reshape(*regions, -1), deltas.reshape(*regions, num_boxes, 4)
 
-    def _layers(self, x: Array, num_convs: int, num_fcs: int, prefix: str) -> Array:
+    def _layers(
+        self, x: Array, num_convs: int, num_fcs: int, prefix: str, keys: Array | None
+    ) -> Array:
         for i in range(num_convs):
             name = f"{prefix}conv{i}"
             use_bias = self.norm == "none"
@@ -89,8 +102,20 @@ class BoxHead(nn.Module):
                 x = norm(x)
             x = nn.relu(x)
         for i in range(num_fcs):
-            x = nn.relu(self._dense(x, self.hidden, xavier_uniform, self.dtype, f"{prefix}fc{i}"))
+            name = f"{prefix}fc{i}"
+            x = nn.relu(self._dense(x, self.hidden, xavier_uniform, self.dtype, name))
+            if self.dropout > 0 and keys is not None:
+                x = x * self._kept(x, keys, name)
         return x
+
+    def _kept(self, x: Array, keys: Array, name: str) -> Array:
+        """0 for dropped outputs, else what the others grow by; each layer draws its own."""
+        keys = jnp.ravel(keys)
+        shape = (len(x) // len(keys), x.shape[-1])
+        # A stable number of the layer's name: what one layer draws depends on no other.
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, zlib.crc32(name.encode())))(keys)
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.dropout, shape))(keys)
+        return (kept.reshape(x.shape) / (1 - self.dropout)).astype(x.dtype)
 
     def _dense(self, x: Array, features: int, init, dtype: DTypeLike, name: str) -> Array:
         """A layer that reads all of a region, be it a map or a vector."""
@@ -101,6 +126,8 @@ class BoxHead(nn.Module):
         return dense(x.astype(dtype))
 
     def _check_settings(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
         if self.norm not in NORM_KINDS:
             raise ValueError(f"norm must be one of {', '.join(NORM_KINDS)}; found {self.norm!r}")
         if self.shared_fcs and (self.class_convs or self.box_convs):

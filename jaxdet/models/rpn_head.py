@@ -20,11 +20,15 @@ class RPNHead(nn.Module):
     Attributes:
         num_anchors: anchors at each pixel of a map.
         channels: of the 3x3 convolution's output.
+        softmax: give each anchor a score for background and one for object, as
+            the first systems did; the logit is their difference, whose sigmoid
+            is the softmax of the two.
         dtype: type of the 3x3 convolution; the outputs are computed in float32.
     """
 
     num_anchors: int
     channels: int = 256
+    softmax: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -37,11 +41,16 @@ class RPNHead(nn.Module):
         """
         conv = Conv(self.channels, 3, kernel_init=HEAD_INIT, dtype=self.dtype, name="conv")
         # Float32: in fewer bits hundreds of anchors would tie for a score.
-        to_logits = Conv(self.num_anchors, 1, kernel_init=HEAD_INIT, name="logits")
+        num_scores = self.num_anchors * (2 if self.softmax else 1)
+        to_scores = Conv(num_scores, 1, kernel_init=HEAD_INIT, name="logits")
         to_deltas = Conv(self.num_anchors * 4, 1, kernel_init=HEAD_INIT, name="deltas")
         logits, deltas = [], []
         for x in maps:
             x = nn.relu(conv(x))
-            logits.append(to_logits(x).reshape(len(x), -1))
+            scores = to_scores(x)
+            if self.softmax:
+                background, foreground = scores[..., ::2], scores[..., 1::2]
+                scores = foreground - background
+            logits.append(scores.reshape(len(x), -1))
             deltas.append(to_deltas(x).reshape(len(x), -1, 4))
         return jnp.concatenate(logits, axis=1), jnp.concatenate(deltas, axis=1)

@@ -10,6 +10,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from jaxtyping import AbstractArray, Shaped, jaxtyped
 
 
@@ -17,9 +18,8 @@ def check_shapes(function: Callable) -> Callable:
     """Makes a function raise ValueError where an argument has not its annotated shape.
 
     A letter that occurs in several annotations stands for one number. An
-    argument may be any array, tracers and NumPy's included.
+    argument may be any array, tracers and NumPy's included, or a number.
 
-    >>> import numpy as np
     >>> @check_shapes
     ... def f(boxes: Shaped[np.ndarray, "N 4"], valid: Shaped[np.ndarray, " N"]): ...
     >>> f(np.zeros((3, 4)), np.zeros(2))
@@ -43,6 +43,8 @@ def check_shapes(function: Callable) -> Callable:
                 for array in value if is_sequence and value is not None else [value]:
                     if array is None:
                         continue
+                    if isinstance(array, (int, float)):
+                        array = np.asarray(array)
                     found = getattr(array, "shape", type(array).__name__)
                     if not isinstance(array, Shaped[Any, shape]):
                         letters = ", ".join(shape.split())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxdet.ops import anchors as anchor_ops
 from jaxdet.ops import box_coder
-from jaxdet.ops.proposals import generate_proposals
+from jaxdet.ops.proposals import best_of_levels, generate_proposals
 
 
 def rpn_outputs(data, image):
@@ -173,6 +173,15 @@ def test_equal_scores_come_in_the_order_of_the_anchors():
         **SMALL | dict(pre_nms=3, num_proposals=5)
     )  # fmt: skip
     np.testing.assert_array_equal(found.boxes[:, 0], [0, 20, 40, 240, 260])
+
+
+def test_the_best_of_each_level_come_first_and_equal_ones_in_order():
+    scores = jnp.array([0.2, 0.5, 0.2, 0.5, 0.9, 0.1])
+    best, place = best_of_levels(scores, (4, 1, 1), 3)
+    np.testing.assert_allclose(best[:, 0], [0.5, 0.9, 0.1])
+    np.testing.assert_array_equal(place[0], [1, 3, 0])
+    np.testing.assert_array_equal(place[1:, 0], [4, 5])
+    np.testing.assert_array_equal(best[1:, 1:], np.full((2, 2), -np.inf))
 
 
 def test_small_boxes_take_no_place_where_they_are_filtered_first():

@@ -1,0 +1,273 @@
+"""Faster R-CNN with the settings of simple-faster-rcnn, against that system's numbers.
+
+Boxes are yxyx there and deltas (dy, dx, dh, dw); label 0 is background.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdet.detectors import fast_rcnn, rpn
+from jaxdet.detectors.anchor_grid import Anchors
+from jaxdet.ops import anchors as anchor_ops
+from jaxdet.ops import box_coder
+from jaxdet.types import Images, Objects, Proposals
+
+RPN = dict(
+    backbone="vgg",
+    depth=16,
+    norm="none",
+    anchor_scales=(8.0, 16.0, 32.0),
+    anchor_centre=0.5,
+    allowed_border=0.0,
+    count_touching=True,
+    rpn_min_positive_iou=0.0,
+    rpn_reassign_low_quality=False,
+    rpn_softmax=True,
+    rpn_box_loss="smooth_l1",
+    rpn_beta=1 / 9,
+    min_size_of_original=True,
+    filter_first=True,
+    max_ratio=math.inf,
+)
+
+
+def swap(boxes):
+    """yxyx <-> xyxy; also (dy, dx, dh, dw) <-> (dx, dy, dw, dh)."""
+    return jnp.asarray(np.asarray(boxes)[..., [1, 0, 3, 2]], jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def data(golden):
+    return golden("sfrcnn_targets")
+
+
+def grid(data):
+    """The anchors of the reference's map."""
+    size = tuple(data["anchor/anchors_hw"].tolist())
+    s = rpn.Settings(num_classes=1, **RPN)
+    boxes = anchor_ops.pyramid_anchors(
+        [size], s.strides, scales=s.anchor_scales, ratios=s.anchor_ratios, centre=s.anchor_centre
+    )
+    return Anchors(jnp.asarray(boxes), jnp.ones((1, len(boxes)), bool), (len(boxes),))
+
+
+def objects_of(boxes, labels=None, slots=9):
+    """One image's ground truth in padded slots, garbage behind it."""
+    count = len(boxes)
+    labels = np.zeros(count, np.int32) if labels is None else labels
+    return Objects(
+        jnp.full((slots, 4), jnp.nan).at[:count].set(swap(boxes)),
+        jnp.full(slots, 99, jnp.int32).at[:count].set(labels.astype(np.int32)),
+        jnp.arange(slots) < count,
+        jnp.zeros(slots, bool),
+    )
+
+
+def test_anchor_targets_equal_the_reference(data):
+    anchors, wanted = grid(data), data["anchor/label_full"]
+    # All that can train do.
+    s = rpn.Settings(num_classes=1, rpn_num_samples=len(wanted), rpn_positive_fraction=1.0, **RPN)
+    size = jnp.asarray(data["anchor/img_size"])
+    targets = rpn.anchor_targets(
+        s,
+        jax.random.key(0),
+        anchors.boxes,
+        anchors.valid[0],
+        size,
+        objects_of(data["anchor/gts"]),
+    )
+    index, valid, positive = map(np.asarray, (targets.index, targets.valid, targets.positive))
+    assert valid.sum() == data["anchor/n_label_ge0"]
+    np.testing.assert_array_equal(np.sort(index[positive]), np.flatnonzero(wanted == 1))
+    np.testing.assert_array_equal(np.sort(index[valid & ~positive]), np.flatnonzero(wanted == 0))
+    deltas = box_coder.encode(anchors.boxes[index[positive]], targets.boxes[positive])
+    expected = swap(data["anchor/loc_full"])[index[positive]]
+    np.testing.assert_allclose(deltas, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_counts_of_sampled_anchors_equal_the_reference(data):
+    anchors = grid(data)
+    columns = data["anchor/counts_columns"].tolist()
+    for row in data["anchor/counts"]:
+        wanted = dict(zip(columns, row.tolist(), strict=True))
+        s = rpn.Settings(
+            num_classes=1,
+            rpn_num_samples=int(wanted["n_sample"]),
+            rpn_positive_fraction=wanted["pos_ratio"],
+            **RPN,
+        )
+        targets = rpn.anchor_targets(
+            s,
+            jax.random.key(0),
+            anchors.boxes,
+            anchors.valid[0],
+            jnp.asarray(data["anchor/img_size"]),
+            objects_of(data["anchor/gts"]),
+        )
+        positives = int(targets.positive.sum())
+        assert (positives, int(targets.valid.sum()) - positives) == (
+            wanted["n_pos"],
+            wanted["n_neg"],
+        )
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_proposals_equal_the_reference(data, train):
+    before, after, before_test, after_test = data[
+        "proposal_creator/cfg_train_pre_post_test_pre_post"
+    ].tolist()
+    s = rpn.Settings(
+        num_classes=1,
+        rpn_pre_nms=before,
+        num_proposals=after,
+        rpn_pre_nms_test=before_test,
+        num_proposals_test=after_test,
+        rpn_nms_iou=float(data["proposal_creator/nms_thresh"]),
+        min_proposal_size=float(data["proposal_creator/min_size"]),
+        **RPN,
+    )
+    scores = data["proposal_creator/score"].astype(np.float64)
+    # Any logits in the order of the scores.
+    logits = jnp.asarray((scores - scores.mean()) / scores.std(), jnp.float32)
+    images = Images(
+        jnp.zeros((1, 1, 1, 3), jnp.uint8),
+        jnp.asarray(data["proposal_creator/img_size"])[None],
+        jnp.asarray(data["proposal_creator/scale"], jnp.float32)[None],
+    )
+    deltas = swap(data["proposal_creator/loc"])
+    found = rpn.propose(s, logits[None], deltas[None], grid(data), images, train=train)
+    wanted = swap(data[f"proposal_creator/roi_train{int(train)}"])
+    assert int(found.valid.sum()) == len(wanted)
+    np.testing.assert_allclose(found.boxes[0][found.valid[0]], wanted, rtol=1e-5, atol=1e-3)
+
+
+def test_region_targets_equal_the_reference(data):
+    stds = tuple(data["prop/loc_std"].tolist())
+    means = tuple(data["prop/loc_mean"].tolist())
+    rois, labels = swap(data["prop/rois"]), data["prop/gt_labels"]
+    count = len(data["prop/sample_roi_sorted"])
+    # The reference's candidates: as many samples as there are, all of either kind.
+    s = fast_rcnn.Settings(
+        num_classes=int(labels.max()) + 1,
+        roi_num_samples=count,
+        roi_positive_fraction=1.0,
+        box_means=means,
+        box_stds=stds,
+    )
+    proposals = Proposals(rois, jnp.zeros(len(rois)), jnp.ones(len(rois), bool))
+    targets = fast_rcnn.region_targets(
+        s, jax.random.key(0), proposals, objects_of(data["prop/gts"], labels)
+    )
+    valid, positive = np.asarray(targets.valid), np.asarray(targets.positive)
+    assert valid.sum() == count
+    found = np.asarray(swap(targets.rois))[valid]
+    order, wanted = sort_rows(found), sort_rows(data["prop/sample_roi_sorted"])
+    np.testing.assert_allclose(
+        found[order], data["prop/sample_roi_sorted"][wanted], rtol=1e-6, atol=1e-5
+    )
+    theirs = data["prop/gt_roi_label_sorted"][wanted]
+    ours = np.where(positive, np.asarray(targets.labels) + 1, 0)[valid][order]
+    np.testing.assert_array_equal(ours, theirs)
+    deltas = box_coder.encode(targets.rois, targets.boxes, means=means, stds=stds)
+    deltas = np.asarray(swap(deltas))[valid][order]
+    expected = data["prop/gt_roi_loc_sorted"][wanted]
+    real = theirs > 0  # The locs of background are never read.
+    np.testing.assert_allclose(deltas[real], expected[real], rtol=1e-5, atol=1e-5)
+
+
+def sort_rows(boxes):
+    return np.lexsort(np.round(boxes, 3).T)
+
+
+def test_counts_of_sampled_regions_equal_the_reference(data):
+    columns = data["prop/counts_columns"].tolist()
+    rois, labels = swap(data["prop/rois"]), data["prop/gt_labels"]
+    proposals = Proposals(rois, jnp.zeros(len(rois)), jnp.ones(len(rois), bool))
+    for row in data["prop/counts"]:
+        wanted = dict(zip(columns, row.tolist(), strict=True))
+        samples = int(wanted["n_sample"])
+        quota = round(samples * wanted["pos_ratio"])  # Python's rounding, halves to even.
+        s = fast_rcnn.Settings(
+            num_classes=int(labels.max()) + 1,
+            roi_negative_iou=(wanted["neg_iou_thresh_lo"], 0.5),
+            roi_num_samples=samples,
+            roi_positive_fraction=min((quota + 0.5) / samples, 1.0),
+        )
+        targets = fast_rcnn.region_targets(
+            s, jax.random.key(0), proposals, objects_of(data["prop/gts"], labels)
+        )
+        positives = int(targets.positive.sum())
+        found = positives, int(targets.valid.sum()) - positives
+        assert found == (wanted["n_pos"], wanted["n_neg"])
+
+
+def loc_losses(data, sigma, labels):
+    """The box losses of both stages on the reference's locs, as one image's."""
+    count = len(labels)
+    # The objects that make these locs of a box of 100 pixels.
+    base = jnp.tile(jnp.array([100.0, 100, 200, 200]), (count, 1))
+    boxes = box_coder.decode(base, swap(data["gt_loc"]), max_ratio=math.inf)
+    valid, positive = jnp.asarray(labels >= 0)[None], jnp.asarray(labels > 0)[None]
+    boxes = jnp.where(positive[..., None], boxes[None], 0)
+    deltas = swap(data["pred_loc"])[None]
+    settings = RPN | dict(rpn_beta=1 / sigma**2)
+    first = rpn.rpn_losses(
+        rpn.Settings(num_classes=1, **settings),
+        jnp.zeros((1, count)),
+        deltas,
+        Anchors(base, jnp.ones((1, count), bool), (count,)),
+        rpn.AnchorTargets(jnp.arange(count)[None], positive, valid, boxes),
+    )
+    second = fast_rcnn.box_losses(
+        fast_rcnn.Settings(
+            num_classes=1,
+            class_agnostic=True,
+            box_stds=(1.0,) * 4,
+            box_loss="smooth_l1",
+            box_beta=1 / sigma**2,
+        ),
+        jnp.zeros((1, count, 2)),
+        deltas[:, :, None],
+        fast_rcnn.RegionTargets(base[None], jnp.where(positive, 0, 1), positive, valid, boxes),
+    )
+    return first["rpn_box_loss"], second["box_loss"]
+
+
+@pytest.mark.parametrize("sigma", [1, 3])
+def test_box_losses_of_both_stages_equal_the_reference(golden, sigma):
+    data = golden("sfrcnn_loc_loss")
+    for loss in loc_losses(data, sigma, data["gt_label"]):
+        np.testing.assert_allclose(loss, data[f"loss_sigma{sigma}"], rtol=2e-5)
+
+
+def test_box_losses_without_positives_equal_the_reference(golden):
+    data = golden("sfrcnn_loc_loss")
+    labels = np.minimum(data["gt_label"], 0)
+    for loss in loc_losses(data, 3, labels):
+        np.testing.assert_allclose(loss, data["loss_no_pos_sigma3"], atol=1e-7)
+
+
+def test_the_box_loss_over_positives_is_that_of_the_standalone_rpn():
+    """10 x smooth L1 summed over the positives of the batch, divided by their number."""
+    s = rpn.Settings(num_classes=1, rpn_box_normalizer="positives", rpn_box_weight=10.0)
+    base = jnp.array([[0.0, 0, 10, 10]] * 4)
+    anchors = Anchors(base, jnp.ones((2, 4), bool), (4,))
+    matched = jnp.tile(jnp.array([[0.0, 0, 10, 20]]), (2, 4, 1))
+    positive = jnp.array([[True, True, False, False], [True, False, False, False]])
+    index = jnp.tile(jnp.arange(4), (2, 1))
+    targets = rpn.AnchorTargets(
+        index, positive, jnp.ones((2, 4), bool), jnp.where(positive[..., None], matched, 0)
+    )
+    found = rpn.rpn_losses(s, jnp.zeros((2, 4)), jnp.zeros((2, 4, 4)), anchors, targets)
+    assert float(found["rpn_box_loss"]) == pytest.approx(10 * (0.5 + np.log(2)), rel=1e-5)
+    assert float(found["rpn_class_loss"]) == pytest.approx(np.log(2), rel=1e-5)
+    none = targets._replace(positive=positive & False, boxes=0 * targets.boxes)
+    found = rpn.rpn_losses(s, jnp.zeros((2, 4)), jnp.zeros((2, 4, 4)), anchors, none)
+    assert float(found["rpn_box_loss"]) == 0
+    with pytest.raises(ValueError, match="'samples' or 'positives', found 'anchors'"):
+        wrong = rpn.Settings(num_classes=1, rpn_box_normalizer="anchors")
+        rpn.rpn_losses(wrong, jnp.zeros((2, 4)), jnp.zeros((2, 4, 4)), anchors, none)
