@@ -37,6 +37,17 @@ RESNET_RULES = {
     r"backbone/layer(\d)/block(\d+)/downsample_conv": r"layer\1.\2.downsample.0",
     r"backbone/layer(\d)/block(\d+)/downsample_norm": r"layer\1.\2.downsample.1",
 }
+# VGG-16: torchvision counts convolutions, ReLUs and poolings in one row.
+VGG_PLACES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+VGG_RULES = {
+    **{
+        f"backbone/layer{stage}/conv{i}": f"features.{place}"
+        for stage, places in enumerate(VGG_PLACES, 1)
+        for i, place in enumerate(places, 1)
+    },
+    r"box_head/fc0": "classifier.0",
+    r"box_head/fc1": "classifier.3",
+}
 RULES: dict[str, dict[str, str]] = {
     "mmdetection": {
         **{ours: f"backbone.{theirs}" for ours, theirs in RESNET_RULES.items()},
@@ -56,6 +67,10 @@ RULES: dict[str, dict[str, str]] = {
         r"box_head/box_fc(\d)": r"roi_head.bbox_head.reg_fcs.\1",
         r"box_head/logits": "roi_head.bbox_head.fc_cls",
         r"box_head/deltas": "roi_head.bbox_head.fc_reg",
+        r"retina_head/class_conv(\d)": r"bbox_head.cls_convs.\1.conv",
+        r"retina_head/box_conv(\d)": r"bbox_head.reg_convs.\1.conv",
+        r"retina_head/logits": "bbox_head.retina_cls",
+        r"retina_head/deltas": "bbox_head.retina_reg",
     },
     "torchvision": {
         **{ours: f"backbone.body.{theirs}" for ours, theirs in RESNET_RULES.items()},
@@ -70,7 +85,10 @@ RULES: dict[str, dict[str, str]] = {
         r"box_head/deltas": "roi_heads.box_predictor.bbox_pred",
     },
     "resnet": RESNET_RULES,
+    "vgg": VGG_RULES,
 }
+# Dialects of a classifier, which has names for a part of a detector only.
+CLASSIFIERS = ("resnet", "vgg")
 # Our leaf -> theirs.
 LEAVES = {
     "kernel": "weight",
@@ -84,7 +102,8 @@ OLD_TORCHVISION_NAMES = (
     (r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)", r"\1.0.\2"),
     (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
 )
-STEM = "params/backbone/stem_conv/kernel"  # What reads the image's colours.
+# What reads the image's colours, of a ResNet and of a VGG.
+STEMS = ("params/backbone/stem_conv/kernel", "params/backbone/layer1/conv1/kernel")
 STEP_COUNTER = "num_batches_tracked"  # Torch's batch norm counts its steps; nothing here does.
 NAMES_SHOWN = 3  # Enough of a foreign file to recognise it by.
 
@@ -114,7 +133,8 @@ def from_torch(
     """Fills the variables of a detector from torch weights, as far as names match.
 
     The kind of names is the one that matches most leaves: mmdetection,
-    torchvision, or a ResNet alone, which fills just the backbone.
+    torchvision, or one of its classifiers alone: a ResNet fills just the
+    backbone, a VGG-16 also the fully connected layers of the box head.
 
     Args:
         tensors: arrays in torch's names and layouts, as `load_file` gives them.
@@ -152,8 +172,8 @@ def from_torch(
                 f"found {value.shape}"
             )
         filled[path] = _from_torch_layout(path, value, leaf.shape, dialect).astype(leaf.dtype)
-    if bgr and STEM in filled:
-        filled[STEM] = filled[STEM][:, :, ::-1]
+    if bgr:
+        filled |= {path: filled[path][:, :, ::-1] for path in STEMS if path in filled}
     used = set(names.values())
     report = LoadReport(
         loaded=tuple(sorted(filled)),
@@ -170,8 +190,8 @@ def to_torch(
 
     Args:
         variables: "params" and perhaps "batch_stats", as arrays.
-        names: "mmdetection", "torchvision", or "resnet" for the backbone alone,
-            as torchvision's classifiers have it.
+        names: "mmdetection", "torchvision", or "resnet" or "vgg" for what
+            torchvision's classifiers have of a detector.
         bgr: whether the weights are to read BGR images; see `from_torch`.
 
     Returns:
@@ -183,10 +203,11 @@ def to_torch(
     if names not in RULES:
         raise UserError(f"names must be one of {', '.join(RULES)}; found {names!r}")
     leaves = flatten_dict(dict(variables), sep="/")
-    if names == "resnet":
-        leaves = {path: leaf for path, leaf in leaves.items() if path.split("/")[1] == "backbone"}
-    if bgr and STEM in leaves:
-        leaves[STEM] = np.asarray(leaves[STEM])[:, :, ::-1]
+    if names in CLASSIFIERS:
+        leaves = {path: leaves[path] for path in _torch_names(leaves, names)}
+    if bgr:
+        turned = {path: leaves[path][:, :, ::-1] for path in STEMS if path in leaves}
+        leaves = leaves | turned
     named = _torch_names(leaves, names)
     if unnamed := sorted(leaves.keys() - named.keys()):
         raise UserError(f"{names} has no name for {', '.join(unnamed)}")

@@ -8,7 +8,8 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdet.interop import from_torch, to_torch
-from jaxdet.models import FPN, BoxHead, ResNet, RPNHead, frozen_parameters
+from jaxdet.models import FPN, VGG, BoxHead, ResNet, RetinaHead, RPNHead
+from jaxdet.models.resnet import frozen_parameters
 from jaxdet.types import UserError
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
@@ -76,6 +77,46 @@ def test_a_resnet_file_fills_only_the_backbone():
     assert report.unused == ("fc.bias", "fc.weight")
     assert all("/backbone/" in path for path in report.loaded)
     assert report.missing and not any("/backbone/" in path for path in report.missing)
+
+
+def test_a_vgg_file_fills_the_backbone_and_the_fully_connected_layers():
+    keys = json.loads((GOLDENS / "torchvision_keys.json").read_text())["vgg16"]
+
+    def init(images, regions):
+        key = jax.random.key(0)
+        backbone = VGG().init(key, images, train=False)["params"]
+        box_head = BoxHead(num_classes=3, hidden=4096).init(key, regions)["params"]
+        return {"params": {"backbone": backbone, "box_head": box_head}}
+
+    variables = jax.eval_shape(init, jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 7, 7, 512)))
+    # Of the large matrices no more than their shapes and corners is worth the memory.
+    tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in keys.items()}
+    filled, report = from_torch(tensors, variables)
+    assert report.unused == ("classifier.6.bias", "classifier.6.weight")
+    assert len(report.loaded) == 2 * (13 + 2)
+    assert all("box_head/logits" in p or "box_head/deltas" in p for p in report.missing)
+    assert filled["params"]["box_head"]["fc0"]["kernel"].shape == (7, 7, 512, 4096)
+
+
+def test_a_vgg_round_trip_keeps_every_number():
+    init = jax.eval_shape(
+        lambda x: VGG(width=2).init(jax.random.key(0), x, train=False), jnp.zeros((1, 32, 32, 3))
+    )
+    variables = {"params": {"backbone": init["params"]}}
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables)
+    shapes = {name: value.shape for name, value in to_torch(zeros, names="vgg").items()}
+    assert not assert_round_trip(numbered(shapes), variables, "vgg").missing
+
+
+def test_retinanet_has_mmdetections_names():
+    head = RetinaHead(num_classes=3, num_anchors=9, channels=4, num_convs=4)
+    params = jax.eval_shape(head.init, jax.random.key(0), (jnp.zeros((1, 4, 4, 4)),))["params"]
+    variables = {"params": {"retina_head": params}}
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables)
+    tensors = numbered({name: value.shape for name, value in to_torch(zeros).items()})
+    assert tensors["bbox_head.retina_cls.weight"].shape == (27, 4, 3, 3)
+    assert "bbox_head.cls_convs.3.conv.weight" in tensors
+    assert not assert_round_trip(tensors, variables, "mmdetection").missing
 
 
 def test_the_frozen_parameters_are_those_that_mmdetection_freezes():

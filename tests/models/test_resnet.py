@@ -6,7 +6,8 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxdet.interop import from_torch
-from jaxdet.models import ResNet, frozen_parameters
+from jaxdet.models import ResNet
+from jaxdet.models.resnet import frozen_parameters
 from jaxdet.models.resnet import Stage
 
 TOLERANCE = dict(rtol=1e-4, atol=1e-5)
