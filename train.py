@@ -82,6 +82,8 @@ def main(argv: Sequence[str]) -> int:
             eval_every=config.eval_every,
             checkpoint_every=config.checkpoint_every,
             log_every=config.log_every,
+            pictures_every=config.pictures_every,
+            reload_best_at=config.optimizer.milestones if config.reload_best_at_milestones else (),
         )
     finally:
         writer.close()

@@ -76,6 +76,7 @@ def get_config() -> ConfigDict:
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 50
     config.optimizer.weight_decay = 0.01
-    config.optimizer.decay_norm_and_bias = False
+    config.optimizer.decay_biases = False
+    config.optimizer.decay_norms = False
     config.optimizer.clip_norm = 10.0
     return config

@@ -36,6 +36,7 @@ FREE_KEYS = (
     "log_every",
     "num_pictures",
     "picture_score",
+    "pictures_every",
 )
 
 

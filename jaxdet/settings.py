@@ -19,24 +19,27 @@ from jaxdet.types import UserError
 
 REQUIRED = inspect.Parameter.empty
 
-KEYS = (
-    "batch_size",  # Images of a step, over all devices.
-    "checkpoint_every",  # Steps; 0 saves after evaluations only.
-    "data",  # Section: the source, and keyword arguments of the pipeline.
-    "detector",  # Name of the method.
-    "eval_batch_size",
-    "eval_every",  # Steps; 0 evaluates at the end only.
-    "eval_images",  # At most so many images are evaluated; 0 for all.
-    "evaluation",  # Section: the name of the metrics, and their keyword arguments.
-    "init_from",  # File of pretrained weights, or "".
-    "log_every",  # Steps.
-    "model",  # Section: keyword arguments of the detector.
-    "num_pictures",  # Pictures drawn after each evaluation.
-    "num_steps",
-    "optimizer",  # Section: keyword arguments of the optimizer.
-    "picture_score",  # Lowest score that is drawn.
-    "seed",
-)
+KEYS = {
+    "batch_size": REQUIRED,  # Images of a step, over all devices.
+    "checkpoint_every": REQUIRED,  # Steps; 0 saves after evaluations only.
+    "data": REQUIRED,  # Section: the source, and keyword arguments of the pipeline.
+    "detector": REQUIRED,  # Name of the method.
+    "eval_batch_size": REQUIRED,
+    "eval_every": REQUIRED,  # Steps; 0 evaluates at the end only.
+    "eval_images": REQUIRED,  # At most so many images are evaluated; 0 for all.
+    "evaluation": REQUIRED,  # Section: the name of the metrics, and their keyword arguments.
+    "init_from": REQUIRED,  # File of pretrained weights, or "".
+    "log_every": REQUIRED,  # Steps.
+    "model": REQUIRED,  # Section: keyword arguments of the detector.
+    "num_pictures": REQUIRED,  # Pictures drawn at a time.
+    "num_steps": REQUIRED,
+    "optimizer": REQUIRED,  # Section: keyword arguments of the optimizer.
+    "picture_score": REQUIRED,  # Lowest score that is drawn.
+    "pictures_every": 0,  # Steps; 0 draws after evaluations only.
+    # Whether the best parameters so far come back at each of optimizer.milestones.
+    "reload_best_at_milestones": False,
+    "seed": REQUIRED,
+}
 DATA_KEYS = {
     **dict.fromkeys(
         ("classes", "eval_split", "options", "root", "source", "train_split"), REQUIRED
@@ -73,6 +76,7 @@ LOWEST = {
     "num_pictures": 0,
     "num_steps": 1,
     "optimizer.base_batch_size": 1,
+    "pictures_every": 0,
     "seed": 0,
 }
 
@@ -92,14 +96,12 @@ def complete(config: ConfigDict, *, detector: str, evaluation: str = "") -> None
             that is missing, and for an evaluation that is unknown.
     """
     _choose_evaluation(config, evaluation)
-    _check_keys("config", config, dict.fromkeys(KEYS, REQUIRED))
+    _complete_section("config", config, KEYS)
     for section, wanted in _sections(detector, config.evaluation.name).items():
         given = config[section]
         if not isinstance(given, ConfigDict):
             raise UserError(f"config.{section} wants to be a ConfigDict, found {given!r}")
-        _check_keys(f"config.{section}", given, wanted)
-        with given.unlocked():
-            given.update({key: value for key, value in wanted.items() if key not in given})
+        _complete_section(f"config.{section}", given, wanted)
 
 
 def check_numbers(config: ConfigDict) -> None:
@@ -185,10 +187,12 @@ def _keywords(function: Callable, but: Sequence[str]) -> dict[str, Any]:
     return {name: p.default for name, p in parameters.items() if name not in but}
 
 
-def _check_keys(section: str, given: Iterable[str], wanted: Mapping[str, Any]) -> None:
+def _complete_section(section: str, given: ConfigDict, wanted: Mapping[str, Any]) -> None:
     for key in given:
         if key not in wanted:
             raise unknown_key(section, key, wanted)
     for key, default in wanted.items():
         if default is REQUIRED and key not in given:
             raise UserError(f"{section} lacks the key {key!r}")
+    with given.unlocked():
+        given.update({key: value for key, value in wanted.items() if key not in given})

@@ -1,4 +1,4 @@
-"""Boxes drawn on images; host side, OpenCV. Images are RGB uint8, in and out."""
+"""Boxes drawn on images, and confusion matrices; host side, OpenCV. Images are RGB uint8."""
 
 from collections.abc import Sequence
 
@@ -29,6 +29,10 @@ PALETTE = (
 )
 MIN_SIDE = 480  # Smaller images are enlarged to this longer side, so that text can be read.
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+# Pixels of a confusion matrix with few classes, of a cell with many, and around it.
+MATRIX_SIDE, CELL_SIDE, MAX_CELL_SIDE, GAP = 480, 38, 120, 8
+# Its colours for a share of 0, of a half and of 1.
+SHADES = np.array([(255, 255, 255), (120, 170, 220), (8, 48, 107)], float)
 WHITE, BLACK, PAPER, INK = (255, 255, 255), (0, 0, 0), (246, 246, 246), (40, 40, 40)
 
 
@@ -120,6 +124,86 @@ def grid(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], columns: int) -> UInt8[np
         left = (i % columns) * (width + gap) + (width - w) // 2
         sheet[top : top + h, left : left + w] = image
     return sheet
+
+
+def confusion_matrix(
+    matrix: Int[np.ndarray, "K K"], class_names: Sequence[str]
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Draws how often each class (row) was taken for each other (column).
+
+    The darker a cell, the larger its share of the row. Each cell holds its
+    count, rounded down where it has more digits than fit (12345 as 12k); zeros
+    are left out.
+
+    Args:
+        matrix: counts; rows are the truth, columns predictions.
+        class_names: name of each class.
+
+    Raises:
+        ValueError: if there are not as many names as classes, or none.
+    """
+    if len(class_names) != len(matrix) or not len(matrix):
+        raise ValueError(f"{len(class_names)} names for a confusion matrix {matrix.shape}")
+    side = int(np.clip(MATRIX_SIDE // len(matrix), CELL_SIDE, MAX_CELL_SIDE))
+    cells = _draw_cells(matrix, side)
+    rows = [_letters(str(name)) for name in class_names]
+    columns = rows
+    if max(name.shape[1] for name in columns) > side - GAP:
+        columns = [np.rot90(name) for name in columns]
+    head = _letters("rows: truth, columns: predictions")
+    left = max(name.shape[1] for name in rows) + 2 * GAP
+    top = head.shape[0] + max(name.shape[0] for name in columns) + 3 * GAP
+
+    width = max(left + cells.shape[1], head.shape[1] + GAP) + GAP
+    canvas = np.empty((top + cells.shape[0] + GAP, width, 3), np.uint8)
+    canvas[:] = PAPER
+    canvas[top : top + cells.shape[0], left : left + cells.shape[1]] = cells
+    _print(canvas, head, GAP, GAP, INK)
+    for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
+        middle = i * side + side // 2
+        _print(canvas, row, left - GAP - row.shape[1], top + middle - row.shape[0] // 2, INK)
+        x, y = left + middle - column.shape[1] // 2, top - GAP - column.shape[0]
+        _print(canvas, column, x, y, INK)
+    return canvas
+
+
+def _draw_cells(matrix, side):
+    """The cells with their counts; lines between them."""
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    colours = np.stack([np.interp(shares, (0, 0.5, 1), shade) for shade in SHADES.T], axis=-1)
+    cells = colours.astype(np.uint8).repeat(side, axis=0).repeat(side, axis=1)
+    cells[::side], cells[:, ::side] = PAPER, PAPER
+    for row, column in np.argwhere(matrix):
+        number = _letters(str(matrix[row, column]))
+        if number.shape[1] > side - GAP // 2:
+            number = _letters(_shorten(matrix[row, column]))
+        height, width = number.shape
+        x, y = column * side + (side - width) // 2, row * side + (side - height) // 2
+        _print(cells, number, x, y, WHITE if shares[row, column] > 0.6 else INK)
+    return cells
+
+
+def _shorten(count):
+    """A count in at most four characters, rounded down."""
+    power = (len(str(count)) - 1) // 3
+    whole, rest = divmod(int(count), 1000**power)
+    fraction = f".{10 * rest // 1000**power}" if power and whole < 10 else ""
+    return f"{whole}{fraction}{('', *'kMGTPE')[power]}"
+
+
+def _letters(text):
+    """Small letters as a mask, 255 where there is ink; its height is that of all texts."""
+    scale, thickness = 0.42, 1
+    (_, height), descent = cv2.getTextSize("Agj|", FONT, scale, thickness)
+    (width, _), _ = cv2.getTextSize(text, FONT, scale, thickness)
+    mask = np.zeros((height + descent, width), np.uint8)
+    return cv2.putText(mask, text, (0, height), FONT, scale, 255, thickness, cv2.LINE_AA)
+
+
+def _print(canvas, letters, x, y, colour):
+    height, width = letters.shape
+    place = canvas[y : y + height, x : x + width]
+    place[:] = place + (letters[..., None] / 255) * (np.array(colour) - place)
 
 
 def _enlarge(image):

@@ -2,7 +2,6 @@
 
 import ast
 import pathlib
-import re
 import subprocess
 import sys
 
@@ -129,14 +128,6 @@ def test_no_file_or_folder_is_a_box_for_odds_and_ends():
     parts = {part.removesuffix(".py") for path in SOURCES for part in name_of(path).split("/")}
 
     assert parts & BANNED_NAMES == set()
-
-
-def test_the_python_in_the_readme_runs():
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-
-    assert blocks
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
 
 
 def _identifiers(path):

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 import pytest
 from training.metric_lines import read_lines
 
-from jaxdet import commands, configuration, interop
+from jaxdet import commands, configuration, interop, visualize
 from jaxdet.commands import build
 from jaxdet.data import sources
 from jaxdet.evaluation import EVALUATIONS
@@ -171,6 +171,7 @@ def test_a_run_prints_its_config_the_table_and_where_things_are(trained):
         assert str(trained.workdir / folder) in trained.out
     assert f"tensorboard --logdir={trained.workdir}" in trained.out
     assert trained.err.count("drawing 24 pictures of shapes into") == 1
+    assert trained.err.count("step 12: reloaded the parameters of step 8, the best so far") == 1
 
 
 def test_a_run_killed_half_way_and_resumed_ends_with_the_same_bits(trained, place, start):
@@ -182,15 +183,15 @@ def test_a_run_killed_half_way_and_resumed_ends_with_the_same_bits(trained, plac
     assert process.returncode == -signal.SIGKILL
 
     config = (workdir / "config.json").read_text()
-    # Another setting, though the cosine has no use for it.
-    process = start("train.py", workdir, "--config.optimizer.decay_factor=0.5")
+    # Another setting, though the schedule has no use for it.
+    process = start("train.py", workdir, "--config.optimizer.final_ratio=0.5")
     out, err = process.communicate()
     assert process.returncode == 0, err
-    assert "another config: optimizer.decay_factor was 0.1 and is 0.5" in err
+    assert "another config: optimizer.final_ratio was 0.0 and is 0.5" in err
     assert (workdir / "config.json").read_text() == config
     step = out.split("resuming after step ")[1].split(";")[0]
     resumed = json.loads((workdir / f"config.{step}.json").read_text())
-    assert resumed["optimizer"]["decay_factor"] == 0.5
+    assert resumed["optimizer"]["final_ratio"] == 0.5
     jax.tree.map(
         np.testing.assert_array_equal,
         read_checkpoint(workdir, NUM_STEPS),
@@ -221,6 +222,8 @@ def test_two_processes_train_as_one_with_two_devices(place, start):
         assert [one[k] for k in measured] == pytest.approx([other[k] for k in measured], rel=1e-5)
     assert list(json.loads((apart / "eval.json").read_text())) == ["mAP", "per_class"]
     assert read_lines(alone)[-1].keys() >= {"eval/mAP", "eval/per_class/square/AP"}
+    metrics = (alone / "checkpoints" / "3" / "metrics" / "metrics").read_text()
+    assert list(json.loads(metrics)) == ["mAP"], "by which the best is chosen"
 
 
 def test_a_run_that_is_told_to_stop_saves_and_says_so(place, start, weights):
@@ -324,6 +327,37 @@ def test_an_image_that_cannot_be_read_is_left_out_and_said(configure, caplog):
     pictures = commands.draw(config, source, source.predict, {})
     assert [name for name, _ in pictures] == ["picture 0", "picture 1", "picture 3"]
     assert [np.bincount(pixels.ravel()).argmax() for _, pixels in pictures] == [30, 90, 210]
+
+
+def test_confusion_matrices_are_drawn_with_the_names_of_their_classes(configure, monkeypatch):
+    drawn, blank = [], np.zeros((2, 2, 3), np.uint8)
+    monkeypatch.setattr(visualize, "confusion_matrix", lambda *given: drawn.append(given) or blank)
+    source = FourPictures()
+    matrices = {"rpn_confusion": np.eye(2, dtype=int), "roi_confusion": np.eye(3, dtype=int)}
+    config = configure("--config.num_pictures=0")
+    pictures = commands.draw(config, source, source.predict, {}, matrices)
+    assert [name for name, _ in pictures] == list(matrices)
+    assert [names for _, names in drawn] == [
+        ("object", "background"),
+        ("circle", "square", "background"),
+    ]
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_of_each_evaluation_at_most_so_many_images_are_evaluated(configure, monkeypatch, name):
+    config = configure(f"--config.evaluation.name={name}", "--config.eval_images=2")
+    seen, evaluate = [], EVALUATIONS[name].evaluate
+
+    def look(examples, *found, **settings):
+        seen.extend(example.id for example in examples)
+        return evaluate(examples, *found, **settings)
+
+    monkeypatch.setattr(EVALUATIONS[name], "evaluate", look)
+    source = FourPictures()
+    source.broken = None
+    results = commands.evaluate(config, source, source.predict_whole, {})
+    assert seen == ["picture 0", "picture 2"]
+    assert EVALUATIONS[name].BEST in results
 
 
 def test_proposals_that_are_written_can_be_given(configure, monkeypatch, tmp_path, caplog):
@@ -458,6 +492,13 @@ def test_tensorflow_is_never_imported(trained, place):
         (["--config.num_steps=0"], "config.num_steps wants at least 1, found 0"),
         (["--config.data.canvas=(64,)"], "config.data.canvas wants two numbers, found (64,)"),
         (["--config.data.canvas=(-64,64)"], "config.data.canvas wants at least 1, found (-64, 64)"),
+        (["--config.pictures_every=-1"], "config.pictures_every wants at least 0, found -1"),
+        (
+            ["--config.optimizer.schedule=cosine"],
+            "reload_best_at_milestones wants optimizer.schedule 'multistep' with milestones, found "
+            "'cosine' with (12,)",
+        ),
+        (["--config.optimizer.milestones=()"], "found 'multistep' with ()"),
         (["--config.log_every=0"], "config.log_every wants at least 1, found 0"),
         (["--config.optimizer.base_batch_size=0"], "config.optimizer.base_batch_size wants at"),
         (["--config.init_from=no.npz"], "config.init_from: there is no file no.npz"),
@@ -510,6 +551,10 @@ def test_a_mistake_is_one_line(run, tmp_path, arguments, message):
         ("del config.data.max_boxes", "config.data lacks the key 'max_boxes'"),
         ("del config.optimizer.learning_rate", "config.optimizer lacks the key 'learning_rate'"),
         ("config.sed = 1", "config has no key 'sed'; did you mean 'seed'?"),
+        (
+            "del config.reload_best_at_milestones; config.reload_best = 1",
+            "config has no key 'reload_best'; did you mean 'reload_best_at_milestones'?",
+        ),
         ("del config.seed; config.seed = '1'", "config.seed wants at least 0, found '1'"),
         ("config.data = 3", "TypeError: Could not override field 'data'"),
         ("del config.data; config.data = 3", "config.data wants to be a ConfigDict, found 3"),
@@ -634,7 +679,9 @@ def test_a_config_that_makes_another_run_is_compared_with_the_saved_one(configur
     assert configuration.differing_keys(config, saved) == []
     configuration.save(config, saved)
     assert configuration.differing_keys(config, saved) == []
-    config.log_every, config.data.num_threads, config.data.root = 5, 9, "there"  # The same run.
+    # The same run.
+    config.log_every, config.data.num_threads, config.data.root = 5, 9, "there"
+    config.pictures_every = 7
     config.optimizer.learning_rate = 0.5
     config.data.max_boxes, config.num_steps = 9, 30
     assert configuration.differing_keys(config, saved) == [
@@ -682,6 +729,44 @@ def test_frozen_stages_are_left_out_of_the_optimizer(configure, weights):
     names = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in kept}
     assert not any("layer1/" in name or "stem_" in name for name in names)
     assert any("layer2/" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    "arguments, frozen",
+    [
+        (("--config.model.frozen_stages=1",), {"stem_conv", "stem_norm", "layer1"}),
+        (("--config.model.backbone=vgg", "--config.model.frozen_stages=2"), {"layer1", "layer2"}),
+        (("--config.model.backbone=vgg",), set()),
+    ],
+)
+def test_each_backbone_has_its_own_frozen_parts(configure, monkeypatch, arguments, frozen):
+    config = configure(*arguments)
+    seen = {}
+    monkeypatch.setattr(
+        build, "build_optimizer", lambda **settings: (seen.update(settings), lambda step: 0)
+    )
+    commands.make_optimizer(config)
+    assert set(seen["frozen"]) == {f"backbone/{part}" for part in frozen}
+    assert build.frozen_settings(config) == (["frozen_stages"] if frozen else [])
+
+
+def test_a_vgg_has_five_stages_to_freeze(configure):
+    vgg = "--config.model.backbone=vgg"
+    commands.make_optimizer(configure(vgg, "--config.model.frozen_stages=5"))
+    with pytest.raises(UserError, match=r"config.model: frozen_stages must be 0..5; found 6"):
+        commands.make_optimizer(configure(vgg, "--config.model.frozen_stages=6"))
+    with pytest.raises(UserError, match=r"config.model: frozen_stages must be 0..4; found 5"):
+        commands.make_optimizer(configure("--config.model.frozen_stages=5"))
+
+
+def test_milestones_that_come_to_nothing_are_said(run, tmp_path):
+    # The mistake ends the run behind the warning.
+    drops = ("--config.optimizer.milestones=(5,24,30)", "--config.init_from=no.npz")
+    ended = run("train.py", f"--workdir={tmp_path / 'run'}", *drops)
+    assert ended.err.splitlines() == [
+        "warning: config.optimizer.milestones 24, 30 come to nothing: num_steps is 24",
+        "error: config.init_from: there is no file no.npz",
+    ]
 
 
 def test_a_checkpoint_of_another_shape_names_the_leaf_and_stays(trained, run):

@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 
 from jaxdet.types import Example
-from jaxdet.visualize import MIN_SIDE, PALETTE, compare, draw, grid
+from jaxdet.visualize import (
+    CELL_SIDE,
+    GAP,
+    MATRIX_SIDE,
+    MAX_CELL_SIDE,
+    MIN_SIDE,
+    PALETTE,
+    SHADES,
+    _shorten,
+    compare,
+    confusion_matrix,
+    draw,
+    grid,
+)
 
 NAMES = ("cell", "plate")
 GREY = 120
@@ -157,6 +170,66 @@ def test_an_empty_grid_is_refused():
         grid([], 2)
     with pytest.raises(ValueError, match="1 images in 0 columns"):
         grid([make_image()], 0)
+
+
+def cells_of(picture, num_classes):
+    """The cells, (rows, columns, height, width, 3): they end GAP before the picture does."""
+    side = int(np.clip(MATRIX_SIDE // num_classes, CELL_SIDE, MAX_CELL_SIDE))
+    extent = num_classes * side
+    whole = picture[-GAP - extent : -GAP, -GAP - extent : -GAP]
+    cells = whole.reshape(num_classes, side, num_classes, side, 3).swapaxes(1, 2)
+    return cells[:, :, 1:, 1:]  # Without the line before each.
+
+
+@pytest.mark.parametrize("num_classes", [2, 4, 21])
+def test_a_cell_is_as_dark_as_its_share_of_the_row_is_large(num_classes):
+    matrix = np.zeros((num_classes, num_classes), int)
+    matrix[0, 0], matrix[1, :2] = 123_456, 7
+    names = [f"class {i}" for i in range(num_classes)]
+
+    cells = cells_of(confusion_matrix(matrix, names), num_classes)
+
+    corners = cells[:, :, 0, 0]
+    np.testing.assert_array_equal(corners[0, 0], SHADES[2])
+    np.testing.assert_array_equal(corners[1, :2], SHADES[[1, 1]])
+    filled = np.zeros_like(matrix, bool)
+    filled[0, 0], filled[1, :2] = True, True
+    assert (cells[~filled] == 255).all(), "zeros are left out"
+    inked = (cells != corners[:, :, None, None]).any(axis=-1)
+    # All letters are in the cell, clear of its edges.
+    assert inked[filled].any(axis=(1, 2)).all() and not inked[..., [0, -1], :].any()
+    assert not inked[..., [0, -1]].any()
+
+
+def test_names_stand_upright_where_cells_are_narrow():
+    tops = {}
+    for num_classes in (4, 21):
+        picture = confusion_matrix(np.eye(num_classes, dtype=int), ["pottedplant"] * num_classes)
+        tops[num_classes] = picture.shape[0] - num_classes * cells_of(picture, num_classes).shape[2]
+
+    assert tops[21] - 21 > tops[4] - 4 + 40
+
+
+@pytest.mark.parametrize(
+    "count, text",
+    [
+        (999, "999"),
+        (1000, "1.0k"),
+        (9999, "9.9k"),
+        (123_999, "123k"),
+        (1_250_000, "1.2M"),
+        (10**9, "1.0G"),
+    ],
+)
+def test_a_count_is_shortened_to_four_characters(count, text):
+    assert _shorten(count) == text
+
+
+def test_a_matrix_wants_a_name_for_each_class():
+    with pytest.raises(ValueError, match=r"1 names for a confusion matrix \(2, 2\)"):
+        confusion_matrix(np.eye(2, dtype=int), ["a"])
+    with pytest.raises(ValueError, match=r"0 names for a confusion matrix \(0, 0\)"):
+        confusion_matrix(np.zeros((0, 0), int), [])
 
 
 @pytest.mark.skipif("JAXDET_BCCD" not in os.environ, reason="JAXDET_BCCD is not set")

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from jaxdet import detectors, interop, settings
 from jaxdet.data import pipeline, sources
 from jaxdet.data.proposals import WithProposals
-from jaxdet.models import resnet
+from jaxdet.detectors import features
 from jaxdet.training.optimizer import build_optimizer
 from jaxdet.types import Detector, Images, Proposals, Source, UserError
 
@@ -48,9 +48,11 @@ def build_detector(config: ConfigDict, *, num_classes: int) -> Detector:
 
 def make_optimizer(config: ConfigDict) -> tuple[Any, Callable]:
     """Builds the optimizer and its schedule; frozen stages of the backbone never move."""
-    keywords = dict(config.optimizer)
+    keywords, model = dict(config.optimizer), config.model
     with mistakes_in("model"):
-        frozen = resnet.frozen_parameters(config.model.get("frozen_stages") or 0)
+        frozen = features.frozen_parameters(
+            model.get("backbone") or "resnet", model.get("frozen_stages") or 0
+        )
     keywords["frozen"] = (*keywords["frozen"], *frozen)
     with mistakes_in("optimizer"):
         return build_optimizer(**keywords, batch_size=config.batch_size, num_steps=config.num_steps)
@@ -93,7 +95,7 @@ def first_variables(config: ConfigDict, detector: Detector) -> tuple[Any, str]:
     loaded, origin = _load_weights(config, abstract_variables(config, detector))
     key = jax.random.fold_in(jax.random.key(config.seed), INIT_INDEX)
     blank = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), blank_images(config, 1))
-    drawn = jax.jit(detector.init)(key, blank)
+    drawn = detector.init(key, blank)
     return jax.tree.map(lambda a, b: a if isinstance(a, np.ndarray) else b, loaded, drawn), origin
 
 

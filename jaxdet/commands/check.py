@@ -1,5 +1,6 @@
 """Finds the mistakes of a config before any data is read or made."""
 
+import logging
 from pathlib import Path
 
 import jax
@@ -42,10 +43,28 @@ def check(config: ConfigDict, *, starts: bool = True) -> None:
     make_optimizer(config)
     detector = build_detector(config, num_classes=len(config.data.classes) or 1)
     if starts:
+        _check_milestones(config)
         _check_first_weights(config)
     _trace(config, detector)
     with mistakes_in("evaluation"):
         measure(config, [], [], config.data.classes)
+
+
+def _check_milestones(config: ConfigDict) -> None:
+    optimizer, num_steps = config.optimizer, config.num_steps
+    used = optimizer.milestones if optimizer.schedule == "multistep" else ()
+    if config.reload_best_at_milestones and not used:
+        raise UserError(
+            "config.reload_best_at_milestones wants optimizer.schedule 'multistep' with "
+            f"milestones, found {optimizer.schedule!r} with {optimizer.milestones}"
+        )
+    late = [milestone for milestone in used if milestone >= num_steps]
+    if late:
+        logging.getLogger("jaxdet").warning(
+            "warning: config.optimizer.milestones %s come to nothing: num_steps is %d",
+            ", ".join(map(str, late)),
+            num_steps,
+        )
 
 
 def _check_first_weights(config: ConfigDict) -> None:

@@ -1,8 +1,9 @@
 """What variables find on a source: results, pictures, proposals for another detector."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -13,6 +14,10 @@ from jaxdet import settings, visualize
 from jaxdet.data import pipeline, proposals
 from jaxdet.evaluation import EVALUATIONS, ImageDetections, runner
 from jaxdet.types import Example, Source
+
+# Names of the classes in confusion matrices; those of regions are the source's.
+BACKGROUND = "background"
+ANCHOR_CLASSES = ("object", BACKGROUND)
 
 
 def evaluate(
@@ -56,12 +61,36 @@ def measure(
 
 
 def draw(
-    config: ConfigDict, source: Source, predict: Callable, variables: Any
+    config: ConfigDict,
+    source: Source,
+    predict: Callable,
+    variables: Any,
+    matrices: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> list[tuple[str, np.ndarray]]:
-    """Pictures of some images, spread over the source: ground truth left, predictions right.
+    """Pictures of some images and of confusion matrices.
 
-    Images that cannot be read are left out.
+    The images are spread over the source, with the ground truth left and the
+    predictions right; those that cannot be read are left out.
+
+    Args:
+        config: of the run.
+        source: the examples.
+        predict: as for `evaluate`.
+        variables: of the detector.
+        matrices: counts, rows truth and columns prediction, by name; those of
+            the anchors begin with "rpn".
+
+    Returns:
+        Names and RGB pixels.
     """
+    pictures = _draw_images(config, source, predict, variables)
+    for name, counts in matrices.items():
+        classes = ANCHOR_CLASSES if name.startswith("rpn") else (*source.class_names, BACKGROUND)
+        pictures.append((name, visualize.confusion_matrix(counts, classes)))
+    return pictures
+
+
+def _draw_images(config, source, predict, variables):
     if config.num_pictures == 0:
         return []
     with closing(_eval_batches(config, source, config.num_pictures, keep_images=True)) as batches:

@@ -1,14 +1,16 @@
-"""The anchors of a batch of images on one canvas."""
+"""The anchors of a batch of images on one canvas, and what they are assigned to."""
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdet.ops import anchors as anchor_ops
+from jaxdet.ops.assignment import Assignment, assign_by_iou
+from jaxdet.types import Objects
 
 
 class Anchors(NamedTuple):
@@ -50,3 +52,32 @@ def make_anchors(
     )
     level_sizes = tuple(height * width * num_base for height, width in feature_sizes)
     return Anchors(jnp.asarray(boxes), jax.vmap(covered)(sizes), level_sizes)
+
+
+def assign(
+    anchors: Float[Array, "N 4"],
+    valid: Bool[Array, " N"],
+    size: Int[Array, "2"],
+    objects: Objects,
+    *,
+    allowed_border: float,
+    count_touching: bool = False,
+    **settings: Any,
+) -> Assignment:
+    """Assigns the objects of one image to the anchors that may train there.
+
+    Args:
+        anchors: of all levels.
+        valid: those of cells that the image covers.
+        size: (height, width) of the image.
+        objects: its ground truth.
+        allowed_border: see `ops.anchors.inside_image`, as `count_touching`.
+        count_touching: whether anchors that touch the far borders are inside.
+        **settings: of `ops.assignment.assign_by_iou`.
+    """
+    inside = anchor_ops.inside_image(
+        anchors, size, allowed_border=allowed_border, count_touching=count_touching
+    )
+    return assign_by_iou(
+        anchors, valid & inside, objects.boxes, objects.valid, objects.crowd, **settings
+    )

@@ -169,12 +169,8 @@ def fast_rcnn(**settings: Any) -> Detector:
         UserError: in `loss` and `predict`, if the images have no proposals.
     """
     s = Settings(**settings)
-    return Detector(partial(_init, s), partial(_loss, s), partial(_predict, s))
-
-
-def _init(s: Settings, key: Key[Array, ""], images: Images) -> dict:
-    # Under jit only the parameters are computed: the forward pass is dead code.
-    return jax.jit(FastRCNN(s).init)(key, features.normalize(s, images))
+    init = partial(features.initialize, FastRCNN(s))
+    return Detector(init, partial(_loss, s), partial(_predict, s))
 
 
 def _loss(

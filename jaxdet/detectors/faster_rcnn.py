@@ -13,7 +13,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from jaxdet.detectors import fast_rcnn, features, rpn
 from jaxdet.types import Batch, Detections, Detector, Images, Metrics
@@ -65,12 +65,8 @@ def faster_rcnn(**settings: Any) -> Detector:
         TypeError: if a setting is unknown.
     """
     s = Settings(**settings)
-    return Detector(partial(_init, s), partial(_loss, s), partial(_predict, s))
-
-
-def _init(s: Settings, key: Key[Array, ""], images: Images) -> dict:
-    # Under jit only the parameters are computed: the forward pass is dead code.
-    return jax.jit(FasterRCNN(s).init)(key, features.normalize(s, images))
+    init = partial(features.initialize, FasterRCNN(s))
+    return Detector(init, partial(_loss, s), partial(_predict, s))
 
 
 def _loss(

@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from jaxdet.models import resnet, vgg
 from jaxdet.models.fpn import FPN
@@ -115,6 +115,12 @@ def normalize(s: FeatureSettings, images: Images) -> Float[Array, "B H W 3"]:
     """Normalised pixels, 0 outside the images."""
     one = partial(pixels.normalize, mean=s.pixel_mean, std=s.pixel_std)
     return jax.vmap(one)(images.pixels, images.sizes)
+
+
+def initialize(network: nn.Module, key: Key[Array, ""], images: Images) -> dict:
+    """The first variables of a detector's network, whose `settings` say what it expects."""
+    # Under jit only the parameters are computed: the forward pass is dead code.
+    return jax.jit(network.init)(key, normalize(network.settings, images))
 
 
 def extract(

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxdet.detectors import anchor_grid, features
 from jaxdet.detectors.anchor_grid import Anchors
 from jaxdet.models.retina_head import RetinaHead
 from jaxdet.ops import anchors as anchor_ops
 from jaxdet.ops import box_coder, losses
-from jaxdet.ops.assignment import IGNORE, POSITIVE, assign_by_iou
+from jaxdet.ops.assignment import IGNORE, POSITIVE
 from jaxdet.ops.box_losses import box_regression
 from jaxdet.ops.nms import nms_per_class
 from jaxdet.ops.proposals import best_of_levels
@@ -138,12 +138,8 @@ def retinanet(**settings: Any) -> Detector:
         TypeError: if a setting is unknown.
     """
     s = Settings(**settings)
-    return Detector(partial(_init, s), partial(_loss, s), partial(_predict, s))
-
-
-def _init(s: Settings, key: Key[Array, ""], images: Images) -> dict:
-    # Under jit only the parameters are computed: the forward pass is dead code.
-    return jax.jit(RetinaNet(s).init)(key, features.normalize(s, images))
+    init = partial(features.initialize, RetinaNet(s))
+    return Detector(init, partial(_loss, s), partial(_predict, s))
 
 
 def _loss(
@@ -195,13 +191,12 @@ def anchor_targets(
     objects: Objects,
 ) -> AnchorTargets:
     """Assigns all anchors of one image."""
-    inside = anchor_ops.inside_image(anchors, size, allowed_border=s.allowed_border)
-    assignment = assign_by_iou(
+    assignment = anchor_grid.assign(
         anchors,
-        anchors_valid & inside,
-        objects.boxes,
-        objects.valid,
-        objects.crowd,
+        anchors_valid,
+        size,
+        objects,
+        allowed_border=s.allowed_border,
         positive_iou=s.positive_iou,
         negative_iou=s.negative_iou,
         min_positive_iou=s.min_positive_iou,

@@ -19,9 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxdet.detectors import anchor_grid, features
 from jaxdet.detectors.anchor_grid import Anchors
 from jaxdet.models.rpn_head import RPNHead
-from jaxdet.ops import anchors as anchor_ops
 from jaxdet.ops import box_coder, losses
-from jaxdet.ops.assignment import assign_by_iou
 from jaxdet.ops.box_losses import box_regression
 from jaxdet.ops.proposals import generate_proposals
 from jaxdet.ops.sampling import pad_labels, sample_labels
@@ -150,12 +148,8 @@ def rpn(**settings: Any) -> Detector:
         TypeError: if a setting is unknown.
     """
     s = Settings(**settings)
-    return Detector(partial(_init, s), partial(_loss, s), partial(_predict, s))
-
-
-def _init(s: Settings, key: Key[Array, ""], images: Images) -> dict:
-    # Under jit only the parameters are computed: the forward pass is dead code.
-    return jax.jit(RPN(s).init)(key, features.normalize(s, images))
+    init = partial(features.initialize, RPN(s))
+    return Detector(init, partial(_loss, s), partial(_predict, s))
 
 
 def _loss(
@@ -227,15 +221,13 @@ def anchor_targets(
     objects: Objects,
 ) -> AnchorTargets:
     """Assigns and samples the anchors of one image."""
-    inside = anchor_ops.inside_image(
-        anchors, size, allowed_border=s.allowed_border, count_touching=s.count_touching
-    )
-    assignment = assign_by_iou(
+    assignment = anchor_grid.assign(
         anchors,
-        anchors_valid & inside,
-        objects.boxes,
-        objects.valid,
-        objects.crowd,
+        anchors_valid,
+        size,
+        objects,
+        allowed_border=s.allowed_border,
+        count_touching=s.count_touching,
         positive_iou=s.rpn_positive_iou,
         negative_iou=s.rpn_negative_iou,
         min_positive_iou=s.rpn_min_positive_iou,

@@ -20,7 +20,8 @@ class Assignment(NamedTuple):
     Attributes:
         labels: POSITIVE, NEGATIVE or IGNORE.
         index: the ground-truth slot that a positive learns; 0 elsewhere.
-        overlaps: the best IoU with any ground truth, -1 where ignored.
+        overlaps: the best IoU with any ground truth; -1 for candidates that are not
+            valid or lie in a crowd region, 0 without ground truth.
     """
 
     labels: Int[Array, " N"]
@@ -34,7 +35,7 @@ def assign_by_iou(
     candidates_valid: Bool[Array, " N"],
     boxes: Real[Array, "G 4"],
     valid: Bool[Array, " G"],
-    crowd: Bool[Array, " G"],
+    crowd: Bool[Array, " G"] | None = None,
     *,
     positive_iou: float,
     negative_iou: float | tuple[float, float],
@@ -71,7 +72,7 @@ def assign_by_iou(
         candidates_valid: invalid ones are ignored and are nobody's best.
         boxes: ground truth, crowd regions included.
         valid: real objects.
-        crowd: ignored regions; no slot is both valid and crowd.
+        crowd: ignored regions; no slot is both valid and crowd. None is none.
         positive_iou: lowest overlap of a positive, in [0, 1].
         negative_iou: negatives overlap less than this, or lie in [low, high).
         min_positive_iou: lowest best overlap for a low-quality match.
@@ -97,8 +98,10 @@ def assign_by_iou(
     if not ignore_iof_threshold <= 1:
         raise ValueError(f"ignore_iof_threshold must be at most 1, got {ignore_iof_threshold}")
     candidates, boxes = jax.lax.stop_gradient((candidates, boxes))
+    if boxes.shape[0] == 0:  # Reductions over the ground truth need a slot.
+        boxes, valid, crowd = jnp.zeros((1, 4)), jnp.zeros(1, bool), None
     usable = candidates_valid
-    if ignore_iof_threshold > 0:
+    if crowd is not None and ignore_iof_threshold > 0:
         usable &= ~_in_crowd(candidates, boxes, crowd, ignore_iof_threshold, ignore_by_candidate)
     # -1, not 0, for padding: 0 is an overlap that negatives have and that ties can equal.
     overlaps = jnp.where(
@@ -193,7 +196,8 @@ def _low_quality_owner(overlaps, min_positive_iou, match_all_ties):
 
 def _negative_range(negative_iou):
     """(low, high): negatives have an overlap of at least `low` and below `high`."""
-    bounds = negative_iou if isinstance(negative_iou, tuple) else (0.0, negative_iou)
+    pair = isinstance(negative_iou, (tuple, list))
+    bounds = tuple(negative_iou) if pair else (0.0, negative_iou)
     if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1] <= 1:
         raise ValueError(f"negative_iou must lie in [0, 1], as (low, high) too, got {negative_iou}")
     return bounds

@@ -205,16 +205,19 @@ def rescale(boxes: Real[Array, "*S 4"], factor: float) -> Float[Array, "*S 4"]:
 
 
 @check_shapes
-def has_min_size(boxes: Real[Array, "*S 4"], min_size: float) -> Bool[Array, "*S"]:
+def has_min_size(
+    boxes: Real[Array, "*S 4"], min_size: Real[Array, ""] | float
+) -> Bool[Array, "*S"]:
     """True for boxes with both sides of at least `min_size` pixels; never for NaN.
 
     >>> has_min_size(jnp.array([[0, 0, 4, 4], [0, 0, 9, 3]]), 4)
     Array([ True, False], dtype=bool)
 
     Raises:
-        ValueError: if `min_size`, which is static, is negative or NaN.
+        ValueError: if a static `min_size` is negative or NaN.
     """
-    check_at_least(0, min_size=min_size)
+    if isinstance(min_size, (int, float)):
+        check_at_least(0, min_size=min_size)
     x1, y1, x2, y2 = _corners(boxes)
     return (x2 - x1 >= min_size) & (y2 - y1 >= min_size)
 

@@ -30,7 +30,7 @@ def check_shapes(function: Callable) -> Callable:
     wanted = {
         name: shape
         for name, parameter in signature.parameters.items()
-        if (shape := _annotated_shape(parameter.annotation)) is not None
+        if (shape := annotated_shape(parameter.annotation)) is not None
     }
 
     @functools.wraps(function)
@@ -73,13 +73,13 @@ def check_at_least(lowest: float, **values: float) -> None:
             raise ValueError(f"{name} must be at least {lowest}, got {value}")
 
 
-def _annotated_shape(annotation: Any) -> tuple[str, bool] | None:
+def annotated_shape(annotation: Any) -> tuple[str, bool] | None:
     """The shape string in an annotation, and whether a sequence of such arrays is wanted."""
     if isinstance(annotation, type) and issubclass(annotation, AbstractArray):
         return annotation.dim_str, False
     origin = typing.get_origin(annotation)
     for part in typing.get_args(annotation):
-        found = _annotated_shape(part)
+        found = annotated_shape(part)
         if found is not None:
             return found[0], found[1] or (inspect.isclass(origin) and issubclass(origin, Sequence))
     return None

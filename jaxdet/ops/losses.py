@@ -246,7 +246,9 @@ def masked_sum(values: Shaped[Array, "*S"], where: Bool[Array, "..."]) -> Float[
 
 
 @check_shapes
-def global_count(count: Shaped[Array, ""], axis_name: str | None = None) -> Float[Array, ""]:
+def global_count(
+    count: Shaped[Array, ""] | float, axis_name: str | None = None
+) -> Float[Array, ""]:
     """What a device divides its sum by so that the mean over devices is the global mean.
 
     The count over all devices, at least 1, divided by their number;
@@ -255,7 +257,7 @@ def global_count(count: Shaped[Array, ""], axis_name: str | None = None) -> Floa
     >>> global_count(jnp.array(12)), global_count(jnp.array(0))
     (Array(12., dtype=float32), Array(1., dtype=float32))
     """
-    count = count.astype(jnp.float32)
+    count = jnp.asarray(count, jnp.float32)
     if axis_name is None:
         return jnp.maximum(count, 1)
     return jnp.maximum(jax.lax.psum(count, axis_name), 1) / jax.lax.axis_size(axis_name)

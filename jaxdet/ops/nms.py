@@ -128,7 +128,7 @@ def nms_per_class(
     Equal scores come in the order of rows, then classes.
 
     Args:
-        boxes: one box a class, or one for all classes.
+        boxes: one box a class, or, as (P, 1, 4), one for all classes.
         scores: of each class, in [0, 1].
         valid: real rows.
         score_threshold: pairs must score more than this; in [0, 1], static.

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real, Shaped
 
 from jaxdet.ops import box_coder, nms
+from jaxdet.ops import boxes as box_ops
 from jaxdet.ops.checks import check_at_least, check_shapes
 from jaxdet.types import Proposals
 
@@ -24,7 +25,7 @@ def generate_proposals(
     pre_nms: int,
     iou_threshold: float,
     num_proposals: int,
-    min_size: float | Array = 0.0,
+    min_size: Real[Array, ""] | float = 0.0,
     filter_first: bool = False,
     means: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0),
     stds: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),
@@ -69,8 +70,6 @@ def generate_proposals(
            [ 4.,  4., 12., 12.]], dtype=float32)
     """
     check_at_least(1, pre_nms=pre_nms, num_proposals=num_proposals)
-    if isinstance(min_size, (int, float)):
-        check_at_least(0, min_size=min_size)
     # Deltas of invalid anchors may be NaN: zeros keep that out of the others' gradient.
     deltas = jnp.where(anchors_valid[:, None], deltas, 0)
     anchors = jnp.asarray(anchors)
@@ -87,11 +86,11 @@ def generate_proposals(
 
     usable = anchors_valid
     if filter_first:
-        usable &= _large_enough(decode(...), min_size)
+        usable &= box_ops.has_min_size(decode(...), min_size)
     ranked = jnp.where(usable, scores.astype(jnp.float32), -jnp.inf)
     best, index = best_of_levels(ranked, level_sizes, pre_nms)
     boxes = decode(index)
-    valid = (best > -jnp.inf) & _large_enough(boxes, min_size)
+    valid = (best > -jnp.inf) & box_ops.has_min_size(boxes, min_size)
     suppress = jax.vmap(lambda b, v: nms.nms_sorted(b, v, iou_threshold=iou_threshold))
     keep = suppress(boxes, valid)
 
@@ -102,11 +101,6 @@ def generate_proposals(
     valid = best > -jnp.inf
     boxes = jnp.pad(boxes.reshape(-1, 4), [(0, padding), (0, 0)])[chosen]
     return Proposals(jnp.where(valid[:, None], boxes, 0), jnp.where(valid, best, 0), valid)
-
-
-def _large_enough(boxes, min_size):
-    # Not `boxes.has_min_size`: the smallest side may be traced, scaled with the image.
-    return jnp.all(boxes[..., 2:] - boxes[..., :2] >= min_size, axis=-1)
 
 
 @check_shapes

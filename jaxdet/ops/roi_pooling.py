@@ -53,7 +53,7 @@ def map_levels(
 ) -> Int[Array, " P"]:
     """The pyramid level that each region is read from, 0..num_levels-1.
 
-    Regions of side up to 2 `finest_scale` (square root of the area) go to
+    Regions of a side below 2 `finest_scale` (square root of the area) go to
     level 0; each doubling is one level more. Empty regions go to level 0.
 
     Raises:

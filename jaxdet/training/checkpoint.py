@@ -58,6 +58,14 @@ class Checkpoints:
         """The last step saved, None where there is none."""
         return self._manager.latest_step()
 
+    @property
+    def best(self) -> int | None:
+        """The step with the best result, None where no evaluation gave one, or it was deleted."""
+        self._manager.wait_until_finished()
+        step = self._manager.best_step()
+        results = None if step is None else self._manager.metrics(step)
+        return step if results and math.isfinite(self._score(results)) else None
+
     def save(self, state: TrainState, results: Mapping[str, Any] | None = None) -> None:
         """Starts to save a state; the writing goes on in the background.
 
@@ -155,6 +163,8 @@ class Checkpoints:
         except Exception as error:  # Orbax raises whatever its parsers and file system meet.
             raise self._damaged(step, error) from error
         for item, tree in wanted.items():
+            if item not in found.keys():
+                raise self._damaged(step, f"{item} is missing")
             self._check(step, found[item], tree)
         args = ocp.args.Composite(**{item: ocp.args.StandardRestore() for item in wanted})
         try:

@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from types import FrameType
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import numpy as np
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.optimizer import GRADIENT_NORM
 from jaxdet.training.state import TrainState
+from jaxdet.training.steps import put_state
 from jaxdet.training.writer import Writer
 from jaxdet.types import Metrics, UserError
 
@@ -46,23 +47,33 @@ def train(
     eval_every: int,
     checkpoint_every: int,
     log_every: int,
+    pictures_every: int = 0,
+    reload_best_at: Collection[int] = (),
 ) -> Outcome:
     """Trains from the state's step to `num_steps`; always ends with an evaluation.
 
-    Means and rates in the log are those of all steps since the line before. A
-    line is also written before each save, so that no window spans a place
-    where a run may resume.
+    Means, counts and rates in the log are those of all steps since the line
+    before. A line is also written before each save, so that no window spans a
+    place where a run may resume, and before pictures.
 
-    On SIGTERM or SIGINT the step is finished and saved, without evaluation. Where
-    evaluating or drawing fails, the state is saved before the exception goes on.
+    On SIGTERM or SIGINT the step is finished, evaluated if that is due, and
+    saved. Where evaluating or drawing fails, the state is saved before the
+    exception goes on.
+
+    At the steps of `reload_best_at` the run goes on from the best parameters
+    and statistics so far, those of this step's evaluation among them; step and
+    optimizer stay. That happens behind the save at this step, so a run that
+    resumes there does the same again.
 
     Args:
         state: where to start, from `put_state`; its buffers are donated.
         step: `(state, batch) -> (state, metrics)`.
         batches: from the state's step on; closed at the end.
         evaluate: `variables -> results`, by name.
-        draw: `variables -> pictures`, a list of (name, RGB pixels); called
-            after each evaluation.
+        draw: `(variables, matrices) -> pictures`, a list of (name, RGB pixels);
+            called after each evaluation and where pictures are due. The
+            matrices are the counts of two axes, by name: sums over the steps
+            since the pictures before, or since the run was resumed.
         writer: takes the logs.
         checkpoints: takes the states.
         num_steps: length of the run.
@@ -70,6 +81,9 @@ def train(
         checkpoint_every: steps between two saves, 0 for none but those after
             evaluations.
         log_every: steps between two lines of the log.
+        pictures_every: steps between pictures, besides those after
+            evaluations; 0 for none.
+        reload_best_at: steps after which the best parameters come back.
 
     Raises:
         UserError: if a loss is not finite; found when it is logged.
@@ -78,6 +92,8 @@ def train(
     window = _Window()
     with closing(batches), _Stop(checkpoints) as stop:
         while done < num_steps:
+            if done in reload_best_at:
+                state = _reload_best(done, state, checkpoints, writer)
             batch = next(batches)
             state, metrics = step(state, batch)
             done += 1
@@ -86,19 +102,24 @@ def train(
 
             last = done == num_steps
             stopped = 0 if last else stop.at(done)
-            evaluating = (last or _due(done, eval_every)) and not stopped
+            evaluating = last or _due(done, eval_every)
+            drawing = evaluating or (_due(done, pictures_every) and not stopped)
             saving = evaluating or stopped or _due(done, checkpoint_every)
 
-            if saving or _due(done, log_every):
+            if saving or drawing or _due(done, log_every):
                 _log(done, window.read(), writer)
-            if evaluating:
-                try:
-                    results = _evaluate(done, state.variables, evaluate, draw, writer)
-                except Exception:
-                    checkpoints.save(state)  # The training is not lost with the evaluation.
-                    raise
+            found = None
+            try:
+                if evaluating:
+                    found = results = _evaluate(done, state.variables, evaluate, writer)
+                if drawing:
+                    writer.pictures(done, draw(state.variables, window.take_matrices()))
+            except Exception:
+                checkpoints.save(state, found)  # The training is not lost with them.
+                raise
             if saving:
-                checkpoints.save(state, results if evaluating else None)
+                checkpoints.save(state, found)
+            if saving or drawing:
                 window.restart_clock()
             if stopped:
                 return Outcome(state, results, stopped)
@@ -123,13 +144,27 @@ def _log(done: int, values: dict[str, Any], writer: Writer) -> None:
     writer.show(shown)
 
 
-def _evaluate(
-    done: int, variables: Any, evaluate: Callable, draw: Callable, writer: Writer
-) -> dict[str, Any]:
+def _reload_best(
+    done: int, state: TrainState, checkpoints: Checkpoints, writer: Writer
+) -> TrainState:
+    """The state with the best parameters and statistics; as it is, with a line, where it can't."""
+    best = checkpoints.best
+    if best is None:
+        writer.say(f"step {done}: there is no best checkpoint to reload; the parameters stay")
+        return state
+    try:
+        variables = checkpoints.restore_variables(best, like=state.variables)
+    except UserError as error:
+        writer.say(f"step {done}: the parameters stay: {error}")
+        return state
+    writer.say(f"step {done}: reloaded the parameters of step {best}, the best so far")
+    return state.replace(**put_state(variables))
+
+
+def _evaluate(done: int, variables: Any, evaluate: Callable, writer: Writer) -> dict[str, Any]:
     start = time.perf_counter()
     results = evaluate(variables)
     writer.results(done, results)
-    writer.pictures(done, draw(variables))
     writer.say(f"step {done}: evaluated in {time.perf_counter() - start:.0f} s")
     return results
 
@@ -139,6 +174,7 @@ class _Window:
 
     def __init__(self):
         self._metrics: list[Metrics] = []
+        self._matrices: dict[str, np.ndarray] = {}
         self._images = 0
         self._first_step_seconds: float | None = None
         self._compiled = False
@@ -161,7 +197,11 @@ class _Window:
         host = jax.device_get(self._metrics)
         means, counts = [metrics.means for metrics in host], [metrics.counts for metrics in host]
         values = {k: np.mean([m[k] for m in means], axis=0, dtype=np.float64) for k in means[0]}
-        values |= {k: np.sum([c[k] for c in counts], axis=0) for k in counts[0]}
+        sums = {k: np.sum([c[k] for c in counts], axis=0) for k in counts[0]}
+        for name, matrix in sums.items():
+            if matrix.ndim == 2:
+                self._matrices[name] = self._matrices.get(name, 0) + matrix
+        values |= sums
         if self._first_step_seconds is not None:
             values["first_step_seconds"] = self._first_step_seconds
         if self._images:
@@ -169,6 +209,11 @@ class _Window:
         self._metrics, self._images, self._first_step_seconds = [], 0, None
         self.restart_clock()
         return values
+
+    def take_matrices(self) -> dict[str, np.ndarray]:
+        """Sums of the counts of two axes over all lines since they were last taken."""
+        taken, self._matrices = self._matrices, {}
+        return taken
 
     def restart_clock(self) -> None:
         """Leaves the time since the last step out of the rate."""

@@ -2,16 +2,19 @@
 
 import difflib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from jaxdet.types import UserError
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "cosine", "multistep")
+
+# The last parts of the parameters' paths that have rules of their own.
+BIAS, NORM_SCALE = "bias", "scale"
 
 # Name of the snapshot in the optimizer's state that holds the gradient's norm.
 GRADIENT_NORM = "gradient_norm"
@@ -33,7 +36,9 @@ def build_optimizer(
     momentum: float = 0.9,
     nesterov: bool = False,
     weight_decay: float = 1e-4,
-    decay_norm_and_bias: bool = True,
+    decay_biases: bool = True,
+    decay_norms: bool = True,
+    bias_rate: float = 1.0,
     clip_norm: float = 0.0,
     frozen: tuple[str, ...] = (),
 ) -> tuple[optax.GradientTransformation, Callable]:
@@ -42,6 +47,10 @@ def build_optimizer(
     SGD is torch's: the decay is added to the (clipped) gradient before the
     momentum, and the momentum knows no learning rate. AdamW decays apart from
     the moments.
+
+    A bias is a parameter of that name, of a layer or of a norm, as in torch; a
+    norm's scale is none. The defaults treat all parameters alike, as
+    mmdetection does.
 
     The norm of the gradient, before clipping and without the frozen parts, is
     kept in the optimizer's state under `GRADIENT_NORM`. It is measured here
@@ -64,8 +73,9 @@ def build_optimizer(
         momentum: of SGD.
         nesterov: whether SGD looks ahead.
         weight_decay: decay rate; 0 for none.
-        decay_norm_and_bias: whether parameters of one axis decay too
-            (mmdetection decays everything).
+        decay_biases: whether biases decay too.
+        decay_norms: whether the scales of norms decay too.
+        bias_rate: learning rate of the biases, relative to that of the rest.
         clip_norm: upper bound of the gradient's norm; 0 for none.
         frozen: paths such as "backbone/layer1"; the parameters at and below
             them never move: no update, no decay, no momentum.
@@ -92,18 +102,23 @@ def build_optimizer(
         warmup_steps=warmup_steps,
         warmup_ratio=warmup_ratio,
     )
+    decays = {BIAS: decay_biases, NORM_SCALE: decay_norms}
     decay = optax.add_decayed_weights(
-        weight_decay, mask=None if decay_norm_and_bias else _has_several_axes
+        weight_decay,
+        mask=None if all(decays.values()) else _where(lambda name: decays.get(name, True)),
     )
     if name == "sgd":
         rule = (decay, optax.trace(momentum, nesterov))
     else:
         rule = (optax.scale_by_adam(), decay)
+    rates = (optax.scale_by_learning_rate(rate),)
+    if bias_rate != 1:
+        rates += (optax.masked(optax.scale(bias_rate), _where(lambda name: name == BIAS)),)
     trained = optax.chain(
         optax.snapshot(GRADIENT_NORM, optax.tree.norm),
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         *rule,
-        optax.scale_by_learning_rate(rate),
+        *rates,
     )
     if not frozen:
         return trained, rate
@@ -163,9 +178,9 @@ def _label(params: Any, frozen: tuple[str, ...]) -> Any:
     return labels
 
 
-def _has_several_axes(params: Any) -> Any:
-    """Weights of convolutions and dense layers have several axes; norms and biases one."""
-    return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+def _where(test: Callable[[str], bool]) -> Callable:
+    """A mask of the parameters by the last part of their path."""
+    return partial(jax.tree_util.tree_map_with_path, lambda path, _: test(path[-1].key))
 
 
 def _check_known(setting: str, value: str, known: tuple[str, ...]) -> None:

@@ -60,7 +60,7 @@ def test_region_targets_equal_the_reference(golden):
         roi_positive_fraction=float(data["sampler_pos_fraction"]),
     )
     proposals, objects = region_inputs(data)
-    targets = jax.vmap(lambda *a: fast_rcnn.region_targets(s, *a))(
+    targets = jax.jit(jax.vmap(lambda *a: fast_rcnn.region_targets(s, *a)))(
         jax.random.split(jax.random.key(0), count_images(data)), proposals, objects
     )
     first = 0
@@ -144,8 +144,7 @@ def test_detections_equal_the_reference(golden, kind, suffix):
         rows = data["rois"][:, 0] == i
         boxes = jnp.asarray(data["rois"][rows, 1:])
         proposals = Proposals(boxes, jnp.zeros(len(boxes)), jnp.ones(len(boxes), bool))
-        found = fast_rcnn.detections(
-            s,
+        found = jax.jit(lambda *a: fast_rcnn.detections(s, *a))(
             jnp.asarray(data["cls_score"][rows]),
             jnp.asarray(data[f"{kind}/bbox_pred"][rows].reshape(len(boxes), -1, 4)),
             proposals,
@@ -222,7 +221,9 @@ def draw_targets(**settings):
         jnp.array([False, False]),
     )
     proposals = proposals_of([[0, 0, 10, 10], [0, 0, 10, 2], [50, 50, 60, 60]])
-    return fast_rcnn.region_targets(s, jax.random.key(0), proposals, objects)
+    return jax.jit(lambda *a: fast_rcnn.region_targets(s, jax.random.key(0), *a))(
+        proposals, objects
+    )
 
 
 def test_ground_truth_is_a_region_of_its_own_unless_that_is_off():

@@ -56,9 +56,11 @@ def outputs(data, name, size):
 
 
 def targets_of(data, s, anchors):
-    return jax.vmap(
-        lambda valid, size, objects: retinanet.anchor_targets(
-            s, anchors.boxes, valid, size, objects
+    return jax.jit(
+        jax.vmap(
+            lambda valid, size, objects: retinanet.anchor_targets(
+                s, anchors.boxes, valid, size, objects
+            )
         )
     )(anchors.valid, jnp.asarray(data["img_hw"]), reference_objects(data))
 
@@ -82,11 +84,9 @@ def test_targets_equal_the_reference(data):
 def test_losses_equal_the_reference(data, variant):
     s = settings_of(data, **LOSSES[variant])
     anchors = reference_anchors(data, s)
-    found = retinanet.anchor_losses(
-        s,
+    found = jax.jit(lambda *args: retinanet.anchor_losses(s, *args[:2], anchors, args[2]))(
         outputs(data, "cls", s.num_classes),
         outputs(data, "reg", 4),
-        anchors,
         targets_of(data, s, anchors),
     )
     for ours, theirs in (("class_loss", "loss_cls"), ("box_loss", "loss_bbox")):
@@ -101,14 +101,15 @@ def test_detections_equal_the_reference(data):
         # The reference was asked for as many as it found.
         s = settings_of(data, max_detections=len(expected), max_candidates=logits[0].size)
         anchors = reference_anchors(data, s)
-        found = retinanet.detections(
-            s,
-            anchors.boxes,
+        found = jax.jit(
+            lambda *args, s=s, anchors=anchors: retinanet.detections(
+                s, anchors.boxes, *args, level_sizes=anchors.level_sizes
+            )
+        )(
             logits[i],
             deltas[i],
             jnp.ones(len(anchors.boxes), bool),  # At test time all anchors take part.
             jnp.asarray(data["img_hw"][i]),
-            level_sizes=anchors.level_sizes,
         )
         assert found.valid.all()
         np.testing.assert_array_equal(found.labels, labels)

@@ -73,9 +73,11 @@ def test_targets_and_losses_equal_the_reference(golden, variant):
     anchors, images = reference_anchors(data), len(data["img_hw"])
     # Nothing is subsampled there.
     s = rpn.Settings(num_classes=1, rpn_num_samples=len(anchors.boxes), **VARIANTS[variant])
-    targets = jax.vmap(
-        lambda key, valid, size, objects: rpn.anchor_targets(
-            s, key, anchors.boxes, valid, size, objects
+    targets = jax.jit(
+        jax.vmap(
+            lambda key, valid, size, objects: rpn.anchor_targets(
+                s, key, anchors.boxes, valid, size, objects
+            )
         )
     )(
         jax.random.split(jax.random.key(0), images),
@@ -101,7 +103,7 @@ def test_targets_and_losses_equal_the_reference(golden, variant):
         return sum(terms.values()), terms
 
     logits, deltas = rpn_outputs(data, "cls", ()), rpn_outputs(data, "reg", (4,))
-    gradients, terms = jax.grad(total, argnums=(0, 1), has_aux=True)(logits, deltas)
+    gradients, terms = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(logits, deltas)
     np.testing.assert_allclose(terms["rpn_class_loss"], reference["loss_rpn_cls"].sum(), rtol=1e-5)
     np.testing.assert_allclose(terms["rpn_box_loss"], reference["loss_rpn_bbox"].sum(), rtol=1e-5)
     for gradient, name in zip(gradients, ("cls", "reg"), strict=True):

@@ -67,19 +67,22 @@ def objects_of(boxes, labels=None, slots=9):
     )
 
 
+def draw_anchors(s, data):
+    """The targets of the reference's image."""
+    anchors = grid(data)
+    return jax.jit(lambda *args: rpn.anchor_targets(s, jax.random.key(0), *args))(
+        anchors.boxes,
+        anchors.valid[0],
+        jnp.asarray(data["anchor/img_size"]),
+        objects_of(data["anchor/gts"]),
+    )
+
+
 def test_anchor_targets_equal_the_reference(data):
     anchors, wanted = grid(data), data["anchor/label_full"]
     # All that can train do.
     s = rpn.Settings(num_classes=1, rpn_num_samples=len(wanted), rpn_positive_fraction=1.0, **RPN)
-    size = jnp.asarray(data["anchor/img_size"])
-    targets = rpn.anchor_targets(
-        s,
-        jax.random.key(0),
-        anchors.boxes,
-        anchors.valid[0],
-        size,
-        objects_of(data["anchor/gts"]),
-    )
+    targets = draw_anchors(s, data)
     index, valid, positive = map(np.asarray, (targets.index, targets.valid, targets.positive))
     assert valid.sum() == data["anchor/n_label_ge0"]
     np.testing.assert_array_equal(np.sort(index[positive]), np.flatnonzero(wanted == 1))
@@ -90,7 +93,6 @@ def test_anchor_targets_equal_the_reference(data):
 
 
 def test_counts_of_sampled_anchors_equal_the_reference(data):
-    anchors = grid(data)
     columns = data["anchor/counts_columns"].tolist()
     for row in data["anchor/counts"]:
         wanted = dict(zip(columns, row.tolist(), strict=True))
@@ -100,14 +102,7 @@ def test_counts_of_sampled_anchors_equal_the_reference(data):
             rpn_positive_fraction=wanted["pos_ratio"],
             **RPN,
         )
-        targets = rpn.anchor_targets(
-            s,
-            jax.random.key(0),
-            anchors.boxes,
-            anchors.valid[0],
-            jnp.asarray(data["anchor/img_size"]),
-            objects_of(data["anchor/gts"]),
-        )
+        targets = draw_anchors(s, data)
         positives = int(targets.positive.sum())
         assert (positives, int(targets.valid.sum()) - positives) == (
             wanted["n_pos"],
@@ -139,16 +134,28 @@ def test_proposals_equal_the_reference(data, train):
         jnp.asarray(data["proposal_creator/scale"], jnp.float32)[None],
     )
     deltas = swap(data["proposal_creator/loc"])
-    found = rpn.propose(s, logits[None], deltas[None], grid(data), images, train=train)
+    anchors = grid(data)
+    found = jax.jit(lambda *args: rpn.propose(s, *args, anchors, images, train=train))(
+        logits[None], deltas[None]
+    )
     wanted = swap(data[f"proposal_creator/roi_train{int(train)}"])
     assert int(found.valid.sum()) == len(wanted)
     np.testing.assert_allclose(found.boxes[0][found.valid[0]], wanted, rtol=1e-5, atol=1e-3)
 
 
+def draw_regions(s, data):
+    """The targets of the reference's image."""
+    rois = swap(data["prop/rois"])
+    proposals = Proposals(rois, jnp.zeros(len(rois)), jnp.ones(len(rois), bool))
+    return jax.jit(lambda *args: fast_rcnn.region_targets(s, jax.random.key(0), *args))(
+        proposals, objects_of(data["prop/gts"], data["prop/gt_labels"])
+    )
+
+
 def test_region_targets_equal_the_reference(data):
     stds = tuple(data["prop/loc_std"].tolist())
     means = tuple(data["prop/loc_mean"].tolist())
-    rois, labels = swap(data["prop/rois"]), data["prop/gt_labels"]
+    labels = data["prop/gt_labels"]
     count = len(data["prop/sample_roi_sorted"])
     # The reference's candidates: as many samples as there are, all of either kind.
     s = fast_rcnn.Settings(
@@ -158,10 +165,7 @@ def test_region_targets_equal_the_reference(data):
         box_means=means,
         box_stds=stds,
     )
-    proposals = Proposals(rois, jnp.zeros(len(rois)), jnp.ones(len(rois), bool))
-    targets = fast_rcnn.region_targets(
-        s, jax.random.key(0), proposals, objects_of(data["prop/gts"], labels)
-    )
+    targets = draw_regions(s, data)
     valid, positive = np.asarray(targets.valid), np.asarray(targets.positive)
     assert valid.sum() == count
     found = np.asarray(swap(targets.rois))[valid]
@@ -185,8 +189,7 @@ def sort_rows(boxes):
 
 def test_counts_of_sampled_regions_equal_the_reference(data):
     columns = data["prop/counts_columns"].tolist()
-    rois, labels = swap(data["prop/rois"]), data["prop/gt_labels"]
-    proposals = Proposals(rois, jnp.zeros(len(rois)), jnp.ones(len(rois), bool))
+    labels = data["prop/gt_labels"]
     for row in data["prop/counts"]:
         wanted = dict(zip(columns, row.tolist(), strict=True))
         samples = int(wanted["n_sample"])
@@ -197,9 +200,7 @@ def test_counts_of_sampled_regions_equal_the_reference(data):
             roi_num_samples=samples,
             roi_positive_fraction=min((quota + 0.5) / samples, 1.0),
         )
-        targets = fast_rcnn.region_targets(
-            s, jax.random.key(0), proposals, objects_of(data["prop/gts"], labels)
-        )
+        targets = draw_regions(s, data)
         positives = int(targets.positive.sum())
         found = positives, int(targets.valid.sum()) - positives
         assert found == (wanted["n_pos"], wanted["n_neg"])

@@ -7,8 +7,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxdet.interop import from_torch
 from jaxdet.models import ResNet
-from jaxdet.models.resnet import frozen_parameters
-from jaxdet.models.resnet import Stage
+from jaxdet.models.resnet import Stage, frozen_parameters
 
 TOLERANCE = dict(rtol=1e-4, atol=1e-5)
 LEVELS = ("C2", "C3", "C4", "C5")

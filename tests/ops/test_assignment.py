@@ -383,3 +383,16 @@ def test_wrong_shapes_raise_while_tracing():
     assignment = jax.eval_shape(assign, candidates, usable, boxes, valid, crowd)
     with pytest.raises(ValueError, match=r"39 candidates, but labels of the shape \(40,\)"):
         jax.eval_shape(append_ground_truth, candidates[1:], assignment, boxes, valid)
+
+
+def test_no_slots_and_no_crowd_are_as_empty_ones():
+    candidates, usable = jnp.array([[0.0, 0, 4, 4], [8, 8, 12, 12]]), jnp.array([True, False])
+    found = assign_by_iou(candidates, usable, jnp.zeros((0, 4)), jnp.zeros(0, bool), **RPN)
+    np.testing.assert_array_equal(found.labels, [NEGATIVE, IGNORE])
+    np.testing.assert_array_equal(found.overlaps, [0, -1])
+    slots = jnp.zeros((3, 4)), jnp.zeros(3, bool)
+    padded = assign_by_iou(candidates, usable, *slots, slots[1], **RPN)
+    jax.tree.map(np.testing.assert_array_equal, found, padded)
+    jax.tree.map(
+        np.testing.assert_array_equal, padded, assign_by_iou(candidates, usable, *slots, **RPN)
+    )

@@ -15,7 +15,7 @@ from jaxdet.ops.roi_pooling import (
     roi_align,
 )
 
-MAP, COUNT = (9, 12), 6
+MAP, COUNT = (12, 9), 6  # Tall; the maps of the golden file are wide.
 
 # Compiled as one: op by op, each shape would compile dozens of small programs.
 fast_align = jax.jit(
@@ -185,7 +185,7 @@ def jitted():
 def test_roi_align_equals_plain_loops(jitted, seed, ratio, aligned):
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(*MAP, 2)).astype(np.float32)
-    # Regions reach outside the 18 x 24 image on every side; some are empty or inverted.
+    # Regions reach outside the 24 x 18 image on every side; some are empty or inverted.
     corners = rng.uniform(-8, 30, (COUNT, 2, 2))
     rois = np.concatenate([corners.min(1), corners.max(1)], axis=1).astype(np.float32)
     rois[0, 2:] = rois[0, :2]

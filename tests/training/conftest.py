@@ -36,7 +36,10 @@ def toy_detector(*, norm=False):
         noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (4,)))(batch.index)
         target = batch.boxes.mean(1) + 0.1 * noise
         box_loss = jnp.mean((guess - target) ** 2)
-        metrics = Metrics(means={"box_loss": box_loss}, counts={"objects": jnp.sum(batch.valid)})
+        occupied = jnp.sum(batch.valid, axis=1)  # How many images have their slots filled how.
+        confusion = jnp.zeros((2, 3), jnp.int32).at[0, occupied].add(1)
+        counts = {"objects": jnp.sum(batch.valid), "confusion": confusion}
+        metrics = Metrics(means={"box_loss": box_loss}, counts=counts)
         return box_loss, (metrics, updated.get("batch_stats", {}))
 
     def predict(variables, images):

@@ -59,6 +59,17 @@ def test_the_latest_and_the_best_are_kept(saved, which, step):
     reopened.close()
 
 
+def test_the_best_is_one_that_was_evaluated(saved, checkpoints):
+    assert saved.best == 2
+    assert checkpoints.best is None
+    checkpoints.save(make_state(1))
+    checkpoints.save(make_state(2), {"AP": float("nan")})
+    assert checkpoints.best is None
+    for step, ap in [(3, 0.1), (4, 0.3), (5, 0.3), (6, 0.2)]:
+        checkpoints.save(make_state(step), {"AP": ap})
+    assert checkpoints.best == 5, "of equals the later one"
+
+
 def test_others_are_deleted_and_the_message_lists_what_is_left(saved):
     with pytest.raises(UserError, match=r"no checkpoint 3 in .*; found latest, best and 2, 4"):
         saved.find(3)

@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -29,7 +31,7 @@ def run(toy):
 
     def run(workdir, *, on_batch=lambda n, batch: batch, evaluate=None, draw=None, **settings):
         settings = dict(num_steps=12, eval_every=6, checkpoint_every=4, log_every=3) | settings
-        log = SimpleNamespace(evaluated=[], drawn=0, closed=0)
+        log = SimpleNamespace(evaluated=[], drawn=[], closed=0)
         state = states.create(variables, tx)
         checkpoints = Checkpoints(workdir / "checkpoints", metric="AP")
         if checkpoints.latest is not None:
@@ -48,8 +50,8 @@ def run(toy):
             log.evaluated.append(float(variables["params"]["head"]["bias"][0]))
             return {"AP": log.evaluated[-1]}
 
-        def count(variables):
-            log.drawn += 1
+        def remember(variables, matrices):
+            log.drawn.append(matrices)
             return []
 
         try:
@@ -58,7 +60,7 @@ def run(toy):
                 step=step,
                 batches=batches(int(state.step)),
                 evaluate=evaluate or measure,
-                draw=draw or count,
+                draw=draw or remember,
                 writer=writer,
                 checkpoints=checkpoints,
                 **settings,
@@ -69,6 +71,7 @@ def run(toy):
         log.outcome, log.state = outcome, jax.device_get(outcome.state)
         return log
 
+    run.step, run.start = step, lambda: put_state(states.create(variables, tx))
     return run
 
 
@@ -104,7 +107,7 @@ def test_a_run_logs_evaluates_and_saves_when_it_should(unbroken):
     lines = read_lines(unbroken.workdir)
     assert [line["step"] for line in lines if "loss" in line] == [3, 4, 6, 8, 9, 12]
     assert [line["step"] for line in lines if "eval/AP" in line] == [6, 12]
-    assert len(unbroken.log.evaluated) == unbroken.log.drawn == 2
+    assert len(unbroken.log.evaluated) == len(unbroken.log.drawn) == 2
     assert unbroken.log.closed == 1
     assert unbroken.log.outcome.signal == 0
     assert unbroken.log.outcome.results == {"AP": unbroken.log.evaluated[-1]}
@@ -145,6 +148,142 @@ def test_a_signal_finishes_the_step_and_saves(run, unbroken, tmp_path, number):
     jax.tree.map(np.testing.assert_array_equal, resumed.state, unbroken.log.state)
 
 
+def test_a_signal_at_an_evaluation_changes_no_line(run, unbroken, tmp_path):
+    stopped = run(tmp_path, on_batch=send(signal.SIGTERM, at=5))
+    assert int(stopped.state.step) == 6 and len(stopped.evaluated) == 1
+    run(tmp_path)
+    assert read_lines(tmp_path) == read_lines(unbroken.workdir)
+
+
+def count_slots(toy, first, last):
+    """What the toy's confusion matrix says of some steps, counted slowly."""
+    matrix = np.zeros((2, 3), int)
+    for n in range(first, last):
+        for slots in toy.batch(n).valid[0]:
+            matrix[0, sum(slots)] += 1
+    return matrix
+
+
+def test_matrices_are_in_the_lines_and_their_sums_since_the_last_pictures_are_drawn(
+    run, toy, tmp_path
+):
+    log = run(tmp_path, pictures_every=5, checkpoint_every=0)
+    lines = [line for line in read_lines(tmp_path) if "loss" in line]
+    steps = [line["step"] for line in lines]
+    assert steps == [3, 5, 6, 9, 10, 12], "pictures have a line, too"
+    for line, first in zip(lines, [0, *steps], strict=False):
+        assert line["confusion"] == count_slots(toy, first, line["step"]).tolist()
+    assert len(log.drawn) == 4 and len(log.evaluated) == 2
+    for matrices, first, last in zip(log.drawn, [0, 5, 6, 10], [5, 6, 10, 12], strict=True):
+        assert list(matrices) == ["confusion"]
+        np.testing.assert_array_equal(matrices["confusion"], count_slots(toy, first, last))
+
+
+def test_pictures_between_evaluations_change_no_parameter(run, unbroken, tmp_path):
+    with pytest.raises(Killed):
+        run(tmp_path, pictures_every=5, on_batch=kill_at(7))
+    log = run(tmp_path, pictures_every=5)
+    jax.tree.map(np.testing.assert_array_equal, log.state, unbroken.log.state)
+    steps = [line["step"] for line in read_lines(tmp_path) if "loss" in line]
+    assert steps == [3, 4, 5, 6, 8, 9, 10, 12]
+
+
+def fall(variables):
+    """A result that falls while the toy learns: the first evaluation is the best."""
+    return {"AP": -float(variables["params"]["head"]["bias"].sum())}
+
+
+# Saved at 3, 4, 6, 8, 9 and 12: one drop with a checkpoint and one without.
+DROPS = dict(evaluate=fall, eval_every=3, reload_best_at=(8, 10))
+
+
+@pytest.fixture(scope="module")
+def dropped(run, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("dropped")
+    return SimpleNamespace(workdir=workdir, state=run(workdir, **DROPS).state)
+
+
+def test_a_drop_takes_the_best_parameters_and_statistics_and_nothing_else(run, toy, dropped):
+    state, best = run.start(), None
+    for n in range(12):
+        if n in (8, 10):
+            state = state.replace(**put_state(best))
+        state, _ = run.step(state, toy.batch(n, devices=8))
+        if n + 1 == 3:
+            best = jax.tree.map(np.array, state.variables)
+    jax.tree.map(np.testing.assert_array_equal, dropped.state, jax.device_get(state))
+    results = [line["eval/AP"] for line in read_lines(dropped.workdir) if "eval/AP" in line]
+    assert results[0] == max(results), "the first is the best"
+
+
+@pytest.mark.parametrize("killed_at", [7, 8, 9, 10, 11])
+def test_a_run_killed_around_a_drop_resumes_to_the_same_bits(run, dropped, tmp_path, killed_at):
+    with pytest.raises(Killed):
+        run(tmp_path, on_batch=kill_at(killed_at), **DROPS)
+    resumed = run(tmp_path, **DROPS)
+    jax.tree.map(np.testing.assert_array_equal, resumed.state, dropped.state)
+    assert read_lines(tmp_path) == read_lines(dropped.workdir)
+
+
+@pytest.mark.parametrize("stopped_at", [5, 7, 9])
+def test_a_run_stopped_around_a_drop_resumes_to_the_same_bits(run, dropped, tmp_path, stopped_at):
+    stopped = run(tmp_path, on_batch=send(signal.SIGTERM, at=stopped_at), **DROPS)
+    assert int(stopped.state.step) == stopped_at + 1
+    resumed = run(tmp_path, **DROPS)
+    jax.tree.map(np.testing.assert_array_equal, resumed.state, dropped.state)
+
+
+def test_a_drop_right_after_the_best_evaluation_changes_nothing(run, unbroken, tmp_path, capsys):
+    log = run(tmp_path, reload_best_at=(6,))  # Its result grows, so that step 6 is the best.
+    assert "step 6: reloaded the parameters of step 6, the best so far" in capsys.readouterr().err
+    jax.tree.map(np.testing.assert_array_equal, log.state, unbroken.log.state)
+
+
+def test_a_drop_compiles_nothing(run, dropped, tmp_path):
+    compiled = []
+
+    def listen(event, seconds, **details):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(details)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        run(tmp_path, **DROPS)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not compiled
+
+
+def test_without_an_evaluation_before_the_drop_the_parameters_stay(run, unbroken, tmp_path, capsys):
+    log = run(tmp_path, reload_best_at=(5,))
+    said = [line for line in capsys.readouterr().err.splitlines() if "step 5" in line]
+    assert [line.strip() for line in said] == [
+        "step 5: there is no best checkpoint to reload; the parameters stay"
+    ]
+    jax.tree.map(np.testing.assert_array_equal, log.state, unbroken.log.state)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "part, line",
+    [
+        ("", "there is no best checkpoint to reload; the parameters stay"),
+        ("variables", "the parameters stay: the checkpoint .*/3 is damaged: "),
+    ],
+)
+def test_a_best_checkpoint_that_is_gone_is_said_and_the_run_goes_on(
+    run, tmp_path, capsys, part, line
+):
+    def remove(n, batch):
+        if n == 7:
+            shutil.rmtree(tmp_path / "checkpoints" / "3" / part)
+        return batch
+
+    log = run(tmp_path, on_batch=remove, **DROPS | dict(reload_best_at=(8,)))
+    assert int(log.state.step) == 12
+    assert len(re.findall(f"step 8: {line}", capsys.readouterr().err)) == 1
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoints(run, tmp_path):
     def spoil(n, batch):
         return batch._replace(boxes=batch.boxes * np.float32("nan")) if n == 4 else batch
@@ -169,7 +308,7 @@ def test_a_run_without_eval_every_still_ends_with_an_evaluation(run, tmp_path):
 
 @pytest.mark.parametrize("failing", ["evaluate", "draw"])
 def test_a_failing_evaluation_loses_no_training(run, unbroken, tmp_path, failing):
-    def fail(variables):
+    def fail(*_):
         raise RuntimeError("no memory")
 
     with pytest.raises(RuntimeError, match="no memory"):

@@ -15,7 +15,7 @@ PLAIN = dict(learning_rate=0.1, base_batch_size=8, batch_size=8, num_steps=100, 
 def params():
     return {
         "conv": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
-        "norm": {"scale": jnp.ones(2)},
+        "norm": {"scale": jnp.ones(2), "bias": jnp.ones(2)},
     }
 
 
@@ -81,20 +81,76 @@ def test_adamw_decays_apart_from_the_moments():
     np.testing.assert_allclose(found["conv"]["kernel"], 1 - 0.1 - 0.1 * 0.5, rtol=1e-5)
 
 
-def test_norms_and_biases_decay_only_where_asked():
-    everything, _ = run([0.0], weight_decay=0.5)
-    weights, _ = run([0.0], weight_decay=0.5, decay_norm_and_bias=False)
-    np.testing.assert_allclose(everything["norm"]["scale"], 0.95, rtol=1e-6)
-    np.testing.assert_allclose(weights["conv"]["kernel"], 0.95, rtol=1e-6)
-    np.testing.assert_array_equal(weights["norm"]["scale"], 1.0)
-    np.testing.assert_array_equal(weights["conv"]["bias"], 1.0)
+@pytest.mark.parametrize("decay_biases", [True, False])
+@pytest.mark.parametrize("decay_norms", [True, False])
+def test_biases_and_scales_of_norms_decay_only_where_asked(decay_biases, decay_norms):
+    found, _ = run([0.0], weight_decay=0.5, decay_biases=decay_biases, decay_norms=decay_norms)
+    np.testing.assert_allclose(found["conv"]["kernel"], 0.95, rtol=1e-6)
+    bias, scale = 0.95 if decay_biases else 1.0, 0.95 if decay_norms else 1.0
+    np.testing.assert_allclose(found["conv"]["bias"], bias, rtol=1e-6)
+    np.testing.assert_allclose(found["norm"]["bias"], bias, rtol=1e-6)
+    np.testing.assert_allclose(found["norm"]["scale"], scale, rtol=1e-6)
+
+
+def torch_sgd(values, gradients, rates, *, momentum, nesterov, decay):
+    """torch.optim.SGD on one parameter group."""
+    velocity = np.zeros_like(values)
+    for gradient, rate in zip(gradients, rates, strict=True):
+        gradient = gradient + decay * values
+        velocity = momentum * velocity + gradient
+        values = values - rate * (gradient + momentum * velocity if nesterov else velocity)
+    return values
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("frozen", [(), ("norm",)])
+def test_groups_of_parameters_move_as_in_torch(nesterov, frozen):
+    """As simple-faster-rcnn groups them: biases at twice the rate and without decay."""
+    rng = np.random.default_rng(0)
+    first = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params())
+    gradients = [jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), first) for _ in range(5)]
+    tx, schedule = build_optimizer(
+        **PLAIN | dict(schedule="multistep", milestones=(3,), warmup_steps=2),
+        nesterov=nesterov,
+        weight_decay=0.3,
+        decay_biases=False,
+        bias_rate=2.0,
+        frozen=frozen,
+    )
+    now = jax.tree.map(jnp.float32, first)
+    state = tx.init(now)
+    for gradient in gradients:
+        updates, state = tx.update(jax.tree.map(jnp.float32, gradient), state, now)
+        now = optax.apply_updates(now, updates)
+    rates = np.array([schedule(step) for step in range(5)], np.float64)
+    assert rates[2] > rates[1] and rates[2] > 5 * rates[3], "the warmup and the drop count"
+
+    for module, name in [("conv", "kernel"), ("conv", "bias"), ("norm", "scale"), ("norm", "bias")]:
+        expected = first[module][name]
+        if module not in frozen:
+            expected = torch_sgd(
+                expected,
+                [gradient[module][name] for gradient in gradients],
+                rates * (2 if name == "bias" else 1),
+                momentum=0.9,
+                nesterov=nesterov,
+                decay=0 if name == "bias" else 0.3,
+            )
+        np.testing.assert_allclose(now[module][name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_rate_of_biases_holds_for_adamw_too():
+    # The first step of Adam is the rate, the decay adds rate * decay * p: both twice.
+    found, _ = run([3.0], name="adamw", weight_decay=0.5, bias_rate=2.0)
+    np.testing.assert_allclose(found["conv"]["bias"], 1 - 2 * (0.1 + 0.1 * 0.5), rtol=1e-5)
+    np.testing.assert_allclose(found["conv"]["kernel"], 1 - 0.1 - 0.1 * 0.5, rtol=1e-5)
 
 
 def test_clipping_bounds_the_norm_and_reports_it_unclipped():
-    # Eight gradients of 1: the norm is sqrt(8).
+    # Ten gradients of 1: the norm is sqrt(10).
     found, state = run([1.0], weight_decay=0.0, clip_norm=1.0)
-    np.testing.assert_allclose(found["conv"]["bias"], 1 - 0.1 / np.sqrt(8), rtol=1e-6)
-    np.testing.assert_allclose(optax.tree.get(state, GRADIENT_NORM), np.sqrt(8), rtol=1e-6)
+    np.testing.assert_allclose(found["conv"]["bias"], 1 - 0.1 / np.sqrt(10), rtol=1e-6)
+    np.testing.assert_allclose(optax.tree.get(state, GRADIENT_NORM), np.sqrt(10), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
@@ -102,8 +158,8 @@ def test_frozen_parameters_never_move(name):
     found, state = run([1.0, 2.0], name=name, weight_decay=0.5, frozen=("conv/kernel",))
     np.testing.assert_array_equal(found["conv"]["kernel"], 1.0)
     assert np.all(found["conv"]["bias"] < 1)
-    # Four gradients of 2: the frozen four count for nothing.
-    np.testing.assert_allclose(optax.tree.get(state, GRADIENT_NORM), 4.0, rtol=1e-6)
+    # Six gradients of 2: the frozen four count for nothing.
+    np.testing.assert_allclose(optax.tree.get(state, GRADIENT_NORM), np.sqrt(24), rtol=1e-6)
 
 
 def test_a_frozen_path_ends_at_a_slash():

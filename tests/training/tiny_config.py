@@ -17,6 +17,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.eval_batch_size = 8
     config.num_pictures = 2
     config.picture_score = 0.5
+    config.reload_best_at_milestones = True
 
     config.data = ConfigDict()
     config.data.source = "shapes"
@@ -52,6 +53,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 0.02
     config.optimizer.base_batch_size = 8
-    config.optimizer.schedule = "cosine"
+    config.optimizer.schedule = "multistep"
+    config.optimizer.milestones = (12,)
     config.optimizer.warmup_steps = 4
     return config
