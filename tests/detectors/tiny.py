@@ -32,7 +32,7 @@ SETTINGS = {
         max_candidates=60,
     ),
     "fast_rcnn": FEATURES | SECOND_STAGE,
-    "faster_rcnn": FEATURES | FIRST_STAGE | SECOND_STAGE,
+    "faster_rcnn": FEATURES | FIRST_STAGE | SECOND_STAGE | dict(confusion=True),
 }
 
 

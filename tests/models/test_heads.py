@@ -120,9 +120,34 @@ def test_group_norm_in_the_box_head_looks_at_one_region_only():
     np.testing.assert_allclose(alone, logits[2:3], rtol=1e-4, atol=1e-6)
 
 
+def test_dropout_follows_the_keys_of_the_images_and_spares_calls_without_keys():
+    head = BoxHead(num_classes=2, hidden=64, dropout=0.25)
+    features = jax.random.normal(jax.random.key(0), (3, 5, 2, 2, 4))
+    plain, variables = jax.jit(head.init_with_output)(jax.random.key(1), features)
+    apply, keys = jax.jit(head.apply), jax.random.split(jax.random.key(2), 3)
+    dropped, _ = apply(variables, features, keys)
+    assert not np.allclose(dropped, plain[0])
+    turned, _ = apply(variables, jnp.roll(features, 1, axis=0), jnp.roll(keys, 1))
+    np.testing.assert_allclose(turned, jnp.roll(dropped, 1, axis=0), rtol=1e-5, atol=1e-6)
+    still = BoxHead(num_classes=2, hidden=64).apply(variables, features)
+    np.testing.assert_allclose(still[0], plain[0], rtol=1e-6)
+
+
+def test_dropout_zeroes_its_share_and_keeps_the_mean():
+    head = BoxHead(num_classes=1, hidden=400, shared_fcs=1, dropout=0.25)
+    features = jnp.ones((1, 8, 1, 1, 2))
+    params = jax.jit(head.init)(jax.random.key(0), features)["params"]
+    params["fc0"] = {"kernel": jnp.zeros((1, 1, 2, 400)), "bias": jnp.ones(400)}
+    params["logits"]["kernel"] = jnp.ones((400, 2))  # Counts what is left, grown by 4 / 3.
+    logits, _ = head.apply({"params": params}, features, jax.random.split(jax.random.key(1), 1))
+    kept = np.asarray(logits[0, :, 0]) * 0.75 / 400
+    assert 0.7 < kept.mean() < 0.8 and kept.std() > 0.005
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [
+        (dict(dropout=1.0), r"dropout must lie in \[0, 1\), got 1.0"),
         (dict(norm="batch"), "norm must be one of none, group; found 'batch'"),
         (dict(class_convs=1), "shared_fcs must be 0 where branches have convolutions; found 2"),
     ],
