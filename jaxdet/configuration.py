@@ -70,6 +70,7 @@ def read_command_line(argv: Sequence[str], *, define: Any = None) -> CommandLine
         config,
         detector=_last_value(argv, "config.detector", config.get("detector")),
         evaluation=_last_value(argv, "config.evaluation.name", ""),
+        source=_last_value(argv, "config.data.source", ""),
     )
     original = config.copy_and_resolve_references()
     # ml_collections stumbles over unknown keys, so they are looked for first.

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxdet.data import pipeline, transforms
+from jaxdet.data import pipeline, sources, transforms
 from jaxdet.detectors import DETECTORS
 from jaxdet.evaluation import EVALUATIONS
 from jaxdet.training.optimizer import build_optimizer
@@ -81,7 +81,7 @@ LOWEST = {
 }
 
 
-def complete(config: ConfigDict, *, detector: str, evaluation: str = "") -> None:
+def complete(config: ConfigDict, *, detector: str, evaluation: str = "", source: str = "") -> None:
     """Checks all keys of a config and writes the defaults that it leaves out into it.
 
     Args:
@@ -90,10 +90,11 @@ def complete(config: ConfigDict, *, detector: str, evaluation: str = "") -> None
             section as it is.
         evaluation: where it is another one than the config's, it starts from
             its own defaults.
+        source: likewise, with "data.options".
 
     Raises:
         UserError: for the first key that is unknown, with the known ones, or
-            that is missing, and for an evaluation that is unknown.
+            that is missing, and for an evaluation or a source that is unknown.
     """
     _choose_evaluation(config, evaluation)
     _complete_section("config", config, KEYS)
@@ -102,6 +103,7 @@ def complete(config: ConfigDict, *, detector: str, evaluation: str = "") -> None
         if not isinstance(given, ConfigDict):
             raise UserError(f"config.{section} wants to be a ConfigDict, found {given!r}")
         _complete_section(f"config.{section}", given, wanted)
+    _choose_source(config.data, source)
 
 
 def check_numbers(config: ConfigDict) -> None:
@@ -161,6 +163,17 @@ def _choose_evaluation(config: ConfigDict, name: str) -> None:
         raise UserError(f"unknown evaluation.name {name!r}; {_hint(str(name), list(EVALUATIONS))}")
     with config.unlocked(), given.unlocked():
         config.evaluation = ConfigDict({"name": name, **(given if name == was else {})})
+
+
+def _choose_source(data: ConfigDict, name: str) -> None:
+    """Completes the options of the data source; those of another one are dropped."""
+    name = name or data.source
+    if not isinstance(data.options, ConfigDict):
+        raise UserError(f"config.data.options wants to be a ConfigDict, found {data.options!r}")
+    with data.unlocked():
+        if name != data.source:
+            data.source, data.options = name, ConfigDict()
+    _complete_section("config.data.options", data.options, sources.options(name))
 
 
 def _sections(detector: str, evaluation: str) -> dict[str, dict[str, Any]]:

@@ -485,7 +485,8 @@ def test_tensorflow_is_never_imported(trained, place):
         (["--config.detector=slow_rcnn"], "unknown detector 'slow_rcnn'; known: "),
         (["--config.optimizer.name=sdg"], "unknown optimizer.name 'sdg'"),
         (["--config.model.norm=frozen"], "config.model.norm is 'frozen', which needs pretrained"),
-        (["--config.data.source=voc"], "data source 'voc' has no option"),
+        (["--config.data.source=vok"], "unknown data source 'vok'; there are shapes, voc, coco"),
+        (["--config.data.options.num_trian=3"], "did you mean 'num_train'?"),
         (["--config.data.root="], "data.root is empty"),
         (["--config.batch_size=9"], "config.batch_size 9 does not divide among 8"),
         (["--config.eval_batch_size=9"], "config.eval_batch_size 9 does not divide among 8"),
@@ -635,6 +636,17 @@ def test_the_workdir_is_named_after_the_config_and_its_argument():
         command = configuration.read_command_line(["train.py", f"--config={CONFIG}{argument}"])
         assert command.workdir == Path(workdir)
     assert command.config.num_steps == 12
+
+
+def test_another_data_source_begins_with_its_own_options(configure):
+    drawn = configure("--config.data.options.max_objects=2").data
+    assert drawn.options.num_train == 16 and drawn.options.max_objects == 2
+    other = configure("--config.data.source=coco", "--config.data.options.images=here").data
+    assert other.options.to_dict() == {
+        "annotations": "annotations/instances_{split}.json",
+        "images": "here",
+    }
+    assert configure("--config.data.source=voc").data.options.to_dict() == {}
 
 
 def test_the_evaluation_has_defaults_and_another_name_begins_with_its_own(configure, tmp_path):

@@ -1,15 +1,36 @@
 """Data sources: each turns a folder into a random-access sequence of Examples."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from jaxdet.data.sources.coco import read_coco
-from jaxdet.data.sources.shapes import read_shapes
+from jaxdet.data.sources.shapes import ShapesSettings, read_shapes
 from jaxdet.data.sources.tfds import read_tfds
 from jaxdet.data.sources.voc import read_voc
 from jaxdet.types import Source, UserError
 
-SOURCES = {"shapes": read_shapes, "voc": read_voc, "coco": read_coco, "tfds": read_tfds}
+# Name -> the function that opens the source, and what has its options as keywords.
+SOURCES: dict[str, tuple[Callable[..., Source], Callable]] = {
+    "shapes": (read_shapes, ShapesSettings),
+    "voc": (read_voc, read_voc),
+    "coco": (read_coco, read_coco),
+    "tfds": (read_tfds, read_tfds),
+}
+# What every source takes, and no option of one.
+COMMON = ("root", "split", "classes")
+
+
+def options(name: str) -> dict[str, Any]:
+    """The settings that only this source takes, with their defaults.
+
+    Raises:
+        UserError: for an unknown name.
+    """
+    if name not in SOURCES:
+        raise UserError(f"unknown data source {name!r}; there are {', '.join(SOURCES)}")
+    parameters = inspect.signature(SOURCES[name][1]).parameters
+    return {key: p.default for key, p in parameters.items() if key not in COMMON}
 
 
 def build(
@@ -18,7 +39,7 @@ def build(
     root: str | None,
     split: str,
     classes: tuple[str, ...] = (),
-    **options: Any,
+    **own: Any,
 ) -> Source:
     """Opens a data source by name.
 
@@ -29,27 +50,18 @@ def build(
         classes: class names in the order of their labels; empty takes the
             data's own. Give an evaluation source the training source's
             `class_names`, so that the labels agree.
-        **options: the source's further settings.
+        **own: the source's own settings, see `options`.
 
     Raises:
         UserError: for an unknown name or option, or wrong or missing data.
     """
-    if name not in SOURCES:
-        raise UserError(f"unknown data source {name!r}; there are {', '.join(SOURCES)}")
-    _check_options(name, options)
+    known = options(name)
+    for key in own:
+        if key not in known:
+            listed = ", ".join(sorted(known)) or "none"
+            raise UserError(f"data source {name!r} has no option {key!r}; it has {listed}")
     if not root:
         raise UserError(f"data.root is empty: name the folder of the data source {name!r}")
     if len(set(classes)) != len(classes):
         raise UserError(f"data.classes names a class twice: {', '.join(classes)}")
-    return SOURCES[name](root=str(root), split=split, classes=tuple(classes), **options)
-
-
-def _check_options(name, options):
-    parameters = inspect.signature(SOURCES[name]).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return  # The source has its own settings, and checks them.
-    known = sorted(set(parameters) - {"root", "split", "classes"})
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        listed = ", ".join(known) or "none"
-        raise UserError(f"data source {name!r} has no option {unknown[0]!r}; it has {listed}")
+    return SOURCES[name][0](root=str(root), split=split, classes=tuple(classes), **own)
