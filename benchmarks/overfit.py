@@ -69,7 +69,19 @@ RUNS = {
         },
         "AP50",
     ),
-    "rpn_vgg16": ("rpn_vgg16", VGG, "AP50"),
+    "rpn_vgg16": (
+        "rpn_vgg16",
+        VGG
+        | {
+            # Proposals may overlap objects by half and one another by .7; detections may not.
+            "model.rpn_negative_iou": 0.5,
+            "model.rpn_nms_iou": 0.5,
+            # An anchor that never trains, at the border, says what it likes.
+            "model.allowed_border": -1.0,
+            "model.rpn_reassign_low_quality": True,
+        },
+        "AP50",
+    ),
 }
 
 

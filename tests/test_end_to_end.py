@@ -329,6 +329,17 @@ def test_an_image_that_cannot_be_read_is_left_out_and_said(configure, caplog):
     assert [np.bincount(pixels.ravel()).argmax() for _, pixels in pictures] == [30, 90, 210]
 
 
+@pytest.mark.parametrize(
+    "name, names", [("coco", ("circle", "square")), ("proposals", ("object",))]
+)
+def test_proposals_are_drawn_as_objects_of_one_class(configure, monkeypatch, name, names):
+    drawn, blank = [], np.zeros((2, 2, 3), np.uint8)
+    monkeypatch.setattr(visualize, "compare", lambda *given, **_: drawn.append(given) or blank)
+    config = configure(f"--config.evaluation.name={name}", "--config.num_pictures=1")
+    commands.draw(config, FourPictures(), FourPictures.predict, {})
+    assert [given[3] for given in drawn] == [names]
+
+
 def test_confusion_matrices_are_drawn_with_the_names_of_their_classes(configure, monkeypatch):
     drawn, blank = [], np.zeros((2, 2, 3), np.uint8)
     monkeypatch.setattr(visualize, "confusion_matrix", lambda *given: drawn.append(given) or blank)

@@ -95,19 +95,16 @@ def _draw_images(config, source, predict, variables):
         return []
     with closing(_eval_batches(config, source, config.num_pictures, keep_images=True)) as batches:
         found = runner.run(lambda images: predict(variables, images), batches)
-    return [
-        (
-            str(example.id),
-            visualize.compare(
-                example.image,
-                example,
-                detections,
-                source.class_names,
-                min_score=config.picture_score,
-            ),
+    names, pictures = source.class_names, []
+    for example, detections in zip(*found, strict=True):
+        if config.evaluation.name == "proposals":  # There every class is an object.
+            names = ANCHOR_CLASSES[:1]
+            example = example._replace(labels=np.zeros_like(example.labels))
+        picture = visualize.compare(
+            example.image, example, detections, names, min_score=config.picture_score
         )
-        for example, detections in zip(*found, strict=True)
-    ]
+        pictures.append((str(example.id), picture))
+    return pictures
 
 
 def _detect(config, source, predict, variables, max_images):
