@@ -27,10 +27,17 @@ def outputs(fpn, arrays, prefix):
     return fpn.apply({"params": variables["params"]["neck"]}, maps)
 
 
-@pytest.mark.parametrize("name", ["mmdet_resnet18_fpn", "mmdet_resnet50_fpn"])
-def test_maps_equal_the_golden_ones(golden, name):
-    arrays = golden(name)
-    found = outputs(FPN(channels=8), arrays, "param/")
+@pytest.mark.parametrize(
+    "name, weights",
+    [
+        ("mmdet_resnet18_fpn", ""),
+        ("mmdet_resnet50_fpn", ""),
+        ("mmdet_resnet50_caffe_fpn", "mmdet_resnet50_fpn"),
+    ],
+)
+def test_maps_equal_the_golden_ones(golden, name, weights):
+    arrays = golden(weights or name) | golden(name)
+    found = outputs(FPN(channels=int(arrays["fpn_out_channels"])), arrays, "param/")
     for level, x in zip(("P2", "P3", "P4", "P5", "P6"), found, strict=True):
         np.testing.assert_allclose(x, nhwc(arrays[f"out/{level}"]), **TOLERANCE)
 
@@ -38,7 +45,9 @@ def test_maps_equal_the_golden_ones(golden, name):
 @pytest.mark.parametrize("extra", ["on_input", "on_lateral", "on_output"])
 def test_extra_convolutions_equal_the_golden_ones(golden, extra):
     arrays = golden("mmdet_resnet18_fpn")
-    fpn = FPN(channels=8, start_level=1, extra=extra, relu_before_extra=extra == "on_output")
+    channels = int(arrays["fpn_out_channels"])
+    relu = extra == "on_output"
+    fpn = FPN(channels=channels, start_level=1, extra=extra, relu_before_extra=relu)
     found = outputs(fpn, arrays, f"extra_{extra}/param/")
     for level, x in zip(("P3", "P4", "P5", "P6", "P7"), found, strict=True):
         np.testing.assert_allclose(x, nhwc(arrays[f"extra_{extra}/{level}"]), **TOLERANCE)

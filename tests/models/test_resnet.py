@@ -36,7 +36,7 @@ def load(model, arrays):
 def resnet18(golden):
     """A narrow ResNet-18, its golden arrays and weights."""
     arrays = golden("mmdet_resnet18_fpn")
-    model = ResNet(depth=18, width=4, norm="batch")
+    model = ResNet(depth=18, width=int(arrays["base_channels"]), norm="batch")
     return model, arrays, load(model, arrays)
 
 
@@ -56,7 +56,7 @@ def apply(model, variables, x, *, train):
 def test_maps_equal_the_golden_ones(golden, depth, style, name):
     arrays = golden(name)
     weights = golden("mmdet_resnet50_fpn") if style == "caffe" else arrays
-    model = ResNet(depth=depth, width=4, style=style)
+    model = ResNet(depth=depth, width=int(arrays["base_channels"]), style=style)
     maps = apply(model, load(model, weights), nhwc(arrays["input"]), train=False)
     for level, found in zip(LEVELS, maps, strict=True):
         np.testing.assert_allclose(found, nhwc(arrays[f"out/{level}"]), **TOLERANCE)
@@ -83,7 +83,9 @@ def test_training_with_batch_norm_equals_the_golden_maps_and_statistics(resnet18
             wanted["batch_stats"]["backbone"],
         )
     )
-    pixels = {"stem_norm": 2 * 32 * 32} | {f"layer{i}": 2 * (32 // 2**i) ** 2 for i in range(1, 5)}
+    images, height, width, _ = x.shape
+    sizes = {"stem_norm": 2} | {f"layer{i}": 2 ** (i + 1) for i in range(1, 5)}
+    pixels = {name: images * (height // s) * (width // s) for name, s in sizes.items()}
     for path, value in wanted.items():
         if path.endswith("var"):
             # Torch averages the unbiased variance, with n - 1 in the denominator.
