@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
     config.data.resize = (800, 1333)
     config.data.max_boxes = 100
     config.data.proposals = "proposals/{split}.npz"
-    config.data.max_proposals = 2000
+    config.data.max_proposals = 1000
     config.data.horizontal_flip = 0.5
     config.data.num_threads = 16
 
@@ -59,7 +59,7 @@ def get_config() -> ConfigDict:
     config.model.depth = 50
     config.model.norm = "frozen"
     config.model.frozen_stages = 1
-    config.model.dtype = "bfloat16"
+    config.model.dtype = "bfloat16"  # The reference computes in float32.
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"

@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     config.eval_every = EPOCH
     config.checkpoint_every = 2000
     config.log_every = 50
-    config.eval_images = 0  # All of val2017; of train2017 the proposals are what is wanted.
+    config.eval_images = 0
     config.eval_batch_size = 16
     config.num_pictures = 16
     config.picture_score = 0.5
@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
     config.model.depth = 50
     config.model.norm = "frozen"
     config.model.frozen_stages = 1
-    config.model.dtype = "bfloat16"
+    config.model.dtype = "bfloat16"  # The reference computes in float32.
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"

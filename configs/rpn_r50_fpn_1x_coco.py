@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
     config.model.depth = 50
     config.model.norm = "frozen"
     config.model.frozen_stages = 1
-    config.model.dtype = "bfloat16"
+    config.model.dtype = "bfloat16"  # The reference computes in float32.
     config.model.rpn_pre_nms_test = 2000
 
     config.optimizer = ConfigDict()

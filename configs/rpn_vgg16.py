@@ -1,12 +1,12 @@
-"""A region proposal network on VGG-16 alone, 800 x 800 pixels, on data of VOC's layout.
+"""A region proposal network on VGG-16 alone, on data of VOC's layout.
 
     python train.py --config=configs/rpn_vgg16.py \
         --config.data.root=/path/to/VOCdevkit --config.init_from=/path/to/vgg16.pth
 
 `root` holds VOC2007/; `init_from` is torchvision's ImageNet VGG-16, whose
-features stay as they are. 22,500 anchors an image; every class is an object,
-scored by its objectness, so it also serves to find one kind of thing, such as
-faces or lines of text. From scratch:
+features stay as they are. Images keep their shape within 800 x 800 pixels, which
+have 22,500 anchors; every class is an object, scored by its objectness, so it also
+serves to find one kind of thing, such as faces or lines of text. From scratch:
 --config.model.norm=group --config.model.frozen_stages=0 --config.init_from=
 Not yet run here at this size.
 """
@@ -70,6 +70,7 @@ def get_config() -> ConfigDict:
     config.model.rpn_min_positive_iou = 0.0
     config.model.rpn_reassign_low_quality = False
     config.model.rpn_softmax = True
+    config.model.rpn_least_samples = 0
     config.model.rpn_box_loss = "smooth_l1"
     config.model.rpn_box_normalizer = "positives"
     config.model.rpn_box_weight = 10.0

@@ -38,6 +38,8 @@ FREE_KEYS = (
     "picture_score",
     "pictures_every",
 )
+# But for these, where the best checkpoint so far is reloaded: they choose it.
+CHOOSE_BEST = ("eval_every", "eval_images")
 
 
 class CommandLine(NamedTuple):
@@ -100,7 +102,9 @@ def save(config: ConfigDict, path: Path) -> None:
 
 
 def differing_keys(config: ConfigDict, path: Path) -> list[str]:
-    """The keys that differ from a saved config, but for `FREE_KEYS`; no file differs in none.
+    """The keys that differ from a saved config; no file differs in none.
+
+    Left out are `FREE_KEYS`, but for `CHOOSE_BEST` where they matter.
 
     Returns:
         Sentences such as "optimizer.learning_rate was 0.1 and is 0.2".
@@ -115,10 +119,13 @@ def differing_keys(config: ConfigDict, path: Path) -> list[str]:
     was, wanted = before.get("data.classes"), now["data.classes"]
     if was != wanted:
         raise UserError(f"the run in {path.parent} has data.classes {was}, found {wanted}")
+    free = set(FREE_KEYS)
+    if config.reload_best_at_milestones:
+        free -= set(CHOOSE_BEST)
     return [
         f"{key} was {before.get(key)} and is {now.get(key)}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key not in FREE_KEYS
+        if before.get(key) != now.get(key) and key not in free
     ]
 
 

@@ -76,6 +76,13 @@ LOWEST = {
     "num_pictures": 0,
     "num_steps": 1,
     "optimizer.base_batch_size": 1,
+    "optimizer.bias_rate": 0,
+    "optimizer.clip_norm": 0,
+    "optimizer.decay_factor": 0,
+    "optimizer.learning_rate": 0,
+    "optimizer.momentum": 0,
+    "optimizer.warmup_steps": 0,
+    "optimizer.weight_decay": 0,
     "pictures_every": 0,
     "seed": 0,
 }

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from ml_collections import ConfigDict
 from training.metric_lines import read_lines
 
 from jaxdet import commands, configuration, interop, visualize
@@ -330,12 +331,33 @@ def test_an_image_that_cannot_be_read_is_left_out_and_said(configure, caplog):
 
 
 @pytest.mark.parametrize(
-    "name, names", [("coco", ("circle", "square")), ("proposals", ("object",))]
+    "classes, evaluation, fits",
+    [
+        (("circle", "square"), "coco", False),
+        (("circle", "square"), "proposals", True),
+        (("circle",), "coco", True),
+        ((), "voc", False),
+    ],
 )
-def test_proposals_are_drawn_as_objects_of_one_class(configure, monkeypatch, name, names):
+def test_what_tells_no_classes_apart_is_not_judged_by_class(configure, classes, evaluation, fits):
+    config = configure(f"--config.evaluation.name={evaluation}")
+    config.detector = "rpn"
+    config.model = ConfigDict(dict(depth=10, width=4, norm="batch", fpn_channels=8))
+    config.data.classes = classes
+    if fits:
+        return commands.check(config)
+    with pytest.raises(UserError, match="'rpn' tells no classes apart: set evaluation.name"):
+        commands.check(config)
+
+
+@pytest.mark.parametrize(
+    "name, names", [("faster_rcnn", ("circle", "square")), ("rpn", ("object",))]
+)
+def test_what_tells_no_classes_apart_is_drawn_as_objects(configure, monkeypatch, name, names):
     drawn, blank = [], np.zeros((2, 2, 3), np.uint8)
     monkeypatch.setattr(visualize, "compare", lambda *given, **_: drawn.append(given) or blank)
-    config = configure(f"--config.evaluation.name={name}", "--config.num_pictures=1")
+    config = configure("--config.num_pictures=1")
+    config.detector = name
     commands.draw(config, FourPictures(), FourPictures.predict, {})
     assert [given[3] for given in drawn] == [names]
 
@@ -502,6 +524,13 @@ def test_tensorflow_is_never_imported(trained, place):
         (["--config.batch_size=9"], "config.batch_size 9 does not divide among 8"),
         (["--config.eval_batch_size=9"], "config.eval_batch_size 9 does not divide among 8"),
         (["--config.num_steps=0"], "config.num_steps wants at least 1, found 0"),
+        (
+            ["--config.eval_every=0"],
+            "reload_best_at_milestones wants an evaluation up to step 12, found eval_every 0",
+        ),
+        (["--config.optimizer.clip_norm=-1.0"], "config.optimizer.clip_norm wants at least 0"),
+        (["--config.model.hidden=0"], "config.model: hidden must be at least 1, got 0"),
+        (["--config.model.head_fcs=(1,2)"], "head_fcs wants three numbers"),
         (["--config.data.canvas=(64,)"], "config.data.canvas wants two numbers, found (64,)"),
         (["--config.data.canvas=(-64,64)"], "config.data.canvas wants at least 1, found (-64, 64)"),
         (["--config.pictures_every=-1"], "config.pictures_every wants at least 0, found -1"),
@@ -784,7 +813,7 @@ def test_a_vgg_has_five_stages_to_freeze(configure):
 
 def test_milestones_that_come_to_nothing_are_said(run, tmp_path):
     # The mistake ends the run behind the warning.
-    drops = ("--config.optimizer.milestones=(5,24,30)", "--config.init_from=no.npz")
+    drops = ("--config.optimizer.milestones=(9,24,30)", "--config.init_from=no.npz")
     ended = run("train.py", f"--workdir={tmp_path / 'run'}", *drops)
     assert ended.err.splitlines() == [
         "warning: config.optimizer.milestones 24, 30 come to nothing: num_steps is 24",

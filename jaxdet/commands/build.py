@@ -130,7 +130,7 @@ def mistakes_in(section: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, TypeError, ValueError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"config.{section}: {line}") from error
 

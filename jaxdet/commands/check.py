@@ -17,6 +17,7 @@ from jaxdet.commands.build import (
     mistakes_in,
 )
 from jaxdet.commands.predict import measure
+from jaxdet.detectors import CLASS_BLIND
 from jaxdet.types import Batch, Detector, UserError
 
 
@@ -46,8 +47,19 @@ def check(config: ConfigDict, *, starts: bool = True) -> None:
         _check_milestones(config)
         _check_first_weights(config)
     _trace(config, detector)
+    _check_evaluation(config)
     with mistakes_in("evaluation"):
         measure(config, [], [], config.data.classes)
+
+
+def _check_evaluation(config: ConfigDict) -> None:
+    blind = config.detector in CLASS_BLIND and len(config.data.classes) != 1
+    if blind and config.evaluation.name != "proposals":
+        raise UserError(
+            f"the detector {config.detector!r} tells no classes apart: set evaluation.name to "
+            f"'proposals', or name one class in data.classes; found {config.evaluation.name!r} "
+            f"with {len(config.data.classes) or 'all'} classes"
+        )
 
 
 def _check_milestones(config: ConfigDict) -> None:
@@ -57,6 +69,12 @@ def _check_milestones(config: ConfigDict) -> None:
         raise UserError(
             "config.reload_best_at_milestones wants optimizer.schedule 'multistep' with "
             f"milestones, found {optimizer.schedule!r} with {optimizer.milestones}"
+        )
+    drops = [milestone for milestone in used if milestone < num_steps]
+    if config.reload_best_at_milestones and drops and not 0 < config.eval_every <= min(drops):
+        raise UserError(
+            f"config.reload_best_at_milestones wants an evaluation up to step {min(drops)}, "
+            f"found eval_every {config.eval_every}"
         )
     late = [milestone for milestone in used if milestone >= num_steps]
     if late:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxdet import settings, visualize
 from jaxdet.data import pipeline, proposals
+from jaxdet.detectors import CLASS_BLIND
 from jaxdet.evaluation import EVALUATIONS, ImageDetections, runner
 from jaxdet.types import Example, Source
 
@@ -97,7 +98,7 @@ def _draw_images(config, source, predict, variables):
         found = runner.run(lambda images: predict(variables, images), batches)
     names, pictures = source.class_names, []
     for example, detections in zip(*found, strict=True):
-        if config.evaluation.name == "proposals":  # There every class is an object.
+        if config.detector in CLASS_BLIND:
             names = ANCHOR_CLASSES[:1]
             example = example._replace(labels=np.zeros_like(example.labels))
         picture = visualize.compare(

@@ -14,6 +14,8 @@ DETECTORS: dict[str, tuple[Callable[..., Detector], type]] = {
     "retinanet": (retinanet.retinanet, retinanet.Settings),
     "rpn": (rpn.rpn, rpn.Settings),
 }
+# They find objects of one class, label 0, whatever classes the data has.
+CLASS_BLIND = ("rpn",)
 
 
 def build(name: str, *, num_classes: int, **settings: Any) -> Detector:

@@ -30,6 +30,7 @@ def make_anchors(
     ratios: Sequence[float],
     centre: float = 0.0,
     divisor: int,
+    whole_cells: bool = False,
 ) -> Anchors:
     """Anchors on every cell of a pyramid, and which of them each image covers.
 
@@ -41,6 +42,7 @@ def make_anchors(
         ratios: height / width.
         centre: where in a cell its anchors are centred, 0 to 1.
         divisor: an image's sides are rounded up to it; see `ops.anchors.pyramid_valid`.
+        whole_cells: see there, too.
     """
     feature_sizes = [level.shape[1:3] for level in pyramid]
     boxes = anchor_ops.pyramid_anchors(
@@ -48,7 +50,12 @@ def make_anchors(
     )
     num_base = len(scales) * len(ratios)
     covered = partial(
-        anchor_ops.pyramid_valid, feature_sizes, strides, num_base=num_base, divisor=divisor
+        anchor_ops.pyramid_valid,
+        feature_sizes,
+        strides,
+        num_base=num_base,
+        divisor=divisor,
+        whole_cells=whole_cells,
     )
     level_sizes = tuple(height * width * num_base for height, width in feature_sizes)
     return Anchors(jnp.asarray(boxes), jax.vmap(covered)(sizes), level_sizes)

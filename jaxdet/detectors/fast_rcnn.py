@@ -22,6 +22,7 @@ from jaxdet.ops import box_coder, losses
 from jaxdet.ops import boxes as box_ops
 from jaxdet.ops.assignment import append_ground_truth, assign_by_iou
 from jaxdet.ops.box_losses import box_regression
+from jaxdet.ops.checks import check_at_least
 from jaxdet.ops.nms import nms_per_class
 from jaxdet.ops.roi_max_pooling import pyramid_roi_pool
 from jaxdet.ops.roi_pooling import pyramid_roi_align
@@ -52,7 +53,7 @@ class Settings(features.FeatureSettings):
         ignore_iof_threshold: proposals inside crowd regions by more than this
             fraction are ignored; -1 for off.
         roi_positive_iou: proposals of at least this overlap are positive.
-        roi_negative_iou: those of less overlap, or in [low, high), are background.
+        roi_negative_iou: those with an overlap in [low, high) are background.
         roi_add_ground_truth: whether objects are regions themselves.
         roi_num_samples: regions an image that train.
         roi_positive_fraction: largest share of positives among them.
@@ -78,7 +79,6 @@ class Settings(features.FeatureSettings):
         box_loss: "l1" or "smooth_l1" of deltas, or "iou", "giou" or "diou" of boxes.
         box_beta: of smooth L1.
         box_weight: of the box loss in the total.
-        max_ratio: largest change of a side that a delta makes.
         confusion: count predicted against true classes of the sampled regions.
         score_threshold: detections score more than this.
         nms_iou: detections of a class that overlap more than this are duplicates.
@@ -88,7 +88,7 @@ class Settings(features.FeatureSettings):
 
     ignore_iof_threshold: float = -1.0
     roi_positive_iou: float = 0.5
-    roi_negative_iou: float | tuple[float, float] = 0.5
+    roi_negative_iou: tuple[float, float] = (0.0, 0.5)
     roi_add_ground_truth: bool = True
     roi_num_samples: int = 512
     roi_positive_fraction: float = 0.25
@@ -101,8 +101,8 @@ class Settings(features.FeatureSettings):
     max_sampling: int = 6
     finest_scale: float = 56.0
     hidden: int = 1024
-    head_convs: tuple[int, int, int] = (0, 0, 0)
-    head_fcs: tuple[int, int, int] = (2, 0, 0)
+    head_convs: tuple[int, ...] = (0, 0, 0)
+    head_fcs: tuple[int, ...] = (2, 0, 0)
     head_channels: int = 256
     head_norm: str = "none"
     head_average_pool: bool = False
@@ -114,12 +114,22 @@ class Settings(features.FeatureSettings):
     box_loss: str = "l1"
     box_beta: float = 1.0
     box_weight: float = 1.0
-    max_ratio: float = box_coder.MAX_RATIO
     confusion: bool = False
     score_threshold: float = 0.05
     nms_iou: float = 0.5
     max_detections: int = 100
     max_candidates: int = 2000
+
+    def __post_init__(self):
+        """Checks what nothing else would name."""
+        super().__post_init__()
+        check_at_least(1, hidden=self.hidden, roi_size=self.roi_size)
+        for name in ("head_convs", "head_fcs"):
+            if len(getattr(self, name)) != 3:
+                raise ValueError(
+                    f"{name} wants three numbers (shared, class branch, box branch), "
+                    f"found {getattr(self, name)}"
+                )
 
 
 class RegionTargets(NamedTuple):
@@ -132,21 +142,18 @@ class RegionTargets(NamedTuple):
     boxes: Float[Array, "S 4"]  # Of the object, for positives.
 
 
-class FastRCNN(nn.Module):
+class FastRCNN(features.Network):
     """Backbone, neck and box head; `settings` are those of `fast_rcnn`."""
-
-    settings: Settings
-    axis_name: str | None = None
 
     def setup(self):
         """Names the parts; the names are checkpoint keys."""
-        self.backbone = features.make_backbone(self.settings, self.axis_name)
-        self.neck = features.make_neck(self.settings, len(self.settings.strides[:MOST_LEVELS]))
+        super().setup()
         self.box_head = make_head(self.settings)
 
-    def features(self, x: Float[Array, "B H W 3"], *, train: bool) -> tuple[Array, ...]:
-        """The pyramid of normalised images, finest level first."""
-        return self.neck(self.backbone(x, train=train))
+    @property
+    def num_levels(self) -> int:
+        """Maps of the pyramid."""
+        return min(len(self.settings.strides), MOST_LEVELS)
 
     def roi(self, regions: Float[Array, "B S h w C"], keys=None) -> tuple[Array, Array]:
         """Class logits (B, S, K + 1) and deltas (B, S, K or 1, 4) of pooled regions."""
@@ -240,7 +247,8 @@ def region_losses(
     pooled = pool(s, pyramid, targets.rois)
     logits, deltas = network.apply(variables, pooled, keys, method="roi")
     terms = box_losses(s, logits, deltas, targets, axis_name=axis_name)
-    hits = jax.vmap(losses.accuracy)(logits, targets.labels, targets.valid)
+    hits = losses.masked_sum(jnp.argmax(logits, axis=-1) == targets.labels, targets.valid)
+    accuracy = hits / losses.global_count(jnp.sum(targets.valid), axis_name)
     counts = {
         "roi_positives": jnp.sum(targets.positive),
         "proposals": jnp.sum(proposals.valid),
@@ -252,7 +260,7 @@ def region_losses(
             targets.valid.ravel(),
             num_classes=s.num_classes + 1,
         )
-    return terms, Metrics({**terms, "accuracy": jnp.mean(hits)}, counts)
+    return terms, Metrics({**terms, "accuracy": accuracy}, counts)
 
 
 def region_targets(
@@ -298,6 +306,9 @@ def pool(
     s: Settings, pyramid: tuple[Array, ...], rois: Float[Array, "B S 4"]
 ) -> Float[Array, "B S h w C"]:
     """The features of every region, on a grid of `roi_size` bins.
+
+    Maps end where the canvas ends, as in mmdetection, not where the image does:
+    bins at the border of a smaller image read the padding beside it.
 
     Raises:
         ValueError: if `roi_pooling` is unknown.
@@ -346,6 +357,7 @@ def box_losses(
         beta=s.box_beta,
         means=s.box_means,
         stds=s.box_stds,
+        max_ratio=s.largest_ratio,
     )
     class_sum = losses.masked_sum(classes * weights, targets.valid)
     return {
@@ -382,7 +394,7 @@ def detections(
         deltas,
         means=s.box_means,
         stds=s.box_stds,
-        max_ratio=s.max_ratio,
+        max_ratio=s.largest_ratio,
         size=size,
     )
     return nms_per_class(

@@ -11,7 +11,6 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
@@ -24,30 +23,10 @@ class Settings(rpn.Settings, fast_rcnn.Settings):
     """Keyword arguments of `faster_rcnn`: those of `rpn` and of `fast_rcnn`."""
 
 
-class FasterRCNN(nn.Module):
+class FasterRCNN(rpn.RPN, fast_rcnn.FastRCNN):
     """Backbone, neck and both heads; `settings` are those of `faster_rcnn`."""
 
-    settings: Settings
-    axis_name: str | None = None
-
-    def setup(self):
-        """Names the parts; the names are checkpoint keys."""
-        self.backbone = features.make_backbone(self.settings, self.axis_name)
-        self.neck = features.make_neck(self.settings, len(self.settings.strides))
-        self.rpn_head = rpn.make_head(self.settings)
-        self.box_head = fast_rcnn.make_head(self.settings)
-
-    def features(self, x: Float[Array, "B H W 3"], *, train: bool) -> tuple[Array, ...]:
-        """The pyramid of normalised images, finest level first."""
-        return self.neck(self.backbone(x, train=train))
-
-    def rpn(self, pyramid: tuple[Array, ...]) -> tuple[Array, Array]:
-        """Objectness logits (B, N) and deltas (B, N, 4) of all anchors."""
-        return self.rpn_head(pyramid)
-
-    def roi(self, regions: Float[Array, "B S h w C"], keys=None) -> tuple[Array, Array]:
-        """Class logits (B, S, K + 1) and deltas (B, S, K or 1, 4) of pooled regions."""
-        return self.box_head(regions, keys)
+    num_levels = features.Network.num_levels  # The RPN reads all of them.
 
     def __call__(self, x: Float[Array, "B H W 3"]) -> None:
         """Touches every parameter, for `init`."""
@@ -79,9 +58,7 @@ def _loss(
 
     x = features.normalize(s, batch.images)
     pyramid, batch_stats = features.extract(network, variables, x, train=True)
-    logits, deltas = network.apply(variables, pyramid, method="rpn")
-
-    anchors = rpn.make_anchors(s, pyramid, batch.images.sizes)
+    logits, deltas, anchors = rpn.forward(s, network, variables, pyramid, batch.images.sizes)
     targets = rpn.batch_targets(s, keys[:, 0], anchors, batch)
     terms = rpn.rpn_losses(s, logits, deltas, anchors, targets, axis_name=axis_name)
 
@@ -99,7 +76,6 @@ def _predict(s: Settings, variables: dict, images: Images) -> Detections:
     network = FasterRCNN(s)
     x = features.normalize(s, images)
     pyramid, _ = features.extract(network, variables, x, train=False)
-    logits, deltas = network.apply(variables, pyramid, method="rpn")
-    anchors = rpn.make_anchors(s, pyramid, images.sizes)
+    logits, deltas, anchors = rpn.forward(s, network, variables, pyramid, images.sizes)
     proposals = rpn.propose(s, logits, deltas, anchors, images, train=False)
     return fast_rcnn.detect(s, network, variables, pyramid, proposals, images.sizes)

@@ -1,6 +1,7 @@
 """Where every anchor-based detector starts: from uint8 images to a feature pyramid."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,7 +15,8 @@ from jaxdet.models import resnet, vgg
 from jaxdet.models.fpn import FPN
 from jaxdet.models.resnet import ResNet
 from jaxdet.models.vgg import VGG
-from jaxdet.ops import pixels
+from jaxdet.ops import box_coder, pixels
+from jaxdet.ops.checks import check_at_least
 from jaxdet.types import Images
 
 BACKBONES = ("resnet", "vgg")
@@ -30,17 +32,24 @@ class FeatureSettings:
         backbone: "resnet", with an FPN behind it, or "vgg", whose last map is all.
         depth: of a ResNet: 10, 18, 34, 50 or 101; of a VGG: 16.
         width: channels of the backbone's first layer.
-        norm: "frozen", "batch", "sync" or "group", of a VGG also "none";
-            "frozen" needs pretrained weights.
-        style: "pytorch" or "caffe": where a ResNet's bottlenecks stride.
-        frozen_stages: leading backbone stages that do not train, 0..4, or 0..5 of a VGG.
+        norm: "frozen", "batch", "sync" or "group"; "frozen" needs pretrained
+            weights. Of a VGG "none" instead of "frozen".
+        style: "pytorch" or "caffe": where a ResNet's bottlenecks stride; the
+            weights of "caffe" read BGR and are turned when they are loaded.
+        frozen_stages: leading backbone stages that do not train, 0..4, or 0..5
+            of a VGG; 0 freezes nothing, where mmdetection's 0 freezes the stem.
         zero_init_residual: a ResNet's blocks start as the identity.
         fpn_channels: of the pyramid and of the heads on all of its cells; a
             VGG's heads have the channels of its last map.
         dtype: of the networks' computation, "float32" or "bfloat16".
         pixel_mean: of RGB in 0..255, subtracted from every pixel.
         pixel_std: of RGB, which pixels are divided by.
-        size_divisor: an image's sides are rounded up to it; anchors beyond are unused.
+        size_divisor: an image's sides are rounded up to it, and anchors beyond
+            are unused; a VGG has no cell that its image does not fill.
+        max_ratio: largest change of a side that a delta makes; 0 for no limit.
+
+    Raises:
+        ValueError: for a setting out of range.
     """
 
     num_classes: int
@@ -56,6 +65,17 @@ class FeatureSettings:
     pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
     size_divisor: int = 32
+    max_ratio: float = box_coder.MAX_RATIO
+
+    def __post_init__(self):
+        """Checks what nothing else would name."""
+        check_at_least(1, width=self.width, fpn_channels=self.fpn_channels)
+        check_at_least(0, max_ratio=self.max_ratio)
+
+    @property
+    def largest_ratio(self) -> float:
+        """`max_ratio` as the coder takes it."""
+        return self.max_ratio or math.inf
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -109,6 +129,32 @@ def frozen_parameters(backbone: str, frozen_stages: int) -> tuple[str, ...]:
     """Path prefixes below "params" that a detector's `frozen_stages` freezes."""
     module = vgg if backbone == "vgg" else resnet
     return module.frozen_parameters(frozen_stages)
+
+
+class Network(nn.Module):
+    """Backbone and neck, which the network of every detector begins with.
+
+    Attributes:
+        settings: those of the detector.
+        axis_name: the mapped axis over which "sync" averages while training.
+    """
+
+    settings: FeatureSettings
+    axis_name: str | None = None
+
+    def setup(self):
+        """Names the parts; the names are checkpoint keys."""
+        self.backbone = make_backbone(self.settings, self.axis_name)
+        self.neck = make_neck(self.settings, self.num_levels)
+
+    @property
+    def num_levels(self) -> int:
+        """Maps of the pyramid."""
+        return len(self.settings.strides)
+
+    def features(self, x: Float[Array, "B H W 3"], *, train: bool) -> tuple[Array, ...]:
+        """The pyramid of normalised images, finest level first."""
+        return self.neck(self.backbone(x, train=train))
 
 
 def normalize(s: FeatureSettings, images: Images) -> Float[Array, "B H W 3"]:

@@ -11,7 +11,6 @@ import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -23,6 +22,7 @@ from jaxdet.ops import anchors as anchor_ops
 from jaxdet.ops import box_coder, losses
 from jaxdet.ops.assignment import IGNORE, POSITIVE
 from jaxdet.ops.box_losses import box_regression
+from jaxdet.ops.checks import check_at_least
 from jaxdet.ops.nms import nms_per_class
 from jaxdet.ops.proposals import best_of_levels
 from jaxdet.types import Batch, Detections, Detector, Images, Metrics, Objects
@@ -81,13 +81,25 @@ class Settings(features.FeatureSettings):
     max_detections: int = 100
     max_candidates: int = 2000
 
+    def __post_init__(self):
+        """Checks what nothing else would name."""
+        super().__post_init__()
+        check_at_least(0, tower_convs=self.tower_convs)
+        if self.backbone != "resnet":
+            raise ValueError(f"backbone of RetinaNet must be 'resnet', found {self.backbone!r}")
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels a cell of each map, finest first."""
+        return STRIDES
+
     @property
     def scales(self) -> tuple[float, ...]:
         """Sides of the square anchors, in strides."""
         return anchor_ops.octave_scales(self.octave_base_scale, self.scales_per_octave)
 
 
-class AnchorTargets(NamedTuple):
+class DenseTargets(NamedTuple):
     """What every anchor of one image learns; label K is no object."""
 
     labels: Int[Array, " N"]
@@ -96,17 +108,14 @@ class AnchorTargets(NamedTuple):
     boxes: Float[Array, "N 4"]  # Of the object, for positives.
 
 
-class RetinaNet(nn.Module):
+class RetinaNet(features.Network):
     """Backbone, neck and head; `settings` are those of `retinanet`."""
-
-    settings: Settings
-    axis_name: str | None = None
 
     def setup(self):
         """Names the parts; the names are checkpoint keys."""
         s = self.settings
         self.backbone = features.make_backbone(s, self.axis_name)
-        self.neck = features.make_neck(s, len(STRIDES), start_level=1, extra="on_input")
+        self.neck = features.make_neck(s, self.num_levels, start_level=1, extra="on_input")
         self.retina_head = RetinaHead(
             num_classes=s.num_classes,
             num_anchors=len(s.scales) * len(s.anchor_ratios),
@@ -114,10 +123,6 @@ class RetinaNet(nn.Module):
             num_convs=s.tower_convs,
             dtype=jnp.dtype(s.dtype),
         )
-
-    def features(self, x: Float[Array, "B H W 3"], *, train: bool) -> tuple[Array, ...]:
-        """The pyramid of normalised images, finest level first."""
-        return self.neck(self.backbone(x, train=train))
 
     def head(self, pyramid: tuple[Array, ...]) -> tuple[Array, Array]:
         """Class logits (B, N, K) and deltas (B, N, 4) of all anchors."""
@@ -176,7 +181,7 @@ def make_anchors(s: Settings, pyramid: tuple[Array, ...], sizes: Int[Array, "B 2
     return anchor_grid.make_anchors(
         pyramid,
         sizes,
-        strides=STRIDES,
+        strides=s.strides,
         scales=s.scales,
         ratios=s.anchor_ratios,
         divisor=s.size_divisor,
@@ -189,7 +194,7 @@ def anchor_targets(
     anchors_valid: Bool[Array, " N"],
     size: Int[Array, "2"],
     objects: Objects,
-) -> AnchorTargets:
+) -> DenseTargets:
     """Assigns all anchors of one image."""
     assignment = anchor_grid.assign(
         anchors,
@@ -206,7 +211,7 @@ def anchor_targets(
     # Padded slots may hold anything; zero them so that no NaN meets a gradient.
     matched = jnp.where(positive[:, None], objects.boxes[assignment.index], 0.0)
     labels = jnp.where(positive, objects.labels[assignment.index], s.num_classes)
-    return AnchorTargets(labels, positive, assignment.labels != IGNORE, matched)
+    return DenseTargets(labels, positive, assignment.labels != IGNORE, matched)
 
 
 def anchor_losses(
@@ -214,7 +219,7 @@ def anchor_losses(
     logits: Float[Array, "B N K"],
     deltas: Float[Array, "B N 4"],
     anchors: Anchors,
-    targets: AnchorTargets,
+    targets: DenseTargets,
     *,
     axis_name: str | None = None,
 ) -> dict[str, Float[Array, ""]]:
@@ -228,7 +233,14 @@ def anchor_losses(
     one_hot = jax.nn.one_hot(targets.labels, s.num_classes)
     focal = losses.sigmoid_focal(logits, one_hot, alpha=s.focal_alpha, gamma=s.focal_gamma)
     all_anchors = jnp.broadcast_to(anchors.boxes, targets.boxes.shape)
-    box = box_regression(all_anchors, deltas, targets.boxes, kind=s.box_loss, beta=s.box_beta)
+    box = box_regression(
+        all_anchors,
+        deltas,
+        targets.boxes,
+        kind=s.box_loss,
+        beta=s.box_beta,
+        max_ratio=s.largest_ratio,
+    )
     return {
         "class_loss": s.class_weight * losses.masked_sum(focal, targets.valid) / count,
         "box_loss": s.box_weight * losses.masked_sum(box, targets.positive) / count,
@@ -249,7 +261,7 @@ def detections(
     scores = jax.nn.sigmoid(logits)
     ranked = jnp.where(anchors_valid, jnp.max(scores, axis=-1), -jnp.inf)
     best, index = (x.ravel() for x in best_of_levels(ranked, level_sizes, s.pre_nms))
-    boxes = box_coder.decode(anchors[index], deltas[index], size=size)
+    boxes = box_coder.decode(anchors[index], deltas[index], max_ratio=s.largest_ratio, size=size)
     return nms_per_class(
         boxes[:, None],
         scores[index],

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxdet.detectors import anchor_grid, features
 from jaxdet.detectors.anchor_grid import Anchors
 from jaxdet.models.rpn_head import RPNHead
-from jaxdet.ops import box_coder, losses
+from jaxdet.ops import losses
 from jaxdet.ops.box_losses import box_regression
 from jaxdet.ops.proposals import generate_proposals
 from jaxdet.ops.sampling import pad_labels, sample_labels
@@ -46,6 +46,8 @@ class Settings(features.FeatureSettings):
         rpn_num_samples: anchors an image that train.
         rpn_positive_fraction: largest share of positives among them.
         rpn_max_negatives_per_positive: caps the negatives; -1 for off.
+        rpn_least_samples: so many positives, and negatives, an image counts as
+            at least, where the losses are divided by them.
         rpn_positive_weight: of a positive's objectness loss; 0 or less is 1.
         rpn_softmax: whether the head scores background and object apart.
         rpn_class_weight: of the objectness loss in the total.
@@ -53,15 +55,14 @@ class Settings(features.FeatureSettings):
         rpn_beta: of smooth L1.
         rpn_box_normalizer: what the box loss is divided by, "samples" or "positives".
         rpn_box_weight: of the box loss in the total.
-        rpn_pre_nms: anchors of each level that are decoded in training.
+        rpn_pre_nms: anchors of each level that are decoded while Faster R-CNN trains.
         rpn_pre_nms_test: the same in prediction.
         rpn_nms_iou: proposals that overlap more than this are duplicates.
-        num_proposals: proposals an image in training.
+        num_proposals: proposals an image while Faster R-CNN trains.
         num_proposals_test: the same in prediction.
         min_proposal_size: shorter sides are dropped, in pixels of the canvas.
         min_size_of_original: whether those are pixels of the original image.
         filter_first: whether they are dropped before `rpn_pre_nms` counts.
-        max_ratio: largest change of a side that a delta makes.
         confusion: count predicted against wanted objectness of the sampled anchors.
     """
 
@@ -78,6 +79,7 @@ class Settings(features.FeatureSettings):
     rpn_num_samples: int = 256
     rpn_positive_fraction: float = 0.5
     rpn_max_negatives_per_positive: float = -1.0
+    rpn_least_samples: int = 1
     rpn_positive_weight: float = -1.0
     rpn_softmax: bool = False
     rpn_class_weight: float = 1.0
@@ -93,7 +95,6 @@ class Settings(features.FeatureSettings):
     min_proposal_size: float = 0.0
     min_size_of_original: bool = False
     filter_first: bool = False
-    max_ratio: float = box_coder.MAX_RATIO
     confusion: bool = False
 
     @property
@@ -111,21 +112,13 @@ class AnchorTargets(NamedTuple):
     boxes: Float[Array, "S 4"]  # Of the object, for positives.
 
 
-class RPN(nn.Module):
+class RPN(features.Network):
     """Backbone, neck and head; `settings` are those of `rpn`."""
-
-    settings: Settings
-    axis_name: str | None = None
 
     def setup(self):
         """Names the parts; the names are checkpoint keys."""
-        self.backbone = features.make_backbone(self.settings, self.axis_name)
-        self.neck = features.make_neck(self.settings, len(self.settings.strides))
+        super().setup()
         self.rpn_head = make_head(self.settings)
-
-    def features(self, x: Float[Array, "B H W 3"], *, train: bool) -> tuple[Array, ...]:
-        """The pyramid of normalised images, finest level first."""
-        return self.neck(self.backbone(x, train=train))
 
     def rpn(self, pyramid: tuple[Array, ...]) -> tuple[Array, Array]:
         """Objectness logits (B, N) and deltas (B, N, 4) of all anchors."""
@@ -161,8 +154,7 @@ def _loss(
     keys = jax.vmap(partial(jax.random.fold_in, key))(batch.index)
     x = features.normalize(s, batch.images)
     pyramid, batch_stats = features.extract(network, variables, x, train=True)
-    logits, deltas = network.apply(variables, pyramid, method="rpn")
-    anchors = make_anchors(s, pyramid, batch.images.sizes)
+    logits, deltas, anchors = forward(s, network, variables, pyramid, batch.images.sizes)
     targets = batch_targets(s, keys, anchors, batch)
     terms = rpn_losses(s, logits, deltas, anchors, targets, axis_name=axis_name)
     counts = rpn_counts(s, logits, targets)
@@ -174,8 +166,7 @@ def _predict(s: Settings, variables: dict, images: Images) -> Detections:
     network = RPN(s)
     x = features.normalize(s, images)
     pyramid, _ = features.extract(network, variables, x, train=False)
-    logits, deltas = network.apply(variables, pyramid, method="rpn")
-    anchors = make_anchors(s, pyramid, images.sizes)
+    logits, deltas, anchors = forward(s, network, variables, pyramid, images.sizes)
     found = propose(s, logits, deltas, anchors, images, train=False)
     labels = jnp.zeros(found.valid.shape, jnp.int32)
     return Detections(found.boxes, found.scores, labels, found.valid)
@@ -191,6 +182,18 @@ def make_head(s: Settings) -> RPNHead:
     )
 
 
+def forward(
+    s: Settings,
+    network: nn.Module,
+    variables: dict,
+    pyramid: tuple[Array, ...],
+    sizes: Int[Array, "B 2"],
+) -> tuple[Float[Array, "B N"], Float[Array, "B N 4"], Anchors]:
+    """Objectness logits and deltas of all anchors, and the anchors."""
+    logits, deltas = network.apply(variables, pyramid, method="rpn")
+    return logits, deltas, make_anchors(s, pyramid, sizes)
+
+
 def make_anchors(s: Settings, pyramid: tuple[Array, ...], sizes: Int[Array, "B 2"]) -> Anchors:
     """The anchors that the settings describe."""
     return anchor_grid.make_anchors(
@@ -201,6 +204,7 @@ def make_anchors(s: Settings, pyramid: tuple[Array, ...], sizes: Int[Array, "B 2
         ratios=s.anchor_ratios,
         centre=s.anchor_centre,
         divisor=s.size_divisor,
+        whole_cells=s.backbone == "vgg",
     )
 
 
@@ -258,8 +262,7 @@ def rpn_losses(
 ) -> dict[str, Float[Array, ""]]:
     """Both RPN losses, summed and divided by the sampled anchors of the global batch.
 
-    mmdetection counts at least one positive and one negative an image. The box
-    loss may be divided by the positives instead, at least one in all.
+    The box loss may be divided by the positives instead, at least one in all.
 
     Raises:
         ValueError: if `rpn_box_normalizer` is unknown.
@@ -268,7 +271,8 @@ def rpn_losses(
     deltas = jnp.take_along_axis(deltas, targets.index[..., None], axis=1)
     negative = targets.valid & ~targets.positive
     num_samples = sum(
-        jnp.sum(jnp.maximum(jnp.sum(drawn, axis=1), 1)) for drawn in (targets.positive, negative)
+        jnp.sum(jnp.maximum(jnp.sum(drawn, axis=1), s.rpn_least_samples))
+        for drawn in (targets.positive, negative)
     )
     count = losses.global_count(num_samples, axis_name)
     box_count = _box_count(s, count, targets, axis_name)
@@ -282,6 +286,7 @@ def rpn_losses(
         targets.boxes,
         kind=s.rpn_box_loss,
         beta=s.rpn_beta,
+        max_ratio=s.largest_ratio,
     )
     class_sum = losses.masked_sum(objectness * weights, targets.valid)
     return {
@@ -336,7 +341,7 @@ def propose(
         iou_threshold=s.rpn_nms_iou,
         num_proposals=s.num_proposals if train else s.num_proposals_test,
         filter_first=s.filter_first,
-        max_ratio=s.max_ratio,
+        max_ratio=s.largest_ratio,
     )
     min_size = jnp.full(images.scales.shape, s.min_proposal_size)
     if s.min_size_of_original:

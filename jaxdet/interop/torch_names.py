@@ -1,4 +1,4 @@
-"""Torch weights <-> jaxdet variables, by the names of torchvision and mmdetection.
+"""Torch weights <-> jaxdet variables, by the names of torchvision, mmdetection and YOLOX.
 
 `RULES` says what each of our modules is called there, and `_to_torch_layout`
 and `_from_torch_layout` how its arrays lie there; both directions follow them.
@@ -16,7 +16,8 @@ which also keeps a box for it: dropped on the way in, zeros on the way out.
 Some differences are not in the names. mmdetection's "caffe" backbones expect BGR
 images, less their mean but not divided: convert them with `bgr=True`, and give the
 detector style="caffe" and pixel_std=(1, 1, 1). torchvision's published detectors
-compute with a batch norm epsilon of 0.
+compute with a batch norm epsilon of 0. YOLOX's, from its version 0.1.1 on, expect BGR
+images of 0..255 as they are: `bgr=True`, and nothing to subtract or divide by.
 """
 
 import re
@@ -47,6 +48,50 @@ VGG_RULES = {
     },
     r"box_head/fc0": "classifier.0",
     r"box_head/fc1": "classifier.3",
+}
+# In YOLOX the neck is called backbone, and what it holds first is the backbone.
+YOLOX_CSP_LAYERS = {
+    **{f"backbone/dark{i}/csp": f"backbone.backbone.dark{i}.1" for i in (2, 3, 4)},
+    "backbone/dark5/csp": "backbone.backbone.dark5.2",
+    "neck/top_down4": "backbone.C3_p4",
+    "neck/top_down3": "backbone.C3_p3",
+    "neck/bottom_up4": "backbone.C3_n3",
+    "neck/bottom_up5": "backbone.C3_n4",
+}
+YOLOX_CONV_BLOCKS = {
+    r"backbone/stem": "backbone.backbone.stem.conv",
+    r"backbone/dark(\d)/down": r"backbone.backbone.dark\1.0",
+    r"backbone/dark5/spp/conv(\d)": r"backbone.backbone.dark5.1.conv\1",
+    r"neck/reduce5": "backbone.lateral_conv0",
+    r"neck/reduce4": "backbone.reduce_conv1",
+    r"neck/down3": "backbone.bu_conv2",
+    r"neck/down4": "backbone.bu_conv1",
+    r"head/stem(\d)": r"head.stems.\1",
+    r"head/class_conv(\d)_(\d)": r"head.cls_convs.\1.\2",
+    r"head/box_conv(\d)_(\d)": r"head.reg_convs.\1.\2",
+    **{rf"{ours}/conv(\d)": rf"{theirs}.conv\1" for ours, theirs in YOLOX_CSP_LAYERS.items()},
+    **{
+        rf"{ours}/block(\d+)_conv(\d)": rf"{theirs}.m.\1.conv\2"
+        for ours, theirs in YOLOX_CSP_LAYERS.items()
+    },
+}
+YOLOX_LAYERS = {
+    "conv": "conv",
+    "norm": "bn",
+    "depthwise_conv": "dconv.conv",
+    "depthwise_norm": "dconv.bn",
+    "pointwise_conv": "pconv.conv",
+    "pointwise_norm": "pconv.bn",
+}
+YOLOX_RULES = {
+    **{
+        f"{ours}/{layer}": f"{theirs}.{name}"
+        for ours, theirs in YOLOX_CONV_BLOCKS.items()
+        for layer, name in YOLOX_LAYERS.items()
+    },
+    r"head/logits(\d)": r"head.cls_preds.\1",
+    r"head/boxes(\d)": r"head.reg_preds.\1",
+    r"head/objectness(\d)": r"head.obj_preds.\1",
 }
 RULES: dict[str, dict[str, str]] = {
     "mmdetection": {
@@ -86,6 +131,7 @@ RULES: dict[str, dict[str, str]] = {
     },
     "resnet": RESNET_RULES,
     "vgg": VGG_RULES,
+    "yolox": YOLOX_RULES,
 }
 # Dialects of a classifier, which has names for a part of a detector only.
 CLASSIFIERS = ("resnet", "vgg")
@@ -102,8 +148,12 @@ OLD_TORCHVISION_NAMES = (
     (r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)", r"\1.0.\2"),
     (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
 )
-# What reads the image's colours, of a ResNet and of a VGG.
-STEMS = ("params/backbone/stem_conv/kernel", "params/backbone/layer1/conv1/kernel")
+# What reads the image's colours, of a ResNet, of a VGG and of a CSPDarknet.
+STEMS = (
+    "params/backbone/stem_conv/kernel",
+    "params/backbone/layer1/conv1/kernel",
+    "params/backbone/stem/conv/kernel",
+)
 STEP_COUNTER = "num_batches_tracked"  # Torch's batch norm counts its steps; nothing here does.
 NAMES_SHOWN = 3  # Enough of a foreign file to recognise it by.
 
@@ -132,9 +182,9 @@ def from_torch(
 ) -> tuple[dict[str, Any], LoadReport]:
     """Fills the variables of a detector from torch weights, as far as names match.
 
-    The kind of names is the one that matches most leaves: mmdetection,
+    The kind of names is the one that matches most leaves: mmdetection, YOLOX,
     torchvision, or one of its classifiers alone: a ResNet fills just the
-    backbone, a VGG-16 also the fully connected layers of the box head.
+    backbone, a VGG-16 also the fully connected layers of a box head of its size.
 
     Args:
         tensors: arrays in torch's names and layouts, as `load_file` gives them.
@@ -166,6 +216,8 @@ def from_torch(
     for path, name in names.items():
         value, leaf = np.asarray(tensors[name]), leaves[path]
         wanted_shape = _torch_shape(path, leaf.shape, dialect)
+        if value.shape != wanted_shape and dialect in CLASSIFIERS and "/box_head/" in path:
+            continue  # A head of another size than the classifier's starts at random.
         if value.shape != wanted_shape:
             raise UserError(
                 f"{source}: {name} does not fit {path}: wanted the shape {wanted_shape}, "
@@ -173,7 +225,7 @@ def from_torch(
             )
         filled[path] = _from_torch_layout(path, value, leaf.shape, dialect).astype(leaf.dtype)
     if bgr:
-        filled |= {path: filled[path][:, :, ::-1] for path in STEMS if path in filled}
+        filled |= {path: _turn_colours(filled[path]) for path in STEMS if path in filled}
     used = set(names.values())
     report = LoadReport(
         loaded=tuple(sorted(filled)),
@@ -190,7 +242,7 @@ def to_torch(
 
     Args:
         variables: "params" and perhaps "batch_stats", as arrays.
-        names: "mmdetection", "torchvision", or "resnet" or "vgg" for what
+        names: "mmdetection", "torchvision", "yolox", or "resnet" or "vgg" for what
             torchvision's classifiers have of a detector.
         bgr: whether the weights are to read BGR images; see `from_torch`.
 
@@ -206,7 +258,7 @@ def to_torch(
     if names in CLASSIFIERS:
         leaves = {path: leaves[path] for path in _torch_names(leaves, names)}
     if bgr:
-        turned = {path: leaves[path][:, :, ::-1] for path in STEMS if path in leaves}
+        turned = {path: _turn_colours(leaves[path]) for path in STEMS if path in leaves}
         leaves = leaves | turned
     named = _torch_names(leaves, names)
     if unnamed := sorted(leaves.keys() - named.keys()):
@@ -246,6 +298,13 @@ def _current_name(name: str) -> str:
         if match := re.fullmatch(pattern, name):
             return match.expand(replacement)
     return name
+
+
+def _turn_colours(kernel: Any) -> Any:
+    """RGB <-> BGR for each pixel that a stem reads at once: one, or four behind `focus`."""
+    height, width, channels, features = kernel.shape
+    pixels = kernel.reshape(height, width, channels // 3, 3, features)
+    return pixels[:, :, :, ::-1].reshape(kernel.shape)
 
 
 def _to_torch_layout(path: str, value: np.ndarray, dialect: str) -> np.ndarray:

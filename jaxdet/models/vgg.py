@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxdet.models.layers import NORM_KINDS, Conv, max_pool_2x2_stride_2, norm_layer
+from jaxdet.models.layers import Conv, max_pool_2x2_stride_2, norm_layer
 
 DEPTH = 16
 # Convolutions of the five stages, and their channels in units of the first stage's.
 CONVS = (2, 2, 3, 3, 3)
 WIDTHS = (1, 2, 4, 8, 8)
 STRIDE = 16
+NORMS = ("none", "batch", "sync", "group")
 
 
 class VGG(nn.Module):
@@ -24,8 +25,9 @@ class VGG(nn.Module):
 
     Attributes:
         width: channels of the first stage; the last has eight times as many.
-        norm: "none" as in the paper, or behind every convolution a norm of
-            `norm_layer`, which training from scratch needs.
+        norm: "none" as in the paper, or "batch", "sync" or "group" of
+            `norm_layer` behind every convolution, which training from scratch
+            needs; there are no pretrained statistics that "frozen" could keep.
         frozen_stages: n of 0..5; the stages 1..n keep their running statistics
             and pass no gradient to their parameters.
         axis_name: the mapped axis over which "sync" averages while training.
@@ -47,10 +49,8 @@ class VGG(nn.Module):
         Raises:
             ValueError: if a setting is not one of those listed.
         """
-        if self.norm not in ("none", *NORM_KINDS):
-            raise ValueError(
-                f"norm must be one of none, {', '.join(NORM_KINDS)}; found {self.norm!r}"
-            )
+        if self.norm not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}; found {self.norm!r}")
         frozen_parameters(self.frozen_stages)  # Checks the number.
         for i, (num_convs, width) in enumerate(zip(CONVS, WIDTHS, strict=True)):
             if i > 0:

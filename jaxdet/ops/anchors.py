@@ -9,12 +9,25 @@ simple-faster-rcnn's bbox_tools, whose anchors are centred in their cells.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxdet.ops.checks import check_at_least, check_fractions, check_shapes
+
+
+class GridPoints(NamedTuple):
+    """The cells of a pyramid, of one box each, where a detector has no anchor boxes.
+
+    Attributes:
+        centres: (x, y) of each cell's middle, in pixels.
+        strides: pixels a cell.
+    """
+
+    centres: Float[Array | np.ndarray, "N 2"]
+    strides: Float[Array | np.ndarray, " N"]
 
 
 def octave_scales(base: float, num_scales: int) -> tuple[float, ...]:
@@ -118,6 +131,34 @@ def pyramid_anchors(
     return np.concatenate(levels)
 
 
+def grid_points(feature_sizes: Sequence[tuple[int, int]], strides: Sequence[int]) -> GridPoints:
+    """The middles of the cells of all levels, concatenated; over levels, then y, then x.
+
+    >>> grid_points([(1, 2), (1, 1)], [4, 8]).centres
+    array([[2., 2.],
+           [6., 2.],
+           [4., 4.]], dtype=float32)
+
+    Args:
+        feature_sizes: (height, width) in cells, finest level first.
+        strides: pixels a cell, of each level.
+
+    Raises:
+        ValueError: if the numbers of feature sizes and strides differ, a stride
+            is not above 0 or a side of a map is negative.
+
+    Reference: Ge et al., YOLOX, sec. 2.1, arXiv:2107.08430.
+    """
+    _check_levels(feature_sizes, strides)
+    centres, steps = [], []
+    for feature_size, stride in zip(feature_sizes, strides, strict=True):
+        middle = np.full((1, 4), stride / 2, np.float32)
+        level = grid_anchors(middle, feature_size, stride)[:, :2]
+        centres.append(level)
+        steps.append(np.full(len(level), stride, np.float32))
+    return GridPoints(np.concatenate(centres), np.concatenate(steps))
+
+
 @check_shapes
 def pyramid_valid(
     feature_sizes: Sequence[tuple[int, int]],
@@ -126,6 +167,7 @@ def pyramid_valid(
     *,
     num_base: int,
     divisor: int = 32,
+    whole_cells: bool = False,
 ) -> Bool[Array, " N"]:
     """True for anchors of cells that the image itself covers, not the canvas padding.
 
@@ -139,6 +181,8 @@ def pyramid_valid(
             as the reference pads each image.
         num_base: anchors a cell.
         divisor: what the reference pads an image's sides to.
+        whole_cells: count only the cells that the image fills, whatever the
+            divisor, as backbones do that drop what their poolings leave over.
 
     Raises:
         ValueError: if the numbers of feature sizes and strides differ, or a
@@ -149,7 +193,7 @@ def pyramid_valid(
     padded = -(-size // divisor) * divisor
     levels = []
     for (height, width), stride in zip(feature_sizes, strides, strict=True):
-        cells = -(-padded // stride)
+        cells = size // stride if whole_cells else -(-padded // stride)
         covered = (np.arange(height)[:, None] < cells[0]) & (np.arange(width) < cells[1])
         levels.append(jnp.repeat(covered.ravel(), num_base))
     return jnp.concatenate(levels)

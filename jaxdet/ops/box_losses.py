@@ -84,6 +84,7 @@ def box_regression(
     beta: float = 1.0,
     means: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0),
     stds: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),
+    max_ratio: float = box_coder.MAX_RATIO,
 ) -> Float[Array, "*S"]:
     """The box loss of each anchor: of its deltas, or of the box that they make.
 
@@ -101,6 +102,7 @@ def box_regression(
         beta: of "smooth_l1", positive; the others ignore it.
         means: of the deltas.
         stds: of the deltas.
+        max_ratio: see `box_coder.decode`; the kinds that encode ignore it.
 
     Raises:
         ValueError: if the kind is unknown or beta is not positive.
@@ -120,7 +122,7 @@ def box_regression(
         if kind == "l1":
             return jnp.sum(losses.l1(deltas, wanted), axis=-1)
         return jnp.sum(losses.smooth_l1(deltas, wanted, beta=beta), axis=-1)
-    decoded = box_coder.decode(anchors, deltas, means=means, stds=stds)
+    decoded = box_coder.decode(anchors, deltas, means=means, stds=stds, max_ratio=max_ratio)
     return {"iou": iou_loss, "giou": giou_loss, "diou": diou_loss}[kind](decoded, targets)
 
 

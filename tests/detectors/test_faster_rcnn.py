@@ -78,4 +78,6 @@ def test_the_loss_meters_and_confusion_matrices_equal_a_numpy_count():
     assert (expected > 0).all()
     expected = count_matrix(regions.labels, class_logits.argmax(-1), regions.valid, CLASSES + 1)
     np.testing.assert_array_equal(metrics.counts["roi_confusion"], expected)
+    accuracy = np.diag(expected).sum() / number
+    np.testing.assert_allclose(metrics.means["accuracy"], accuracy, rtol=1e-6)
     assert expected.sum() == number and (expected > 0).sum() > CLASSES

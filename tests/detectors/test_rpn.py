@@ -140,6 +140,41 @@ def test_weights_and_kinds_of_the_losses_are_settings():
         losses_of(rpn_box_loss="giuo")
 
 
+def test_a_vgg_has_anchors_in_whole_cells_only():
+    s = rpn.Settings(num_classes=1, backbone="vgg", depth=16, norm="none", size_divisor=16)
+    maps = (jnp.zeros((2, 40, 64, 1)),)
+    anchors = rpn.make_anchors(s, maps, jnp.array([[600, 1000], [592, 1008]]))
+    counts = [37 * 62 * s.num_anchors, 37 * 63 * s.num_anchors]  # 600 / 16 = 37.5 rows.
+    np.testing.assert_array_equal(anchors.valid.sum(axis=1), counts)
+
+
+def test_an_image_without_positives_may_count_one_or_none():
+    boxes = jnp.array([[0.0, 0, 10, 10]] * 3)
+    anchors = rpn.Anchors(boxes, jnp.ones((1, 3), bool), (3,))
+    none = jnp.zeros((1, 3), bool)
+    targets = rpn.AnchorTargets(jnp.arange(3)[None], none, ~none, jnp.zeros((1, 3, 4)))
+    for least, count in ((1, 4), (0, 3)):
+        s = rpn.Settings(num_classes=1, rpn_least_samples=least)
+        terms = rpn.rpn_losses(s, jnp.zeros((1, 3)), jnp.zeros((1, 3, 4)), anchors, targets)
+        np.testing.assert_allclose(terms["rpn_class_loss"], 3 * np.log(2) / count, rtol=1e-6)
+
+
+def test_decoded_losses_keep_to_the_limit_of_the_boxes():
+    """A side may double at most: the delta that would make it four times as long is no use."""
+    s = dict(rpn_box_loss="iou", max_ratio=2.0)
+    boxes = jnp.array([[0.0, 0, 10, 10]])
+    anchors = rpn.Anchors(boxes, jnp.ones((1, 1), bool), (1,))
+    positive = jnp.ones((1, 1), bool)
+    truth = jnp.array([[[-15.0, 0, 25, 10]]])
+    targets = rpn.AnchorTargets(jnp.zeros((1, 1), int), positive, positive, truth)
+    deltas = jnp.array([[[0, 0, np.log(4), 0]]], jnp.float32)
+    for ratio, loss in ((2.0, 0.5), (0.0, 0.0)):
+        settings = rpn.Settings(num_classes=1, **(s | dict(max_ratio=ratio)))
+        terms = rpn.rpn_losses(settings, jnp.zeros((1, 1)), deltas, anchors, targets)
+        # One positive, and a negative that is counted: halves.
+        np.testing.assert_allclose(terms["rpn_box_loss"], loss / 2, atol=1e-6)
+
+
 def test_alone_it_scores_every_object_with_label_0():
     detector, batch = build("rpn"), draw_batch("rpn")
     variables = drawn_variables(detector, batch)

@@ -31,7 +31,7 @@ RPN = dict(
     rpn_beta=1 / 9,
     min_size_of_original=True,
     filter_first=True,
-    max_ratio=math.inf,
+    max_ratio=0.0,
 )
 
 

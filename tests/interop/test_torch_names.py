@@ -98,6 +98,18 @@ def test_a_vgg_file_fills_the_backbone_and_the_fully_connected_layers():
     assert filled["params"]["box_head"]["fc0"]["kernel"].shape == (7, 7, 512, 4096)
 
 
+def test_a_box_head_of_another_size_than_the_classifiers_starts_at_random():
+    shapes = {"features.0.weight": (64, 3, 3, 3), "classifier.0.weight": (4096, 25088)}
+    tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+    leaf = jax.ShapeDtypeStruct((3, 3, 3, 64), np.float32)
+    small = jax.ShapeDtypeStruct((7, 7, 512, 256), np.float32)
+    params = {"backbone": {"layer1": {"conv1": {"kernel": leaf}}}}
+    params["box_head"] = {"fc0": {"kernel": small}}
+    filled, report = from_torch(tensors, {"params": params})
+    assert report.missing == ("params/box_head/fc0/kernel",)
+    assert filled["params"]["box_head"]["fc0"]["kernel"] is small
+
+
 def test_a_vgg_round_trip_keeps_every_number():
     init = jax.eval_shape(
         lambda x: VGG(width=2).init(jax.random.key(0), x, train=False), jnp.zeros((1, 32, 32, 3))

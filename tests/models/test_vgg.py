@@ -106,7 +106,7 @@ def test_a_norm_takes_the_place_of_the_bias():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        (dict(norm="bach"), "norm must be one of none, frozen, batch, sync, group; found 'bach'"),
+        (dict(norm="frozen"), "norm must be one of none, batch, sync, group; found 'frozen'"),
         (dict(frozen_stages=6), "frozen_stages must be 0..5; found 6"),
     ],
 )
