@@ -1,10 +1,23 @@
 """Linen modules: parameters and the forward pass, nothing else."""
 
 from jaxdet.models.box_head import BoxHead
+from jaxdet.models.cspdarknet import CSPDarknet
 from jaxdet.models.fpn import FPN
+from jaxdet.models.pafpn import PAFPN
 from jaxdet.models.resnet import ResNet
 from jaxdet.models.retina_head import RetinaHead
 from jaxdet.models.rpn_head import RPNHead
 from jaxdet.models.vgg import VGG
+from jaxdet.models.yolox_head import YOLOXHead
 
-__all__ = ["FPN", "VGG", "BoxHead", "RPNHead", "ResNet", "RetinaHead"]
+__all__ = [
+    "FPN",
+    "PAFPN",
+    "VGG",
+    "BoxHead",
+    "CSPDarknet",
+    "RPNHead",
+    "ResNet",
+    "RetinaHead",
+    "YOLOXHead",
+]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxdet.models.layers import Conv, xavier_uniform
+from jaxdet.models.layers import Conv, upsample_2x, xavier_uniform
 
 EXTRAS = ("pool", "on_input", "on_lateral", "on_output")
 
@@ -60,7 +60,7 @@ class FPN(nn.Module):
             )
         laterals = [self._conv(x, 1, name=f"lateral{i}") for i, x in enumerate(maps)]
         for i in reversed(range(len(laterals) - 1)):
-            laterals[i] = laterals[i] + _upsample(laterals[i + 1], laterals[i].shape)
+            laterals[i] = laterals[i] + upsample_2x(laterals[i + 1], laterals[i].shape)
         outputs = [self._conv(x, 3, name=f"output{i}") for i, x in enumerate(laterals)]
 
         source = {"on_input": maps[-1], "on_lateral": laterals[-1]}.get(self.extra, outputs[-1])
@@ -83,20 +83,3 @@ class FPN(nn.Module):
             dtype=self.dtype,
             name=name,
         )(x)
-
-
-def _upsample(x: Array, shape: tuple[int, ...]) -> Array:
-    """Doubles a map by repeating pixels and cuts it to the height and width of `shape`.
-
-    For odd sizes this is also what nearest-neighbour interpolation to the
-    exact size gives, and broadcasting has a cheaper gradient than a gather.
-    """
-    batch, height, width, channels = x.shape
-    if (height, width) != (-(-shape[1] // 2), -(-shape[2] // 2)):
-        raise ValueError(
-            f"a map of {height} x {width} is not half of the finer {shape[1]} x {shape[2]}"
-        )
-    doubled = jnp.broadcast_to(
-        x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels)
-    ).reshape(batch, 2 * height, 2 * width, channels)
-    return doubled[:, : shape[1], : shape[2]]

@@ -1,5 +1,6 @@
-"""The convolution, pooling and normalisation layers that all models share."""
+"""The layers that all models share: convolution, pooling, upsampling, activation, norm."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -14,6 +15,14 @@ BATCH_NORM_MOMENTUM = 0.9  # The share that is kept; torch calls this momentum 0
 
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 xavier_uniform = nn.initializers.xavier_uniform()
+# What torch draws a convolution from by default: +- 1 / sqrt(fan in).
+torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": nn.silu,
+    "relu": nn.relu,
+    "leaky_relu": functools.partial(nn.leaky_relu, negative_slope=0.1),
+}
 
 
 class Conv(nn.Module):
@@ -27,8 +36,11 @@ class Conv(nn.Module):
         features: channels of the output.
         kernel_size: height and width of the kernel, odd.
         stride: step between output positions.
+        groups: channels are split into so many parts, each convolved by itself;
+            as many as there are channels makes a depthwise convolution.
         use_bias: whether a bias is added.
-        kernel_init: initialiser of the kernel, in (height, width, in, out) layout.
+        kernel_init: initialiser of the kernel, in (height, width, in / groups, out)
+            layout.
         bias_init: initialiser of the bias.
         dtype: type of the computation; the parameters are float32.
     """
@@ -36,6 +48,7 @@ class Conv(nn.Module):
     features: int
     kernel_size: int
     stride: int = 1
+    groups: int = 1
     use_bias: bool = True
     kernel_init: Callable = kaiming_normal
     bias_init: Callable = nn.initializers.zeros
@@ -45,15 +58,20 @@ class Conv(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B _ _ O"]:
         """Convolves a batch of maps."""
         size, stride = self.kernel_size, self.stride
-        shape = (size, size, x.shape[-1], self.features)
+        shape = (size, size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         x = x.astype(self.dtype)
-        if size == 1:
+        if size == 1 and self.groups == 1:
             y = x[:, ::stride, ::stride] @ kernel[0, 0]
         else:
             padding = [((size - 1) // 2,) * 2] * 2
             y = jax.lax.conv_general_dilated(
-                x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+                x,
+                kernel,
+                (stride, stride),
+                padding,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=self.groups,
             )
         if self.use_bias:
             y = y + self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
@@ -88,6 +106,55 @@ def max_pool_2x2_stride_2(x: Float[Array, "B H W C"]) -> Float[Array, "B _ _ C"]
     return jnp.maximum(x[:, :, ::2], x[:, :, 1::2])
 
 
+def max_pool_5x5_stride_1(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    """Max pooling that keeps the size: 5x5 windows, stride 1, padded by two with -inf.
+
+    Run twice it pools 9x9 windows, three times 13x13. As maxima of shifted
+    slices, for the same reasons and with the same ties as `max_pool_3x3_stride_2`.
+    """
+    x = jnp.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), constant_values=-jnp.inf)
+    for axis in (1, 2):
+        side = x.shape[axis] - 4
+        shifted = [jax.lax.slice_in_dim(x, i, i + side, axis=axis) for i in range(5)]
+        x = functools.reduce(jnp.maximum, shifted)
+    return x
+
+
+def upsample_2x(x: Float[Array, "B H W C"], shape: tuple[int, ...]) -> Float[Array, "B _ _ C"]:
+    """Doubles a map by repeating pixels and cuts it to the height and width of `shape`.
+
+    For odd sizes this is also what nearest-neighbour interpolation to the
+    exact size gives, and broadcasting has a cheaper gradient than a gather.
+
+    Args:
+        x: a map.
+        shape: of the finer map, (B, height, width, C); only its height and width count.
+
+    Raises:
+        ValueError: if `x` is not half as large as the finer map, rounded up.
+    """
+    batch, height, width, channels = x.shape
+    if (height, width) != (-(-shape[1] // 2), -(-shape[2] // 2)):
+        raise ValueError(
+            f"a map of {height} x {width} is not half of the finer {shape[1]} x {shape[2]}"
+        )
+    doubled = jnp.broadcast_to(
+        x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels)
+    ).reshape(batch, 2 * height, 2 * width, channels)
+    return doubled[:, : shape[1], : shape[2]]
+
+
+def activate(x: Float[Array, "..."], kind: str) -> Float[Array, "..."]:
+    """Applies an activation: "silu", "relu" or "leaky_relu", whose slope below 0 is 0.1.
+
+    Raises:
+        ValueError: if `kind` is unknown.
+    """
+    if kind not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; found {kind!r}")
+    return ACTIVATIONS[kind](x)
+
+
 def norm_layer(
     kind: str,
     channels: int,
@@ -95,6 +162,8 @@ def norm_layer(
     train: bool,
     frozen: bool = False,
     axis_name: str | None = None,
+    epsilon: float = NORM_EPSILON,
+    momentum: float = BATCH_NORM_MOMENTUM,
     scale_init: Callable = nn.initializers.ones,
     dtype: DTypeLike = jnp.float32,
     name: str,
@@ -115,6 +184,8 @@ def norm_layer(
         train: whether the statistics come from the batch.
         frozen: True has "batch" and "sync" behave as "frozen", for frozen stages.
         axis_name: the mapped axis of "sync"; None makes it "batch".
+        epsilon: added to the variance.
+        momentum: the share of the running statistics that a step keeps.
         scale_init: initialiser of `scale`.
         dtype: type of the output.
         name: name of the module, part of the parameters' paths.
@@ -131,15 +202,15 @@ def norm_layer(
     if kind == "group":
         return nn.GroupNorm(
             num_groups=num_groups(channels),
-            epsilon=NORM_EPSILON,
+            epsilon=epsilon,
             scale_init=scale_init,
             dtype=dtype,
             name=name,
         )
     return nn.BatchNorm(
         use_running_average=not train or frozen or kind == "frozen",
-        momentum=BATCH_NORM_MOMENTUM,
-        epsilon=NORM_EPSILON,
+        momentum=momentum,
+        epsilon=epsilon,
         scale_init=scale_init,
         axis_name=axis_name if kind == "sync" and train else None,
         dtype=dtype,

@@ -105,6 +105,7 @@ def test_draws_depend_on_the_place_in_the_run_not_in_the_batch(case):
 
 
 def test_more_object_slots_do_not_change_the_loss(case):
+    skip_stages(case)
     batch = case.batch()
     wide = batch._replace(
         **{
@@ -132,6 +133,7 @@ def test_detections_are_sorted_inside_the_image_and_zero_where_invalid(case):
 
 
 def test_bfloat16_networks_give_a_finite_float32_loss_near_the_float32_one(case):
+    skip_stages(case)
     half = build(case.name, dtype="bfloat16")
     total, _ = jax.jit(half.loss)(case.variables, case.batch(), KEY)
     full, _ = case.loss(case.variables, case.batch(), KEY)
@@ -170,7 +172,7 @@ def test_one_and_eight_devices_give_the_same_loss_and_gradient(case):
 def test_a_trained_tiny_model_finds_the_boxes(case):
     skip_stages(case)
     batch, variables = case.batch(), case.variables
-    tx = optax.adam(3e-3)
+    tx = optax.adam(4e-3)
     opt_state = tx.init(variables)
 
     @jax.jit
@@ -178,7 +180,7 @@ def test_a_trained_tiny_model_finds_the_boxes(case):
         updates, opt_state = tx.update(gradients, opt_state)
         return optax.apply_updates(variables, updates), opt_state
 
-    for i in range(120):
+    for i in range(80):
         batch = batch._replace(index=jnp.arange(IMAGES, dtype=jnp.uint32) + IMAGES * i)
         _, gradients = case.gradient(variables, batch, KEY)
         variables, opt_state = update(variables, opt_state, gradients)

@@ -8,7 +8,18 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdet.interop import from_torch, to_torch
-from jaxdet.models import FPN, VGG, BoxHead, ResNet, RetinaHead, RPNHead
+from jaxdet.models import (
+    FPN,
+    PAFPN,
+    VGG,
+    BoxHead,
+    CSPDarknet,
+    ResNet,
+    RetinaHead,
+    RPNHead,
+    YOLOXHead,
+)
+from jaxdet.models.cspdarknet import focus
 from jaxdet.models.resnet import frozen_parameters
 from jaxdet.types import UserError
 
@@ -35,6 +46,24 @@ def detector(*, num_classes=3, depth=18, width=4, channels=8, hidden=16, norm="f
         return {"params": params} | ({"batch_stats": {"backbone": stats}} if stats else {})
 
     return jax.eval_shape(init, jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 7, 7, channels)))
+
+
+def yolox(*, depth=0.33, width=0.125, num_classes=3, depthwise=False):
+    """The shapes of a YOLOX's variables."""
+    parts = {
+        "backbone": CSPDarknet(depth=depth, width=width, depthwise=depthwise),
+        "neck": PAFPN(depth=depth, depthwise=depthwise),
+        "head": YOLOXHead(num_classes, width=width, depthwise=depthwise),
+    }
+
+    def init(x):
+        params, batch_stats = {}, {}
+        for name, module in parts.items():
+            x, variables = module.init_with_output(jax.random.key(0), x, train=False)
+            params[name], batch_stats[name] = variables["params"], variables["batch_stats"]
+        return {"params": params, "batch_stats": batch_stats}
+
+    return jax.eval_shape(init, jnp.zeros((1, 32, 32, 3)))
 
 
 def numbered(shapes):
@@ -129,6 +158,34 @@ def test_retinanet_has_mmdetections_names():
     assert tensors["bbox_head.retina_cls.weight"].shape == (27, 4, 3, 3)
     assert "bbox_head.cls_convs.3.conv.weight" in tensors
     assert not assert_round_trip(tensors, variables, "mmdetection").missing
+
+
+@pytest.mark.parametrize("key, width, depthwise", [("s", 0.5, False), ("nano", 0.25, True)])
+def test_yolox_names_map_one_to_one(key, width, depthwise):
+    tensors = numbered(json.loads((GOLDENS / "yolox_s_keys.json").read_text())[f"yolox_{key}"])
+    variables = yolox(width=width, num_classes=80, depthwise=depthwise)
+    report = assert_round_trip(tensors, variables, "yolox")
+    assert not report.missing and not report.unused
+
+
+def test_yolox_stems_for_bgr_read_the_same_pixels():
+    variables = yolox()
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables)
+    tensors = numbered({k: v.shape for k, v in to_torch(zeros, names="yolox").items()})
+    kernels = [
+        from_torch(tensors, variables, bgr=bgr)[0]["params"]["backbone"]["stem"]["conv"]["kernel"]
+        for bgr in (False, True)
+    ]
+    image = np.random.default_rng(0).normal(size=(1, 6, 6, 3)).astype(np.float32)
+    plain, turned = (
+        np.einsum("bhwc,hwco->o", focus(jnp.asarray(x)), kernel)
+        for x, kernel in zip((image[..., ::-1], image), kernels, strict=True)
+    )
+    np.testing.assert_allclose(turned, plain, rtol=1e-4)
+    assert not np.allclose(*kernels)
+    back = to_torch(from_torch(tensors, variables, bgr=True)[0], names="yolox", bgr=True)
+    name = "backbone.backbone.stem.conv.conv.weight"
+    np.testing.assert_array_equal(back[name], tensors[name])
 
 
 def test_the_frozen_parameters_are_those_that_mmdetection_freezes():
