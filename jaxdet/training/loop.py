@@ -63,7 +63,8 @@ def train(
     At the steps of `reload_best_at` the run goes on from the best parameters
     and statistics so far, those of this step's evaluation among them; step and
     optimizer stay. That happens behind the save at this step, so a run that
-    resumes there does the same again.
+    resumes there does the same again; only one that failed inside this very
+    evaluation goes on from the best before it.
 
     Args:
         state: where to start, from `put_state`; its buffers are donated.
