@@ -1,4 +1,4 @@
-"""Boxes as deltas from anchors or proposals, and back.
+"""Boxes as deltas from anchors or proposals or as offsets in cells, and back.
 
 Reference: Ren et al., Faster R-CNN, eq. 2, arXiv:1506.01497; mmdetection's
 DeltaXYWHBBoxCoder for the order of normalising and clamping.
@@ -10,13 +10,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
 from jaxdet.ops import boxes as box_ops
+from jaxdet.ops.anchors import GridPoints
 from jaxdet.ops.checks import check_shapes
 
 # Sides grow or shrink by at most this factor: exp() of a wild delta stays finite.
 MAX_RATIO = 1000 / 16
 
+# Largest log of a side in strides in `decode_grid`, some 10^9 pixels: the square of the box's area,
+# which gradients of overlaps hold, is finite in float32 up to a stride of 64.
+MAX_LOG_SIDE = 18.0
+
 # Stands for the side of an empty box, so that logs and quotients stay finite.
 _MIN_SIDE = 1e-6
+
+# The same for sides in strides: what YOLOX adds before its log.
+_MIN_STRIDES = 1e-8
 
 
 @check_shapes
@@ -97,6 +105,72 @@ def decode(
     sides = sides * jnp.exp(jnp.clip(growth, -limit, limit))
     decoded = box_ops.cxcywh_to_xyxy(jnp.concatenate([centre, sides], axis=-1))
     return decoded if size is None else box_ops.clip(decoded, size)
+
+
+@check_shapes
+def encode_grid(points: GridPoints, targets: Real[Array, "N 4"]) -> Float[Array, "N 4"]:
+    """What a network without anchors would predict at each point for its target.
+
+    Offsets (x, y) of the centre from the cell's top left corner and the logs of
+    width and height, all in strides; the targets of YOLOX's L1 loss. Empty
+    boxes give finite values: a side of 0 is about -18.4.
+
+    >>> encode_grid(GridPoints(jnp.array([[12, 4]]), jnp.array([8])), jnp.array([[8, 0, 16, 8]]))
+    Array([[0.5, 0.5, 0. , 0. ]], dtype=float32)
+
+    Args:
+        points: centres and strides, in pixels, as `anchors.grid_points` gives them.
+        targets: the box of each, with no negative side.
+
+    Raises:
+        ValueError: if there is not one point for each box.
+
+    Reference: Ge et al., YOLOX, sec. 2.1, arXiv:2107.08430; its get_l1_target.
+    """
+    corners, strides = _cells(points, targets)
+    centre, sides = _centre_and_sides(targets)
+    return jnp.concatenate(
+        [(centre - corners) / strides, jnp.log(sides / strides + _MIN_STRIDES)], axis=-1
+    )
+
+
+@check_shapes
+def decode_grid(points: GridPoints, offsets: Real[Array, "N 4"]) -> Float[Array, "N 4"]:
+    """Boxes that a network without anchors predicts; the inverse of `encode_grid`.
+
+    (x, y) in strides from the cell's top left corner is the box's centre, the
+    exponential of (w, h) its sides in strides. w and h above MAX_LOG_SIDE are
+    taken for that, and get no gradient: all is finite. In float32, whatever
+    comes in.
+
+    >>> decode_grid(GridPoints(jnp.array([[12, 4]]), jnp.array([8])), jnp.array([[0.5, 0.5, 0, 0]]))
+    Array([[ 8.,  0., 16.,  8.]], dtype=float32)
+
+    Args:
+        points: centres and strides, in pixels, as `anchors.grid_points` gives them.
+        offsets: raw output of a head at each point.
+
+    Raises:
+        ValueError: if there is not one point for each row.
+
+    Reference: Ge et al., YOLOX, sec. 2.1, arXiv:2107.08430; its decode_outputs.
+    """
+    corners, strides = _cells(points, offsets)
+    shift, growth = jnp.split(offsets.astype(jnp.float32), 2, axis=-1)
+    centre = shift * strides + corners
+    sides = jnp.exp(jnp.minimum(growth, MAX_LOG_SIDE)) * strides
+    return box_ops.cxcywh_to_xyxy(jnp.concatenate([centre, sides], axis=-1))
+
+
+def _cells(points, rows):
+    """Top left corners (N, 2) and strides (N, 1) of points, one for each row."""
+    if points.centres.shape != (len(rows), 2) or points.strides.shape != (len(rows),):
+        raise ValueError(
+            f"{len(rows)} boxes, but points with centres of the shape {points.centres.shape} "
+            f"and strides of {points.strides.shape}"
+        )
+    strides = points.strides.astype(jnp.float32)[:, None]
+    return points.centres.astype(jnp.float32) - strides / 2, strides
 
 
 def _centre_and_sides(boxes):

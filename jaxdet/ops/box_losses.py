@@ -52,6 +52,9 @@ def giou_loss(
 ) -> Float[Array, "*S"]:
     """One minus the generalised IoU of boxes paired by broadcasting, in [0, 2].
 
+    YOLOX 0.1 subtracts the intersection from the hull, not the union; its later
+    code and this do not.
+
     Reference: Rezatofighi et al., Generalized IoU, sec. 3.1, arXiv:1902.09630.
 
     >>> giou_loss(jnp.array([0, 0, 1, 1]), jnp.array([3, 0, 4, 1]))

@@ -150,10 +150,7 @@ def nms_per_class(
     >>> found.labels, found.valid
     (Array([0, 1, 0], dtype=int32), Array([ True,  True, False], dtype=bool))
     """
-    check_fractions(score_threshold=score_threshold, iou_threshold=iou_threshold)
-    check_at_least(1, max_detections=max_detections)
-    if max_candidates < max_detections:
-        raise ValueError(f"max_candidates {max_candidates} < max_detections {max_detections}")
+    _check_settings(score_threshold, iou_threshold, max_detections, max_candidates)
     num_rows, num_classes = scores.shape
     passing = valid[:, None] & (scores > score_threshold)
     ranked = jnp.where(passing, scores.astype(jnp.float32), -jnp.inf).ravel()
@@ -164,6 +161,56 @@ def nms_per_class(
     groups = None if class_agnostic else labels
     keep = nms_sorted(chosen, best > -jnp.inf, groups, iou_threshold=iou_threshold)
     return _first(keep, chosen, best, labels, count=max_detections)
+
+
+@check_shapes
+def nms_best_class(
+    boxes: Real[Array, "P 4"],
+    scores: Float[Array, "P K"],
+    valid: Bool[Array, " P"],
+    *,
+    score_threshold: float,
+    iou_threshold: float,
+    max_detections: int,
+    max_candidates: int,
+    class_agnostic: bool = False,
+) -> Detections:
+    """The best detections of one image where each box has one class, its best.
+
+    Otherwise as `nms_per_class`: only the `max_candidates` best boxes are looked
+    at, and equal scores come by index. Of equal classes the first counts.
+
+    Args:
+        boxes: one for all classes.
+        scores: of each class, in [0, 1]; for YOLOX class times objectness.
+        valid: real rows.
+        score_threshold: boxes must score at least this; in [0, 1], static.
+        iou_threshold: in [0, 1], static.
+        max_detections: D, static; slots left over are zeros and invalid.
+        max_candidates: static; at least D unless there are fewer boxes.
+        class_agnostic: boxes of all classes suppress each other.
+
+    Raises:
+        ValueError: as `nms_per_class`.
+
+    Reference: YOLOX, postprocess, which looks at every box.
+
+    >>> found = nms_best_class(
+    ...     jnp.array([[0, 0, 9, 9], [0, 0, 9, 8]]), jnp.array([[0.9, 0.6], [0.8, 0.7]]),
+    ...     jnp.array([True, True]),
+    ...     score_threshold=0.05, iou_threshold=0.5, max_detections=3, max_candidates=4)
+    >>> found.labels, found.valid
+    (Array([0, 0, 0], dtype=int32), Array([ True, False, False], dtype=bool))
+    """
+    _check_settings(score_threshold, iou_threshold, max_detections, max_candidates)
+    scores, labels = jnp.max(scores, axis=1), jnp.argmax(scores, axis=1).astype(jnp.int32)
+    passing = valid & (scores >= score_threshold)
+    ranked = jnp.where(passing, scores.astype(jnp.float32), -jnp.inf)
+    best, chosen = jax.lax.top_k(ranked, min(max_candidates, len(boxes)))
+    boxes, labels = boxes.astype(jnp.float32)[chosen], labels[chosen]
+    groups = None if class_agnostic else labels
+    keep = nms_sorted(boxes, best > -jnp.inf, groups, iou_threshold=iou_threshold)
+    return _first(keep, boxes, best, labels, count=max_detections)
 
 
 @check_shapes
@@ -234,6 +281,13 @@ def soft_nms(
     start = scores, valid & (scores >= min_score), jnp.zeros_like(valid)
     scores, _, keep = jax.lax.while_loop(lambda state: jnp.any(state[1]), pick, start)
     return SoftNms(jnp.where(keep, scores, 0), keep)
+
+
+def _check_settings(score_threshold, iou_threshold, max_detections, max_candidates):
+    check_fractions(score_threshold=score_threshold, iou_threshold=iou_threshold)
+    check_at_least(1, max_detections=max_detections)
+    if max_candidates < max_detections:
+        raise ValueError(f"max_candidates {max_candidates} < max_detections {max_detections}")
 
 
 def _first(keep, boxes, scores, labels, *, count):

@@ -98,6 +98,32 @@ def test_custom_base_anchors_equal_those_of_simple_faster_rcnn(golden):
     np.testing.assert_allclose(base, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["yolox_simota", "yolox_simota_v01"])
+def test_grid_points_equal_the_reference(golden, name):
+    data = golden(name)
+    strides = data["strides"].tolist()
+    sizes = [tuple((data["image_hw"] // stride).tolist()) for stride in strides]
+    found = anchor_ops.grid_points(sizes, strides)
+    np.testing.assert_array_equal(found.strides, data["expanded_strides"][0])
+    cells = np.stack([data["x_shifts"][0], data["y_shifts"][0]], axis=-1)
+    np.testing.assert_allclose(found.centres, (cells + 0.5) * found.strides[:, None], rtol=1e-6)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=3))
+def test_grid_points_equal_plain_loops(sizes):
+    strides = [3 * 2**i for i in range(len(sizes))]
+    expected = [
+        ((x + 0.5) * stride, (y + 0.5) * stride, stride)
+        for (height, width), stride in zip(sizes, strides, strict=True)
+        for y in range(height)
+        for x in range(width)
+    ]
+    found = anchor_ops.grid_points(sizes, strides)
+    assert all(array.dtype == np.float32 for array in found)
+    rows = np.concatenate([found.centres, found.strides[:, None]], axis=1)
+    np.testing.assert_array_equal(rows, np.reshape(expected, (-1, 3)))
+
+
 def test_a_cell_runs_over_ratios_then_scales():
     base = anchor_ops.base_anchors(4, scales=(1, 2), ratios=(1.0, 4.0))
     np.testing.assert_allclose(base[:, 2] * 2, [4, 8, 2, 4])  # Widths.
@@ -229,6 +255,9 @@ def test_levels_without_a_stride_raise():
         ("grid_anchors", (np.zeros((1, 4), np.float32), (2, 2), 0), {}, "stride must be"),
         ("grid_anchors", (np.zeros((1, 4), np.float32), (-2, 2), 4), {}, "height must be at least"),
         ("grid_anchors", (np.zeros((1, 5), np.float32), (2, 2), 4), {}, "base wants the shape"),
+        ("grid_points", ([(2, 2)], [4, 8]), {}, "1 feature maps but 2 strides"),
+        ("grid_points", ([(2, 2)], [0]), {}, r"strides must be .* got \(0,\)"),
+        ("grid_points", ([(2, -2)], [4]), {}, "width must be at least 0, got -2"),
         ("pyramid_anchors", ([(2, 2)], [-4]), dict(scales=[1], ratios=[1]), "strides must be"),
     ],
 )

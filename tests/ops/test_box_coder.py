@@ -9,6 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdet.ops import box_coder
+from jaxdet.ops import boxes as box_ops
+from jaxdet.ops.anchors import GridPoints, grid_points
+from jaxdet.ops.box_losses import giou_loss, iou_loss
 
 COUNT = 10
 SETTINGS = dict(means=(0.1, 0.0, -0.1, 0.2), stds=(0.1, 0.1, 0.2, 0.2))
@@ -184,3 +187,72 @@ def test_wrong_shapes_raise_while_tracing():
         jax.eval_shape(box_coder.encode, jnp.ones((3, 4)), jnp.ones((3, 5)))
     with pytest.raises(ValueError, match=r"deltas wants the shape .*, found \(2, 5, 4\)"):
         jax.eval_shape(box_coder.decode, jnp.ones((3, 1, 4)), jnp.ones((2, 5, 4)))
+
+
+def golden_points(data):
+    strides = data["strides"].tolist()
+    return grid_points([tuple((data["image_hw"] // s).tolist()) for s in strides], strides)
+
+
+@pytest.mark.parametrize("name", ["yolox_simota", "yolox_simota_v01"])
+def test_offsets_in_cells_equal_the_reference_and_come_back(golden, name):
+    data = golden(name)
+    points = golden_points(data)
+    for raw, decoded in zip(data["origin_preds"], data["outputs_decoded"][..., :4], strict=True):
+        boxes = jitted("decode_grid")(points, raw)
+        expected = box_ops.cxcywh_to_xyxy(jnp.asarray(decoded))
+        np.testing.assert_allclose(boxes, expected, rtol=1e-5, atol=1e-4)
+        back = jitted("encode_grid")(points, boxes)
+        np.testing.assert_allclose(back, raw, rtol=1e-4, atol=1e-5)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_grid_coder_equals_plain_loops(seed):
+    rng = np.random.default_rng(seed)
+    points = grid_points([(2, 3), (2, 2)], [8, 24])
+    offsets = (rng.normal(size=(COUNT, 4)) * 3).astype(np.float32)
+    targets = random_boxes(rng)
+    boxes, raw = jitted("decode_grid")(points, offsets), jitted("encode_grid")(points, targets)
+    cells = [(x, y, 8) for y in range(2) for x in range(3)]
+    cells += [(x, y, 24) for y in range(2) for x in range(2)]
+    for i, (x, y, stride) in enumerate(cells):
+        dx, dy, dw, dh = offsets[i].astype(float)
+        cx, cy = (x + dx) * stride, (y + dy) * stride
+        w, h = math.exp(dw) * stride, math.exp(dh) * stride
+        wanted = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
+        np.testing.assert_allclose(boxes[i], wanted, rtol=1e-4, atol=1e-2)
+        x1, y1, x2, y2 = targets[i].astype(float)
+        centre = ((x1 + x2) / 2 / stride - x, (y1 + y2) / 2 / stride - y)
+        logs = (math.log((x2 - x1) / stride), math.log((y2 - y1) / stride))
+        np.testing.assert_allclose(raw[i], [*centre, *logs], rtol=1e-4, atol=1e-4)
+
+
+def test_wild_offsets_and_empty_targets_stay_finite_also_in_gradients():
+    points = GridPoints(np.full((3, 2), 32, np.float32), np.full(3, 64, np.float32))
+    offsets = jnp.array([[0, 0, 1e4, 1e4], [9, 9, 1e4, -1e4], [0, 0, 3e38, 0]])
+    target = jnp.array([10.0, 10, 90, 90])
+
+    def total(offsets):
+        boxes = jitted("decode_grid")(points, offsets)
+        return jnp.sum(iou_loss(boxes, target, form="square") + giou_loss(boxes, target))
+
+    value, gradient = jax.value_and_grad(total)(offsets)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+    side = jitted("decode_grid")(points, offsets)[0, 2] * 2 - 64
+    np.testing.assert_allclose(side, 64 * math.exp(box_coder.MAX_LOG_SIDE), rtol=1e-5)
+    # Up to the guard nothing changes.
+    offsets = jnp.zeros((3, 4)).at[:, 2:].set(box_coder.MAX_LOG_SIDE - 1)
+    side = jitted("decode_grid")(points, offsets)[0, 2] * 2
+    np.testing.assert_allclose(side, 64 * math.exp(box_coder.MAX_LOG_SIDE - 1), rtol=1e-5)
+
+    encoded = jitted("encode_grid")(points, jnp.zeros((3, 4)))
+    np.testing.assert_allclose(encoded[0], [0, 0, math.log(1e-8), math.log(1e-8)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["encode_grid", "decode_grid"])
+def test_points_that_do_not_fit_the_boxes_raise(name):
+    points = grid_points([(1, 3)], [8])
+    with pytest.raises(ValueError, match=r"2 boxes, but points .* \(3, 2\) and strides of \(3,\)"):
+        jax.eval_shape(lambda rows: getattr(box_coder, name)(points, rows), jnp.zeros((2, 4)))
+    with pytest.raises(ValueError, match=r"wants the shape \(N, 4\), found \(3, 5\)"):
+        jax.eval_shape(lambda rows: getattr(box_coder, name)(points, rows), jnp.zeros((3, 5)))

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdet.ops import box_losses, losses
+from jaxdet.ops import boxes as box_ops
 from jaxdet.ops.box_losses import BOX_LOSS_KINDS, box_regression, diou_loss, giou_loss, iou_loss
 
 COUNT = 10
@@ -21,6 +22,42 @@ def test_giou_loss_equals_the_reference(golden):
     np.testing.assert_allclose(average, data["giou/loss_avg"], rtol=1e-5)
     # A weight for each coordinate is one for the box: the reference averages the four.
     np.testing.assert_allclose(average, data["giou/loss_avg_w4"], rtol=1e-5)
+
+
+def yolox_boxes(data):
+    return (box_ops.cxcywh_to_xyxy(jnp.asarray(data[key])) for key in ("pred", "target"))
+
+
+@pytest.mark.parametrize("name", ["yolox_iouloss", "yolox_iouloss_v01"])
+def test_the_squared_iou_loss_and_overlaps_equal_yolox(golden, name):
+    data = golden(name)
+    predictions, targets = yolox_boxes(data)
+    values = iou_loss(predictions, targets, form="square")
+    np.testing.assert_allclose(values, data["iou_none"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(values.mean(), data["iou_mean"], rtol=1e-5)
+    np.testing.assert_allclose(values.sum(), data["iou_sum"], rtol=1e-5)
+    expected = data["bboxes_iou_cxcywh"]
+    overlaps = box_ops.pairwise_iou(predictions, targets)[:, : expected.shape[1]]
+    np.testing.assert_allclose(overlaps, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_giou_loss_equals_yolox_but_for_what_its_first_version_subtracts(golden):
+    data, first = golden("yolox_iouloss"), golden("yolox_iouloss_v01")
+    values = giou_loss(*yolox_boxes(data))
+    np.testing.assert_allclose(values, data["giou_none"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(values.mean(), data["giou_mean"], rtol=1e-5)
+    np.testing.assert_allclose(values.sum(), data["giou_sum"], rtol=1e-5)
+    # Version 0.1 takes the intersection from the hull where the union belongs.
+    a, b = map(np.asarray, yolox_boxes(first))
+    hull = np.prod(np.maximum(a[:, 2:], b[:, 2:]) - np.minimum(a[:, :2], b[:, :2]), axis=1)
+    overlap = np.asarray(box_ops.iou(*yolox_boxes(first)))
+    union = np.prod(a[:, 2:] - a[:, :2], axis=1) + np.prod(b[:, 2:] - b[:, :2], axis=1)
+    union = union / (1 + overlap)
+    theirs = giou_loss(*yolox_boxes(first)) + union * (1 - overlap) / hull
+    np.testing.assert_allclose(theirs, first["giou_none"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(theirs.mean(), first["giou_mean"], rtol=1e-5)
+    np.testing.assert_allclose(theirs.sum(), first["giou_sum"], rtol=1e-5)
+    assert (theirs > giou_loss(*yolox_boxes(first)) + 1e-3).any()
 
 
 def test_losses_of_boxes_by_hand():

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdet.ops.nms import nms, nms_per_class, nms_sorted, soft_nms
+from jaxdet.ops import boxes as box_ops
+from jaxdet.ops.nms import nms, nms_best_class, nms_per_class, nms_sorted, soft_nms
 
 COUNT = 30
 THRESHOLDS = (0.0, 0.3, 0.5, 0.7, 1.0)
@@ -247,6 +250,79 @@ def test_detections_equal_plain_loops(seed, agnostic, shared):
         assert not mine[count:].any()
 
 
+fast_best_class = jax.jit(
+    nms_best_class,
+    static_argnames=(
+        "score_threshold",
+        "iou_threshold",
+        "max_detections",
+        "max_candidates",
+        "class_agnostic",
+    ),
+)
+
+
+def best_class(boxes, scores, valid, **settings):
+    defaults = dict(score_threshold=0.1, iou_threshold=0.5, max_detections=12, max_candidates=12)
+    return fast_best_class(boxes, scores, valid, **(defaults | settings))
+
+
+def test_detections_of_one_class_a_box_equal_yolox(golden):
+    data = golden("yolox_postprocess")
+    images = data["prediction_cxcywh"]
+    names = [str(name) for name in data["columns"]]
+    assert names == ["x1", "y1", "x2", "y2", "obj_conf", "class_conf", "class"]
+    cases = sorted({key.split("/")[0] for key in data if "/" in key})
+    for case in cases:
+        confidence, iou, agnostic = map(float, re.findall(r"[\d.]+", case))
+        for i, image in enumerate(images):
+            boxes = box_ops.cxcywh_to_xyxy(jnp.asarray(image[:, :4]))
+            found = best_class(
+                boxes,
+                image[:, 4:5] * image[:, 5:],
+                np.ones(len(image), bool),
+                score_threshold=confidence,
+                iou_threshold=iou,
+                class_agnostic=bool(agnostic),
+                max_detections=len(image),
+                max_candidates=len(image),
+            )
+            expected = data[f"{case}/img{i}"]
+            expected = expected[np.argsort(-expected[:, 4] * expected[:, 5], kind="stable")]
+            count = len(expected)
+            np.testing.assert_array_equal(found.valid, np.arange(len(image)) < count)
+            np.testing.assert_allclose(found.boxes[:count], expected[:, :4], rtol=1e-5, atol=1e-5)
+            scores = expected[:, 4] * expected[:, 5]
+            np.testing.assert_allclose(found.scores[:count], scores, rtol=1e-5)
+            np.testing.assert_array_equal(found.labels[:count], expected[:, 6])
+
+
+def test_a_box_has_its_best_class_only_and_the_score_threshold_is_inclusive():
+    boxes = jnp.array([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10], [20, 0, 30, 10]])
+    scores = jnp.array([[0.5, 0.75], [0.625, 0.5], [0.25, 0.25], [0.125, 0.0]])
+    found = best_class(boxes, scores, jnp.ones(4, bool), score_threshold=0.25, max_detections=4)
+    np.testing.assert_array_equal(found.scores, [0.75, 0.625, 0.25, 0])
+    np.testing.assert_array_equal(found.labels, [1, 0, 0, 0])
+    np.testing.assert_array_equal(found.valid, [True, True, True, False])
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_detections_of_one_class_a_box_equal_plain_loops(seed, agnostic):
+    rng = np.random.default_rng(seed)
+    boxes, _ = crowded(rng, 10)
+    scores = rng.integers(0, 9, (10, 3)).astype(np.float32) / 8
+    valid = rng.random(10) < rng.choice([0, 0.5, 1])
+    best = np.where(np.arange(3) == scores.argmax(axis=1)[:, None], scores, 0)
+    expected = slow_per_class(boxes[:, None], best, valid, class_agnostic=agnostic)
+    boxes[~valid], scores[~valid] = rng.choice([np.nan, np.inf], 2)
+    found = best_class(boxes, scores, valid, class_agnostic=agnostic)
+    count = len(expected[1])
+    np.testing.assert_array_equal(found.valid, np.arange(12) < count)
+    for mine, theirs in zip(found[:3], expected, strict=True):
+        np.testing.assert_array_equal(mine[:count], theirs)
+        assert not mine[count:].any()
+
+
 def slow_soft_nms(boxes, scores, valid, groups, *, method, threshold, sigma, min_score):
     scores, left = scores.astype(np.float64), valid & (scores >= min_score)
     keep = np.zeros(len(boxes), bool)
@@ -351,6 +427,9 @@ NAN = float("nan")
         (lambda b, s, v: per_class(b[:, None], b, v, score_threshold=-1), "score_threshold must"),
         (lambda b, s, v: per_class(b[:, None], b, v, iou_threshold=7), "iou_threshold must lie"),
         (lambda b, s, v: per_class(b, b, v), "boxes wants the shape"),
+        (lambda b, s, v: best_class(b, b, v, max_candidates=2), "candidates 2 < max_detections 12"),
+        (lambda b, s, v: best_class(b, b, v, score_threshold=-1), "score_threshold must"),
+        (lambda b, s, v: best_class(b[:, None], b, v), "boxes wants the shape"),
     ],
 )
 def test_impossible_inputs_raise_while_tracing(call, message):
