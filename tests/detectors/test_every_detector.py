@@ -198,6 +198,18 @@ def test_a_trained_tiny_model_finds_the_boxes(case):
     assert hits >= 0.8 * total, (hits, total)
 
 
+def test_an_rpn_alone_scores_every_object_with_label_0(case):
+    if case.name != "rpn":
+        pytest.skip("it tells classes apart")
+    batch = case.batch()
+    found = case.predict(case.variables, batch.images)
+    assert found.boxes.shape == (IMAGES, SETTINGS["rpn"]["num_proposals_test"], 4)
+    assert not found.labels.any() and (np.asarray(found.scores) <= 1).all()
+    other = batch._replace(labels=1 - batch.labels)
+    totals = [float(case.loss(case.variables, b, KEY)[0]) for b in (batch, other)]
+    assert totals[0] == totals[1]  # Of which class an object is does not matter.
+
+
 def test_unknown_settings_and_names_list_the_known_ones():
     with pytest.raises(UserError, match="no setting 'detph'; known: backbone, depth, width"):
         detectors.build("faster_rcnn", num_classes=2, detph=18)
