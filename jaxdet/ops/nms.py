@@ -158,9 +158,8 @@ def nms_per_class(
     labels = (pair % num_classes).astype(jnp.int32)
     box_class = labels if boxes.shape[1] == num_classes else jnp.zeros_like(labels)
     chosen = boxes.astype(jnp.float32)[pair // num_classes, box_class]
-    groups = None if class_agnostic else labels
-    keep = nms_sorted(chosen, best > -jnp.inf, groups, iou_threshold=iou_threshold)
-    return _first(keep, chosen, best, labels, count=max_detections)
+    candidates = Detections(chosen, best, labels, best > -jnp.inf)
+    return _suppress(candidates, iou_threshold, class_agnostic, max_detections)
 
 
 @check_shapes
@@ -207,10 +206,10 @@ def nms_best_class(
     passing = valid & (scores >= score_threshold)
     ranked = jnp.where(passing, scores.astype(jnp.float32), -jnp.inf)
     best, chosen = jax.lax.top_k(ranked, min(max_candidates, len(boxes)))
-    boxes, labels = boxes.astype(jnp.float32)[chosen], labels[chosen]
-    groups = None if class_agnostic else labels
-    keep = nms_sorted(boxes, best > -jnp.inf, groups, iou_threshold=iou_threshold)
-    return _first(keep, boxes, best, labels, count=max_detections)
+    candidates = Detections(
+        boxes.astype(jnp.float32)[chosen], best, labels[chosen], best > -jnp.inf
+    )
+    return _suppress(candidates, iou_threshold, class_agnostic, max_detections)
 
 
 @check_shapes
@@ -290,8 +289,11 @@ def _check_settings(score_threshold, iou_threshold, max_detections, max_candidat
         raise ValueError(f"max_candidates {max_candidates} < max_detections {max_detections}")
 
 
-def _first(keep, boxes, scores, labels, *, count):
-    """The first `count` kept rows; the rest is zeros and invalid."""
+def _suppress(candidates, iou_threshold, class_agnostic, count):
+    """The first `count` candidates, best first, that suppression keeps; the rest is zeros."""
+    boxes, scores, labels, valid = candidates
+    groups = None if class_agnostic else labels
+    keep = nms_sorted(boxes, valid, groups, iou_threshold=iou_threshold)
     padding = max(count - keep.shape[0], 0)
     keep = jnp.pad(keep, (0, padding))
     # Kept rows first, in their order: they are sorted by score already.
