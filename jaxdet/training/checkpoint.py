@@ -1,7 +1,9 @@
 """Checkpoints in `<directory>/<step>/`: the latest and the best are kept.
 
 Each holds two items, so that evaluation needs no optimizer: `variables`
-(params and batch_stats) and `training` (step and optimizer state).
+(params and batch_stats) and `training` (step and optimizer state). Where a
+state keeps averages, they are the `variables`, and `training` holds the params
+and batch_stats that they are averages of.
 """
 
 import math
@@ -19,6 +21,7 @@ from jaxdet.training.state import TrainState
 from jaxdet.types import UserError
 
 ITEMS = ("variables", "training")
+VARIABLES = ("params", "batch_stats")
 # Every complete checkpoint has these, and they are not empty.
 FILES = (*(f"{item}/_METADATA" for item in ITEMS), "metrics/metrics")
 MAX_REASON = 200  # Characters of orbax's own message that are shown.
@@ -108,11 +111,12 @@ class Checkpoints:
                 it does not fit; the message names the first leaf that differs.
         """
         items = self._read(which, _items(like))
-        state = {**items["variables"], **items["training"]}
+        variables, training = items["variables"], items["training"]
+        state = {"ema": variables, **training} if like.ema else {"ema": {}, **variables, **training}
         return serialization.from_state_dict(like, state)
 
     def restore_variables(self, which: int | str, *, like: Mapping[str, Any]) -> dict[str, Any]:
-        """Reads only what prediction needs, as NumPy arrays.
+        """Reads only what prediction needs, as NumPy arrays: the averages where they were kept.
 
         Args:
             which: a step, "latest" or "best".
@@ -165,7 +169,7 @@ class Checkpoints:
         for item, tree in wanted.items():
             if item not in found.keys():
                 raise self._damaged(step, f"{item} is missing")
-            self._check(step, found[item], tree)
+            self._check(step, item, found[item], tree)
         args = ocp.args.Composite(**{item: ocp.args.StandardRestore() for item in wanted})
         try:
             return self._manager.restore(step, args=args)
@@ -187,15 +191,17 @@ class Checkpoints:
             "remove this folder to use the one before"
         )
 
-    def _check(self, step: int, metadata: Any, wanted: Any) -> None:
+    def _check(self, step: int, item: str, metadata: Any, wanted: Any) -> None:
         found_leaves = {} if metadata is None else _describe(metadata.tree)
         wanted_leaves = _describe(wanted)
         for name in [*wanted_leaves, *found_leaves]:
             found, want = found_leaves.get(name, "nothing"), wanted_leaves.get(name, "nothing")
             if found != want:
+                averaged = item == "training" and name.partition("/")[0] in VARIABLES
+                hint = " (beside the averages of config.ema_decay)" if averaged else ""
                 raise UserError(
                     f"checkpoint {step} in {self._directory} does not fit the config: "
-                    f"{name}: wanted {want}, found {found}"
+                    f"{name}{hint}: wanted {want}, found {found}"
                 )
 
     def _score(self, results: Mapping[str, float]) -> float:
@@ -207,10 +213,11 @@ class Checkpoints:
 def _items(state: TrainState) -> dict[str, Any]:
     """A state as plain nested dicts, split into the items of a checkpoint."""
     tree = serialization.to_state_dict(state)
-    return {
-        "variables": {name: tree[name] for name in ("params", "batch_stats")},
-        "training": {name: tree[name] for name in ("step", "opt_state")},
-    }
+    trained = {name: tree[name] for name in VARIABLES}
+    training = {name: tree[name] for name in ("step", "opt_state")}
+    if not state.ema:
+        return {"variables": trained, "training": training}
+    return {"variables": tree["ema"], "training": {**training, **trained}}
 
 
 def _describe(tree: Any) -> dict[str, str]:

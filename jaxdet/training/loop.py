@@ -49,6 +49,8 @@ def train(
     log_every: int,
     pictures_every: int = 0,
     reload_best_at: Collection[int] = (),
+    final_steps: int = 0,
+    final_eval_every: int = 0,
 ) -> Outcome:
     """Trains from the state's step to `num_steps`; always ends with an evaluation.
 
@@ -64,13 +66,16 @@ def train(
     and statistics so far, those of this step's evaluation among them; step and
     optimizer stay. That happens behind the save at this step, so a run that
     resumes there does the same again; only one that failed inside this very
-    evaluation goes on from the best before it.
+    evaluation goes on from the best before it. Where averages are kept, they
+    are what was the best, and both the parameters and the averages become
+    them.
 
     Args:
         state: where to start, from `put_state`; its buffers are donated.
-        step: `(state, batch) -> (state, metrics)`.
+        step: `(state, batch, done) -> (state, metrics)`, from `pmap_train_step`.
         batches: from the state's step on; closed at the end.
-        evaluate: `variables -> results`, by name.
+        evaluate: `variables -> results`, by name; it gets the averages where
+            they are kept, as `draw`.
         draw: `(variables, matrices) -> pictures`, a list of (name, RGB pixels);
             called after each evaluation and where pictures are due. The
             matrices are the counts of two axes, by name: sums over the steps
@@ -85,6 +90,9 @@ def train(
         pictures_every: steps between pictures, besides those after
             evaluations; 0 for none.
         reload_best_at: steps after which the best parameters come back.
+        final_steps: length of the part at the end that `final_eval_every` is for.
+        final_eval_every: takes the place of `eval_every` in the final steps;
+            0 for no change.
 
     Raises:
         UserError: if a loss is not finite; found when it is logged.
@@ -96,14 +104,14 @@ def train(
             if done in reload_best_at:
                 state = _reload_best(done, state, checkpoints, writer)
             batch = next(batches)
-            state, metrics = step(state, batch)
+            state, metrics = step(state, batch, done)
             done += 1
             window.add(metrics, batch.index.size * jax.process_count())
             writer.advance()
 
-            last = done == num_steps
+            last, final = done == num_steps, done > num_steps - final_steps
             stopped = 0 if last else stop.at(done)
-            evaluating = last or _due(done, eval_every)
+            evaluating = last or _due(done, (final and final_eval_every) or eval_every)
             drawing = evaluating or (_due(done, pictures_every) and not stopped)
             saving = evaluating or stopped or _due(done, checkpoint_every)
 
@@ -112,9 +120,9 @@ def train(
             found = None
             try:
                 if evaluating:
-                    found = results = _evaluate(done, state.variables, evaluate, writer)
+                    found = results = _evaluate(done, state.eval_variables, evaluate, writer)
                 if drawing:
-                    writer.pictures(done, draw(state.variables, window.take_matrices()))
+                    writer.pictures(done, draw(state.eval_variables, window.take_matrices()))
             except Exception:
                 checkpoints.save(state, found)  # The training is not lost with them.
                 raise
@@ -154,12 +162,14 @@ def _reload_best(
         writer.say(f"step {done}: there is no best checkpoint to reload; the parameters stay")
         return state
     try:
-        variables = checkpoints.restore_variables(best, like=state.variables)
+        variables = checkpoints.restore_variables(best, like=state.eval_variables)
     except UserError as error:
         writer.say(f"step {done}: the parameters stay: {error}")
         return state
     writer.say(f"step {done}: reloaded the parameters of step {best}, the best so far")
-    return state.replace(**put_state(variables))
+    state = state.replace(**put_state(variables))
+    # Copied anew: a step donates both, so they may not share their buffers.
+    return state.replace(ema={**state.ema, **put_state(variables)}) if state.ema else state
 
 
 def _evaluate(done: int, variables: Any, evaluate: Callable, writer: Writer) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import optax
 from jaxdet.types import UserError
 
 OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("constant", "cosine", "multistep")
+SCHEDULES = ("constant", "cosine", "multistep", "warmup_cosine")
 
 # The last parts of the parameters' paths that have rules of their own.
 BIAS, NORM_SCALE = "bias", "scale"
@@ -41,6 +41,7 @@ def build_optimizer(
     bias_rate: float = 1.0,
     clip_norm: float = 0.0,
     frozen: tuple[str, ...] = (),
+    final_steps: int = 0,
 ) -> tuple[optax.GradientTransformation, Callable]:
     """Builds the optimizer and its learning rate schedule.
 
@@ -61,15 +62,16 @@ def build_optimizer(
         learning_rate: the rate for `base_batch_size` images a step.
         base_batch_size: batch size that the rate is stated for.
         batch_size: global batch size; the rate grows linearly with it.
-        num_steps: length of the run, where the cosine ends.
+        num_steps: length of the run, where the "cosine" ends.
         name: "sgd" or "adamw".
-        schedule: "constant", "cosine" or "multistep".
+        schedule: "constant", "cosine", "multistep" or "warmup_cosine".
         milestones: steps from which on the rate is multiplied by `decay_factor`
             once more ("multistep").
         decay_factor: see `milestones`.
-        final_ratio: share of the rate that is left at the end ("cosine").
-        warmup_steps: length of the linear warmup, 0 for none.
-        warmup_ratio: share of the rate at step 0.
+        final_ratio: share of the rate that is left at the end ("cosine",
+            "warmup_cosine").
+        warmup_steps: length of the warmup, 0 for none; see `build_schedule`.
+        warmup_ratio: share of the rate at step 0; "warmup_cosine" starts at 0.
         momentum: of SGD.
         nesterov: whether SGD looks ahead.
         weight_decay: decay rate; 0 for none.
@@ -79,6 +81,8 @@ def build_optimizer(
         clip_norm: upper bound of the gradient's norm; 0 for none.
         frozen: paths such as "backbone/layer1"; the parameters at and below
             them never move: no update, no decay, no momentum.
+        final_steps: steps at the end that "warmup_cosine" leaves at the final
+            rate.
 
     Returns:
         The optimizer and the function from step to learning rate. A frozen
@@ -86,7 +90,8 @@ def build_optimizer(
         is made.
 
     Raises:
-        UserError: if the name or the schedule is unknown.
+        UserError: if the name or the schedule is unknown, or its parts are
+            longer than the run.
 
     Reference: Goyal et al., Accurate, Large Minibatch SGD, sec. 2,
     arXiv:1706.02677 (linear scaling, warmup).
@@ -101,6 +106,7 @@ def build_optimizer(
         final_ratio=final_ratio,
         warmup_steps=warmup_steps,
         warmup_ratio=warmup_ratio,
+        final_steps=final_steps,
     )
     decays = {BIAS: decay_biases, NORM_SCALE: decay_norms}
     decay = optax.add_decayed_weights(
@@ -136,17 +142,26 @@ def build_schedule(
     final_ratio: float = 0.0,
     warmup_steps: int = 0,
     warmup_ratio: float = 0.001,
+    final_steps: int = 0,
 ) -> Callable:
     """The learning rate as a function of the steps done so far.
 
-    Warmup multiplies the schedule and does not shift it: milestones and the
-    cosine count from step 0, as in mmdetection. Settings as in
+    A linear warmup multiplies the schedule and does not shift it: milestones
+    and the cosine count from step 0, as in mmdetection. "warmup_cosine" is
+    YOLOX's: the rate grows from 0 with the square of the step, then falls in
+    half a cosine that begins where the warmup ends, and stays at
+    `final_ratio` of the rate for `final_steps`. Settings as in
     `build_optimizer`, but for `learning_rate`, which is the scaled one.
 
     Raises:
-        UserError: if the schedule is unknown.
+        UserError: if the schedule is unknown, or the warmup and the final
+            steps are longer than the run.
+
+    Reference: Ge et al., YOLOX, sec. 2.1, arXiv:2107.08430.
     """
     _check_known("optimizer.schedule", schedule, SCHEDULES)
+    if schedule == "warmup_cosine":
+        return _warmup_cosine(learning_rate, num_steps, final_ratio, warmup_steps, final_steps)
     if schedule == "multistep":
         regular = optax.piecewise_constant_schedule(
             learning_rate, {milestone: decay_factor for milestone in milestones}
@@ -159,6 +174,24 @@ def build_schedule(
         return regular
     warmup = optax.linear_schedule(warmup_ratio, 1.0, warmup_steps)
     return lambda step: regular(step) * warmup(step)
+
+
+def _warmup_cosine(
+    rate: float, num_steps: int, final_ratio: float, warmup_steps: int, final_steps: int
+) -> Callable:
+    cosine_steps = num_steps - warmup_steps - final_steps
+    if cosine_steps < 0:
+        raise UserError(
+            "config.optimizer.warmup_steps + config.final_steps wants at most config.num_steps, "
+            f"{num_steps}, found {warmup_steps} + {final_steps}"
+        )
+    # Without a step for the cosine the rate is final from the step behind the warmup on.
+    cosine = optax.cosine_decay_schedule(rate, max(cosine_steps, 1), alpha=final_ratio)
+    if not warmup_steps:
+        return cosine
+    return optax.join_schedules(
+        (lambda step: rate * (step / warmup_steps) ** 2, cosine), (warmup_steps,)
+    )
 
 
 def _label(params: Any, frozen: tuple[str, ...]) -> Any:

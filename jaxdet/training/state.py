@@ -17,31 +17,45 @@ class TrainState:
         params: the detector's parameters.
         batch_stats: running statistics of batch norm; `{}` without batch norm.
         opt_state: the optimizer's state.
+        ema: running averages of the parameters and the statistics, as
+            `{"params": ..., "batch_stats": ...}`; `{}` where none are kept.
     """
 
     step: Any
     params: Any
     batch_stats: Any
     opt_state: Any
+    ema: Any = flax.struct.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The variables as Flax wants them, without `batch_stats` where there are none."""
-        if not self.batch_stats:
-            return {"params": self.params}
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """What is trained, as Flax wants it: without `batch_stats` where there are none."""
+        return _variables({"params": self.params, "batch_stats": self.batch_stats})
+
+    @property
+    def eval_variables(self) -> dict[str, Any]:
+        """What is evaluated, in the form of `variables`: the averages where they are kept."""
+        return _variables(self.ema) if self.ema else self.variables
 
 
-def create(variables: Mapping[str, Any], tx: optax.GradientTransformation) -> TrainState:
+def create(
+    variables: Mapping[str, Any], tx: optax.GradientTransformation, ema: bool = False
+) -> TrainState:
     """The state before the first step.
 
     Args:
         variables: `params` and, with batch norm, `batch_stats`.
         tx: the optimizer.
+        ema: whether averages are kept; they start at the variables.
     """
+    first = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state=tx.init(variables["params"]),
+        **first,
+        opt_state=tx.init(first["params"]),
+        ema=first if ema else {},
     )
+
+
+def _variables(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in tree.items() if name == "params" or part}

@@ -10,13 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxdet.training.multiscale import check_heights, draw_height, resize_batch
 from jaxdet.training.optimizer import GRADIENT_NORM
 from jaxdet.training.state import TrainState
-from jaxdet.types import Batch, Detector, Metrics
+from jaxdet.types import Batch, Detector, Metrics, UserError
 
 AXIS_NAME = "batch"
 
@@ -43,8 +45,12 @@ def pmap_train_step(
     *,
     seed: int,
     devices: Sequence[jax.Device] | None = None,
+    ema_decay: float = 0.0,
+    ema_ramp: int = 2000,
+    heights: tuple[int, ...] = (),
+    height_every: int = 10,
 ) -> Callable:
-    """Compiles one training step for all devices.
+    """Compiles one training step for all devices, once for each height that is drawn.
 
     Args:
         detector: gives the loss.
@@ -53,32 +59,54 @@ def pmap_train_step(
         seed: of the run; the run's key is the same for every step and device,
             and the detector folds it with `batch.index`.
         devices: by default those of all processes.
+        ema_decay: see `train_step`.
+        ema_ramp: likewise.
+        heights: canvas heights to train at, multiples of 32; the batches are
+            resized on the devices. () trains at the canvas of the batches.
+        height_every: steps from one draw of the height to the next.
 
     Returns:
-        `(state, batch) -> (state, metrics)`. The state must come from
+        `(state, batch, done) -> (state, metrics)`. The state must come from
         `put_state` or from the step before, and is donated: it can't be read
-        afterwards. The batch has a leading axis of local devices.
-    """
+        afterwards. The batch has a leading axis of local devices. `done` are
+        the steps done so far, a number of the host: to read `state.step`
+        would be to wait for the step before.
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    Raises:
+        UserError: if the decay or a height is out of its range.
+    """
+    if not 0 <= ema_decay < 1:
+        raise UserError(f"config.ema_decay wants at least 0 and less than 1, found {ema_decay}")
+    check_heights(heights)
+
+    def one_step(state: TrainState, batch: Batch, height: int) -> tuple[TrainState, Metrics]:
         return train_step(
             state,
-            batch,
+            resize_batch(batch, height) if height else batch,
             detector=detector,
             tx=tx,
             schedule=schedule,
             seed=seed,
             axis_name=AXIS_NAME,
+            ema_decay=ema_decay,
+            ema_ramp=ema_ramp,
         )
 
-    return jax.pmap(
-        step,
+    compiled = jax.pmap(
+        one_step,
         axis_name=AXIS_NAME,
-        in_axes=(None, 0),
+        in_axes=(None, 0, None),
         out_axes=None,
+        static_broadcasted_argnums=2,
         donate_argnums=0,
         devices=devices,
     )
+
+    def step(state: TrainState, batch: Batch, done: int) -> tuple[TrainState, Metrics]:
+        drawn = draw_height(seed, done, heights=heights, every=height_every) if heights else 0
+        return compiled(state, batch, drawn)
+
+    return step
 
 
 def pmap_predict_step(
@@ -107,6 +135,8 @@ def train_step(
     schedule: Callable,
     seed: int,
     axis_name: str,
+    ema_decay: float = 0.0,
+    ema_ramp: int = 2000,
 ) -> tuple[TrainState, Metrics]:
     """One step on one device's share of the batch.
 
@@ -115,10 +145,29 @@ def train_step(
     device share (see `global_count`), so that the average of the devices'
     losses is the loss of the global batch.
 
+    Args:
+        state: the state before; its averages are there if `ema_decay` > 0.
+        batch: the device's share.
+        detector: see `pmap_train_step`, as `tx`, `schedule` and `seed`.
+        tx: optimizer.
+        schedule: learning rate by step.
+        seed: of the run.
+        axis_name: of the devices.
+        ema_decay: weight that the averages of parameters and statistics keep
+            in a step, in the long run; 0 where none are kept.
+        ema_ramp: update n keeps `ema_decay * (1 - exp(-n / ema_ramp))`, so
+            that the first variables are soon forgotten.
+
     Returns:
         The new state and the metrics: the detector's own, and `loss`,
         `learning_rate` and, where the optimizer measures it, `gradient_norm`.
+
+    Raises:
+        ValueError: if the state has averages and the decay is 0, or it has
+            none and the decay is not.
     """
+    if bool(state.ema) != bool(ema_decay):
+        raise ValueError(f"ema_decay is {ema_decay}, and the state's averages {bool(state.ema)}")
     key = jax.random.key(seed)
 
     def loss(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
@@ -137,10 +186,15 @@ def train_step(
     norm = optax.tree.get(opt_state, GRADIENT_NORM)
     if norm is not None:
         means[GRADIENT_NORM] = norm
-    state = TrainState(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-    )
+    step = state.step + 1
+    new = {"params": optax.apply_updates(state.params, updates), "batch_stats": batch_stats}
+    ema = _update_ema(state.ema, new, step, ema_decay, ema_ramp) if ema_decay else {}
+    state = TrainState(step=step, **new, opt_state=opt_state, ema=ema)
     return state, Metrics(means=means, counts=counts)
+
+
+def _update_ema(ema: Any, new: Any, number: jax.Array, decay: float, ramp: int) -> Any:
+    """The averages after an update, in float32; what never moves keeps its bits."""
+    # 1 - decay * (1 - exp(-n / ramp)), without a difference of numbers near 1.
+    share = jnp.float32(1 - decay) + decay * jnp.exp(-number / jnp.float32(ramp))
+    return jax.tree.map(lambda average, value: average + share * (value - average), ema, new)

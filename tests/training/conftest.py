@@ -1,5 +1,7 @@
 """A toy detector: one convolution that guesses the mean box of an image."""
 
+from functools import cache
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ class ToyModel(nn.Module):
         return nn.Dense(4, name="head")(nn.relu(x).mean((1, 2)))
 
 
+@cache  # So that what is compiled for it is compiled once.
 def toy_detector(*, norm=False):
     model = ToyModel(norm)
 

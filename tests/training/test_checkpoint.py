@@ -17,8 +17,8 @@ from jaxdet.training.optimizer import build_optimizer
 from jaxdet.types import UserError
 
 
-def make_state(step=0, *, width=3, name="conv", norm=True):
-    """A state whose numbers tell its step."""
+def make_state(step=0, *, width=3, name="conv", norm=True, ema=False):
+    """A state whose numbers tell its step; the averages are 100 more than the variables."""
     tx, _ = build_optimizer(
         learning_rate=0.1, base_batch_size=1, batch_size=1, num_steps=9, frozen=("stem",)
     )
@@ -27,7 +27,8 @@ def make_state(step=0, *, width=3, name="conv", norm=True):
     }
     if norm:
         variables["batch_stats"] = {"bn": {"mean": jnp.zeros(3)}}
-    state = states.create(variables, tx)
+    state = states.create(variables, tx, ema)
+    state = state.replace(ema=jax.tree.map(lambda leaf: leaf + 100, state.ema))
     return jax.tree.map(lambda leaf: leaf + step, state)
 
 
@@ -143,6 +144,43 @@ def test_variables_without_statistics_are_restored_without(checkpoints):
     checkpoints.save(make_state(1, norm=False))
     found = checkpoints.restore_variables("latest", like=make_state(norm=False).variables)
     assert set(found) == {"params"}
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_averages_are_what_prediction_reads_and_all_is_restored(checkpoints, norm):
+    state = make_state(1, norm=norm, ema=True)
+    checkpoints.save(state, {"AP": 0.5})
+    like = jax.eval_shape(lambda: make_state(norm=norm, ema=True))
+    restored = checkpoints.restore("latest", like=like)
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    variables = checkpoints.restore_variables("best", like=make_state(norm=norm).variables)
+    assert np.all(variables["params"]["conv"]["kernel"] == 102)
+    assert jax.tree.structure(variables) == jax.tree.structure(state.eval_variables)
+    jax.tree.map(np.testing.assert_array_equal, variables, state.eval_variables)
+
+
+@pytest.mark.parametrize(
+    "ema, message",
+    [
+        (False, r"beside the averages of config.ema_decay\): wanted nothing, found \(3,\) float32"),
+        (True, r"beside the averages of config.ema_decay\): wanted \(3,\) float32, found nothing"),
+    ],
+)
+def test_averages_are_not_begun_or_dropped_on_the_way(checkpoints, ema, message):
+    checkpoints.save(make_state(1, ema=not ema))
+    with pytest.raises(
+        UserError, match=r"does not fit the config: batch_stats/bn/mean \(" + message
+    ):
+        checkpoints.restore("latest", like=jax.eval_shape(lambda: make_state(ema=ema)))
+
+
+def test_a_checkpoint_without_averages_holds_nothing_for_them(saved):
+    reopened = Checkpoints(saved._directory)
+    items = reopened._manager.item_metadata(4)
+    assert set(items["variables"].tree) == {"params", "batch_stats"}
+    assert set(items["training"].tree) == {"step", "opt_state"}
+    reopened.close()
 
 
 # Where reading fails, tensorstore reports to an event loop that orbax has closed.

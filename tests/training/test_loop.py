@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 import signal
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -13,6 +14,7 @@ from training.metric_lines import read_lines
 from jaxdet.training import state as states
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.loop import train
+from jaxdet.training.multiscale import draw_height
 from jaxdet.training.optimizer import build_optimizer
 from jaxdet.training.steps import pmap_train_step, put_state
 from jaxdet.training.writer import Writer
@@ -22,17 +24,28 @@ from jaxdet.types import UserError
 @pytest.fixture(scope="module")
 def run(toy):
     """Trains the toy in a workdir, from its latest checkpoint if there is one."""
+    return make_run(toy)
+
+
+# A height stays for three steps: the saves at 4 and 8 lie between two draws.
+@pytest.fixture(scope="module")
+def run_yolox(toy):
+    """`run` with all that a training of YOLOX adds."""
+    return make_run(toy, ema_decay=0.9, ema_ramp=5, heights=(32, 64), height_every=3, seed=2)
+
+
+def make_run(toy, **step_settings):
     detector = toy.detector(norm=True)
     tx, schedule = build_optimizer(
         learning_rate=0.1, base_batch_size=8, batch_size=8, num_steps=12, schedule="cosine"
     )
-    step = pmap_train_step(detector, tx, schedule, seed=0)
-    variables = toy.variables(detector)
+    step = pmap_train_step(detector, tx, schedule, **dict(seed=0) | step_settings)
+    create = partial(states.create, toy.variables(detector), tx, "ema_decay" in step_settings)
 
     def run(workdir, *, on_batch=lambda n, batch: batch, evaluate=None, draw=None, **settings):
         settings = dict(num_steps=12, eval_every=6, checkpoint_every=4, log_every=3) | settings
         log = SimpleNamespace(evaluated=[], drawn=[], closed=0)
-        state = states.create(variables, tx)
+        state = create()
         checkpoints = Checkpoints(workdir / "checkpoints", metric="AP")
         if checkpoints.latest is not None:
             state = checkpoints.restore("latest", like=state)
@@ -71,7 +84,7 @@ def run(toy):
         log.outcome, log.state = outcome, jax.device_get(outcome.state)
         return log
 
-    run.step, run.start = step, lambda: put_state(states.create(variables, tx))
+    run.step, run.start = step, lambda: put_state(create())
     return run
 
 
@@ -134,6 +147,55 @@ def test_a_killed_run_resumes_to_the_same_bits_and_lines(run, unbroken, tmp_path
     resumed = run(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, resumed.state, unbroken.log.state)
     assert read_lines(tmp_path) == read_lines(unbroken.workdir)
+
+
+@pytest.fixture(scope="module")
+def unbroken_yolox(run_yolox, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken_yolox")
+    return SimpleNamespace(workdir=workdir, log=run_yolox(workdir))
+
+
+@pytest.mark.parametrize("killed_at", [2, 7, 11])
+def test_a_killed_run_with_averages_and_heights_resumes_to_the_same_bits(
+    run_yolox, unbroken_yolox, tmp_path, killed_at
+):
+    assert len({draw_height(2, n, heights=(32, 64), every=3) for n in range(12)}) == 2
+    with pytest.raises(Killed):
+        run_yolox(tmp_path, on_batch=kill_at(killed_at))
+    resumed = run_yolox(tmp_path)
+    assert resumed.state.ema
+    jax.tree.map(np.testing.assert_array_equal, resumed.state, unbroken_yolox.log.state)
+    assert read_lines(tmp_path) == read_lines(unbroken_yolox.workdir)
+
+
+def test_averages_are_evaluated_and_drawn(run_yolox, tmp_path):
+    seen = []
+
+    def see(variables, matrices=None):
+        seen.append(jax.tree.map(np.array, variables))
+        return {"AP": 0.5} if matrices is None else []
+
+    log = run_yolox(tmp_path, evaluate=see, draw=see, num_steps=2)
+    for variables in seen:
+        jax.tree.map(np.testing.assert_array_equal, variables, log.state.eval_variables)
+    assert len(seen) == 2
+    assert np.any(seen[0]["params"]["head"]["bias"] != log.state.params["head"]["bias"])
+
+
+@pytest.mark.parametrize(
+    "settings, evaluated",
+    [
+        (dict(final_steps=4, final_eval_every=1), [6, 9, 10, 11, 12]),
+        (dict(final_steps=7, final_eval_every=2), [3, 6, 8, 10, 12]),
+        (dict(final_steps=4, final_eval_every=0), [3, 6, 9, 12]),
+        (dict(final_steps=0, final_eval_every=1), [3, 6, 9, 12]),
+    ],
+)
+def test_final_steps_are_evaluated_at_a_step_of_their_own(run, tmp_path, settings, evaluated):
+    every = 6 if evaluated[0] == 6 else 3
+    run(tmp_path, eval_every=every, **settings)
+    lines = read_lines(tmp_path)
+    assert [line["step"] for line in lines if "eval/AP" in line] == evaluated
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -208,12 +270,29 @@ def test_a_drop_takes_the_best_parameters_and_statistics_and_nothing_else(run, t
     for n in range(12):
         if n in (8, 10):
             state = state.replace(**put_state(best))
-        state, _ = run.step(state, toy.batch(n, devices=8))
+        state, _ = run.step(state, toy.batch(n, devices=8), n)
         if n + 1 == 3:
             best = jax.tree.map(np.array, state.variables)
     jax.tree.map(np.testing.assert_array_equal, dropped.state, jax.device_get(state))
     results = [line["eval/AP"] for line in read_lines(dropped.workdir) if "eval/AP" in line]
     assert results[0] == max(results), "the first is the best"
+
+
+def test_a_drop_takes_the_best_averages_for_both(run_yolox, toy, tmp_path):
+    dropped = run_yolox(tmp_path / "unbroken", **DROPS).state
+    state, best = run_yolox.start(), None
+    for n in range(12):
+        if n in (8, 10):
+            ema = {"params": best["params"], "batch_stats": best["batch_stats"]}
+            state = state.replace(**put_state(best), ema=put_state(ema))
+        state, _ = run_yolox.step(state, toy.batch(n, devices=8), n)
+        if n + 1 == 3:
+            best = jax.tree.map(np.array, state.eval_variables)
+    jax.tree.map(np.testing.assert_array_equal, dropped, jax.device_get(state))
+    with pytest.raises(Killed):
+        run_yolox(tmp_path / "killed", on_batch=kill_at(9), **DROPS)
+    resumed = run_yolox(tmp_path / "killed", **DROPS)
+    jax.tree.map(np.testing.assert_array_equal, resumed.state, dropped)
 
 
 @pytest.mark.parametrize("killed_at", [7, 8, 9, 10, 11])

@@ -1,3 +1,4 @@
+import math
 from functools import partial
 
 import jax
@@ -62,6 +63,54 @@ def test_warmup_of_a_cosine_keeps_the_cosine_from_step_0():
     np.testing.assert_allclose(found, [0.0, 0.05], atol=1e-8)
 
 
+def yolox_rate(step, *, rate, num_steps, warmup_steps, final_steps, final_ratio):
+    """YOLOX's rule in plain Python; it warms up from 0."""
+    lowest = rate * final_ratio
+    if step <= warmup_steps and warmup_steps:
+        return rate * (step / warmup_steps) ** 2
+    if step >= num_steps - final_steps:
+        return lowest
+    length = num_steps - warmup_steps - final_steps
+    return lowest + 0.5 * (rate - lowest) * (
+        1.0 + math.cos(math.pi * (step - warmup_steps) / length)
+    )
+
+
+@pytest.mark.parametrize(
+    "num_steps, warmup_steps, final_steps",
+    [(100, 10, 20), (100, 10, 0), (100, 0, 20), (30, 10, 20), (20, 20, 0), (20, 0, 20), (1, 0, 0)],
+)
+def test_warmup_cosine_is_the_rule_of_yolox(num_steps, warmup_steps, final_steps):
+    settings = dict(
+        num_steps=num_steps,
+        warmup_steps=warmup_steps,
+        final_steps=final_steps,
+        final_ratio=0.05,
+    )
+    steps = range(num_steps + 3)
+    found = rates(steps, schedule="warmup_cosine", warmup_ratio=0.7, **settings)
+    expected = [yolox_rate(step, rate=0.1, **settings) for step in steps]
+    if not num_steps - final_steps:
+        expected[0] = 0.1  # All steps are final; YOLOX's rule agrees from step 1 on.
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_warmup_cosine_at_its_borders():
+    settings = dict(num_steps=40, warmup_steps=10, final_steps=10, final_ratio=0.5)
+    found = rates([0, 5, 10, 20, 30, 39], schedule="warmup_cosine", **settings)
+    # Half of the warmup is a quarter of the rate, half of the cosine the middle of 0.1 and 0.05.
+    np.testing.assert_allclose(found, [0, 0.025, 0.1, 0.075, 0.05, 0.05], rtol=1e-6)
+
+
+def test_parts_longer_than_the_run_are_named():
+    message = (
+        r"config.optimizer.warmup_steps \+ config.final_steps wants at most config.num_steps, "
+        r"100, found 60 \+ 41"
+    )
+    with pytest.raises(UserError, match=message):
+        build_optimizer(**PLAIN | dict(schedule="warmup_cosine"), warmup_steps=60, final_steps=41)
+
+
 def test_sgd_adds_decay_to_the_gradient_before_the_momentum():
     # g = 1 + 0.5 p; v = 0.9 v + g; p = p - 0.1 v, by hand from p = 1.
     # g = 1.5, v = 1.5, p = 0.85; g = 1.425, v = 2.775, p = 0.5725.
@@ -104,8 +153,9 @@ def torch_sgd(values, gradients, rates, *, momentum, nesterov, decay):
 
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("frozen", [(), ("norm",)])
-def test_groups_of_parameters_move_as_in_torch(nesterov, frozen):
-    """As simple-faster-rcnn groups them: biases at twice the rate and without decay."""
+@pytest.mark.parametrize("decay_norms, bias_rate", [(True, 2.0), (False, 1.0)])
+def test_groups_of_parameters_move_as_in_torch(nesterov, frozen, decay_norms, bias_rate):
+    """As simple-faster-rcnn groups them (biases: twice the rate, no decay), and as YOLOX does."""
     rng = np.random.default_rng(0)
     first = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params())
     gradients = [jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), first) for _ in range(5)]
@@ -114,7 +164,8 @@ def test_groups_of_parameters_move_as_in_torch(nesterov, frozen):
         nesterov=nesterov,
         weight_decay=0.3,
         decay_biases=False,
-        bias_rate=2.0,
+        decay_norms=decay_norms,
+        bias_rate=bias_rate,
         frozen=frozen,
     )
     now = jax.tree.map(jnp.float32, first)
@@ -127,14 +178,15 @@ def test_groups_of_parameters_move_as_in_torch(nesterov, frozen):
 
     for module, name in [("conv", "kernel"), ("conv", "bias"), ("norm", "scale"), ("norm", "bias")]:
         expected = first[module][name]
+        decays = name == "kernel" or (name == "scale" and decay_norms)
         if module not in frozen:
             expected = torch_sgd(
                 expected,
                 [gradient[module][name] for gradient in gradients],
-                rates * (2 if name == "bias" else 1),
+                rates * (bias_rate if name == "bias" else 1),
                 momentum=0.9,
                 nesterov=nesterov,
-                decay=0 if name == "bias" else 0.3,
+                decay=0.3 if decays else 0,
             )
         np.testing.assert_allclose(now[module][name], expected, rtol=1e-5, atol=1e-6)
 

@@ -1,12 +1,16 @@
+from functools import partial
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxdet.training import state as states
+from jaxdet.training.multiscale import draw_height, resize_batch
 from jaxdet.training.optimizer import build_optimizer
 from jaxdet.training.steps import pmap_predict_step, pmap_train_step, put_state
-from jaxdet.types import Metrics
+from jaxdet.types import Metrics, UserError
 
 SETTINGS = dict(learning_rate=0.1, base_batch_size=8, batch_size=8, num_steps=10, warmup_steps=4)
 
@@ -18,14 +22,16 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 def train(toy):
     """Trains two steps on some devices; gives the state and the last step's metrics."""
 
-    def run(devices, *, norm=False, steps=2, change=lambda detector: detector):
+    def run(devices, *, norm=False, steps=2, change=lambda detector: detector, ema_decay=0.0):
         detector = change(toy.detector(norm=norm))
         tx, schedule = build_optimizer(**SETTINGS)
         devices = jax.local_devices()[:devices]
-        step = pmap_train_step(detector, tx, schedule, seed=7, devices=devices)
-        state = put_state(states.create(toy.variables(detector), tx), devices)
+        step = pmap_train_step(
+            detector, tx, schedule, seed=7, devices=devices, ema_decay=ema_decay, ema_ramp=2
+        )
+        state = put_state(states.create(toy.variables(detector), tx, ema_decay > 0), devices)
         for n in range(steps):
-            state, metrics = step(state, toy.batch(n, devices=len(devices)))
+            state, metrics = step(state, toy.batch(n, devices=len(devices)), n)
         return jax.device_get(state), jax.device_get(metrics)
 
     return run
@@ -66,12 +72,15 @@ def test_nothing_that_a_step_returns_is_device_0s_alone(train):
 
         return detector._replace(loss=loss)
 
-    state, metrics = train(8, norm=True, steps=1, change=change)
+    state, metrics = train(8, norm=True, steps=1, change=change, ema_decay=0.5)
     assert metrics.means["mean"] == 3.5
     assert metrics.counts["count"] == 28
     assert metrics.means["loss"] > 3.5
     for leaf in jax.tree.leaves(state.batch_stats):
         np.testing.assert_array_equal(leaf, 3.5)
+    # The mean begins at 0 and keeps 0.5 (1 - exp(-1 / 2)) of that.
+    expected = (1 - 0.5 * (1 - np.exp(-0.5))) * 3.5
+    np.testing.assert_allclose(state.ema["batch_stats"]["bn"]["mean"], expected, rtol=1e-6)
 
 
 def test_batch_norm_keeps_statistics_of_all_devices(train):
@@ -87,10 +96,114 @@ def test_the_state_is_donated_and_what_it_was_made_of_is_not(toy):
     tx, schedule = build_optimizer(**SETTINGS)
     first = states.create(toy.variables(detector), tx)
     placed = put_state(first)
-    after, _ = pmap_train_step(detector, tx, schedule, seed=0)(placed, toy.batch(0, devices=8))
+    after, _ = pmap_train_step(detector, tx, schedule, seed=0)(placed, toy.batch(0, devices=8), 0)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(placed.params))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(first))
     assert int(after.step) == 1
+
+
+def test_averages_are_those_of_a_slow_twin(toy):
+    detector = toy.detector(norm=True)
+    tx, schedule = build_optimizer(**SETTINGS, frozen=("head",))
+    devices = jax.local_devices()[:1]
+    settings = dict(ema_decay=0.9, ema_ramp=3)
+    step = pmap_train_step(detector, tx, schedule, seed=0, devices=devices, **settings)
+    state = put_state(states.create(toy.variables(detector), tx, ema=True), devices)
+    twin = jax.tree.map(partial(np.array, dtype=np.float64), state.variables)
+    first = jax.tree.map(np.array, state.variables)
+    for n in range(4):
+        state, _ = step(state, toy.batch(n), n)
+        d = 0.9 * (1 - np.exp(-(n + 1) / 3))
+        twin = jax.tree.map(lambda x, new, d=d: d * x + (1 - d) * new, twin, state.variables)
+    assert_trees_close(state.eval_variables, twin, rtol=1e-5, atol=1e-7)
+    kernels = [
+        v["params"]["conv"]["kernel"] for v in (first, state.eval_variables, state.variables)
+    ]
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in pairwise(kernels))
+    frozen = state.eval_variables["params"]["head"]
+    jax.tree.map(np.testing.assert_array_equal, frozen, first["params"]["head"])
+
+
+def test_without_averages_the_variables_are_evaluated(toy):
+    tx, _ = build_optimizer(**SETTINGS)
+    for norm in (False, True):
+        variables = toy.variables(toy.detector(norm=norm))
+        for ema in (False, True):
+            state = states.create(variables, tx, ema)
+            assert set(state.eval_variables) == set(state.variables) == set(variables)
+            assert set(state.ema) == ({"params", "batch_stats"} if ema else set())
+
+
+@pytest.mark.parametrize("ema_decay", [-0.1, 1.0])
+def test_a_decay_out_of_its_range_is_named(toy, ema_decay):
+    tx, schedule = build_optimizer(**SETTINGS)
+    with pytest.raises(
+        UserError, match=f"config.ema_decay wants .* less than 1, found {ema_decay}"
+    ):
+        pmap_train_step(toy.detector(), tx, schedule, seed=0, ema_decay=ema_decay)
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_decay_and_a_state_that_do_not_fit_are_refused(toy, ema_decay):
+    tx, schedule = build_optimizer(**SETTINGS)
+    detector = toy.detector()
+    state = states.create(toy.variables(detector), tx, ema=not ema_decay)
+    step = pmap_train_step(detector, tx, schedule, seed=0, ema_decay=ema_decay)
+    with pytest.raises(ValueError, match=f"ema_decay is {ema_decay}, and the state's averages"):
+        step(put_state(state), toy.batch(0, devices=8), 0)
+
+
+def test_heights_out_of_their_range_are_named(toy):
+    tx, schedule = build_optimizer(**SETTINGS)
+    with pytest.raises(UserError, match=r"config.multiscale_heights .*found \(32, 40\)"):
+        pmap_train_step(toy.detector(), tx, schedule, seed=0, heights=(32, 40))
+
+
+def test_a_step_resizes_its_batch_and_leaves_one_of_its_own_height(toy):
+    detector = toy.detector()
+    tx, schedule = build_optimizer(**SETTINGS)
+    start = states.create(toy.variables(detector), tx)
+    devices = jax.local_devices()[:1]
+    large = jax.tree.map(np.array, jax.vmap(partial(resize_batch, height=32))(toy.batch(0)))
+    plain, resizing = (
+        pmap_train_step(detector, tx, schedule, seed=0, devices=devices, heights=heights)
+        for heights in ((), (32,))
+    )
+    expected, own, resized = (
+        jax.device_get(step(put_state(start, devices), batch, 0))
+        for step, batch in [(plain, large), (resizing, large), (resizing, toy.batch(0))]
+    )
+    jax.tree.map(np.testing.assert_array_equal, own, expected)
+    assert_trees_close(resized, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_each_height_is_compiled_once(toy):
+    detector, traced = toy.detector(), []
+
+    def loss(variables, batch, *arguments, **settings):
+        traced.append(batch.images.pixels.shape)
+        return detector.loss(variables, batch, *arguments, **settings)
+
+    tx, schedule = build_optimizer(**SETTINGS)
+    settings = dict(heights=(32, 64, 96), height_every=1)
+    step = pmap_train_step(detector._replace(loss=loss), tx, schedule, seed=0, **settings)
+    state = put_state(states.create(toy.variables(detector), tx))
+    drawn = [draw_height(0, n, heights=(32, 64, 96), every=1) for n in range(12)]
+    compiled = []
+
+    def listen(event, seconds, **details):
+        if event == COMPILED:
+            compiled.append(drawn[n])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for n, height in enumerate(drawn):
+            state, _ = step(state, toy.batch(n, devices=8), n)
+            assert traced[-1] == (1, height, height, 3) or height in drawn[:n]
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert len(traced) == len(set(traced)) == len(set(drawn)) == 3
+    assert sorted(compiled) == [32, 64, 96]
 
 
 def test_steps_after_the_first_do_not_compile(toy):
@@ -109,10 +222,10 @@ def test_steps_after_the_first_do_not_compile(toy):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        state, _ = step(state, batches[0])
+        state, _ = step(state, batches[0], 0)
         first = len(compiled)
-        for batch in batches[1:]:
-            state, _ = step(state, batch)
+        for n, batch in enumerate(batches[1:], 1):
+            state, _ = step(state, batch, n)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert first > 0
