@@ -2,6 +2,8 @@
 
 import numbers
 
+from jaxdet.data.affine import BOX_RULES
+from jaxdet.data.mosaic import Composition
 from jaxdet.data.transforms import Augmentation
 from jaxdet.types import UserError
 
@@ -35,17 +37,52 @@ def check_resize(resize: object) -> None:
 
 def check_augmentation(settings: Augmentation) -> None:
     """Refuses rates and amounts outside 0..1, and a zoom that is no range above 0."""
-    for name, value in settings._asdict().items():
-        if name == "zoom_range":
-            if not is_pair(value) or not 0 < value[0] <= value[1]:
-                raise UserError(f"data.zoom_range wants 0 < low <= high, found {value}")
-        elif not 0 <= value <= 1:
-            raise UserError(f"data.{name} wants a number from 0 to 1, found {value}")
+    rates = settings._asdict()
+    _check_ranges(zoom_range=rates.pop("zoom_range"))
+    hsv = rates.pop("hsv")
+    if not _is_numbers(hsv, 3) or not all(0 <= amount <= 1 for amount in hsv):
+        raise UserError(f"data.hsv wants three numbers from 0 to 1, found {hsv}")
+    _check_at_most(1, **rates)
+
+
+def check_composition(settings: Composition, max_proposals: int) -> None:
+    """Refuses settings out of range, and mosaics where proposals are given."""
+    _check_at_most(1, **{n: getattr(settings, n) for n in ("mosaic", "mixup", "translation")})
+    _check_at_most(180, rotation=settings.rotation)
+    _check_at_most(40, shear=settings.shear)
+    _check_ranges(mixup_zoom=settings.mixup_zoom, affine_zoom=settings.affine_zoom)
+    if settings.affine_boxes not in BOX_RULES:
+        raise UserError(
+            f"data.affine_boxes wants one of {', '.join(BOX_RULES)}; found {settings.affine_boxes}"
+        )
+    if settings.mosaic > 0 and max_proposals > 0:
+        raise UserError(
+            f"data.mosaic wants 0 with given proposals, which cannot follow; found "
+            f"{settings.mosaic} with data.max_proposals {max_proposals}"
+        )
 
 
 def is_pair(value: object) -> bool:
     """Whether a setting is made of two numbers."""
-    return _is_list(value) and len(value) == 2 and all(isinstance(v, numbers.Real) for v in value)
+    return _is_numbers(value, 2)
+
+
+def _check_ranges(**settings):
+    for name, value in settings.items():
+        if not is_pair(value) or not 0 < value[0] <= value[1]:
+            raise UserError(f"data.{name} wants 0 < low <= high, found {value}")
+
+
+def _check_at_most(highest, **settings):
+    for name, value in settings.items():
+        if not 0 <= value <= highest:
+            raise UserError(f"data.{name} wants a number from 0 to {highest}, found {value}")
+
+
+def _is_numbers(value, count):
+    return (
+        _is_list(value) and len(value) == count and all(isinstance(v, numbers.Real) for v in value)
+    )
 
 
 def _is_list(value):

@@ -9,8 +9,16 @@ import grain
 import numpy as np
 
 from jaxdet.data import padding, transforms
-from jaxdet.data.checks import check_at_least, check_augmentation, check_division, check_resize
+from jaxdet.data.checks import (
+    check_at_least,
+    check_augmentation,
+    check_composition,
+    check_division,
+    check_resize,
+)
+from jaxdet.data.images import TrainImages, find_scale, take_proposals
 from jaxdet.data.loader import Loader
+from jaxdet.data.mosaic import Composition
 from jaxdet.data.sources.selection import NonEmpty
 from jaxdet.data.transforms import Augmentation, UnreadableImage
 from jaxdet.types import Source, UserError
@@ -35,14 +43,16 @@ def train_batches(
     process_count: int = 1,
     num_devices: int = 1,
     num_threads: int = 4,
-    **augmentation: float | tuple[float, float],
+    final_start: int | None = None,
+    **augmentation: float | str | tuple[float, ...],
 ) -> Loader:
     """Gives augmented batches without end, reshuffled in every epoch.
 
     The images of batch n, their order, their random draws and `index` depend
     on the source, `seed`, `batch_size` and n only. Images that cannot be read are
     replaced by the next one in the order, and counted. Boxes are cleaned by
-    `transforms.clean`.
+    `transforms.clean`. A mosaic fills its canvas at scale 1; the images that it
+    is composed with are drawn evenly from the whole source, whatever the order.
 
     Args:
         source: the examples.
@@ -61,7 +71,10 @@ def train_batches(
         process_count: number of processes that share each batch.
         num_devices: devices of this process.
         num_threads: threads, each of which makes a batch at a time.
-        **augmentation: fields of `transforms.Augmentation`.
+        final_start: batches from this n on are made without mosaics, as if those
+            were off; None for never.
+        **augmentation: fields of `transforms.Augmentation`, whose `zoom_range` is
+            for images that become no mosaic, and of `mosaic.Composition`.
 
     Returns:
         Batches of NumPy arrays with leading axes (devices, images of a device).
@@ -75,31 +88,32 @@ def train_batches(
     check_at_least(0, seed=seed, start_step=start_step, max_proposals=max_proposals)
     check_at_least(1, canvas=min(canvas), max_boxes=max_boxes, num_threads=num_threads)
     check_resize(resize)
-    settings = Augmentation(**augmentation)
+    if final_start is not None:
+        check_at_least(0, final_start=final_start)
+    composition, settings = _divide(augmentation)
     check_augmentation(settings)
+    check_composition(composition, max_proposals)
     if not keep_empty:
         source = NonEmpty(source, use_difficult=use_difficult)
     if len(source) == 0:
         raise UserError(f"no image to train on (data.keep_empty is {keep_empty})")
     order = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
     rows = batch_size // process_count
+    images = TrainImages(
+        source, canvas, resize, max_proposals, use_difficult, settings, composition
+    )
 
     def make(step, loader):
         batch = padding.blank_batch(rows, canvas, max_boxes, max_proposals)
+        final = final_start is not None and step >= final_start
         for row in range(rows):
             place = step * batch_size + process_index * rows + row
             rng = np.random.default_rng((seed, place))
-            example = _read_from(source, order, place, loader)
-            example = transforms.clean(_take_proposals(example, max_proposals))
-            scale = _scale(example, rng.choice(np.atleast_1d(resize[0])), resize[1], canvas)
-            example, zoom = transforms.random_zoom(example, rng, zoom_range=settings.zoom_range)
-            example = transforms.resize(example, scale * zoom)
-            example = transforms.augment(example, rng, settings=settings)
-            if not use_difficult:
-                example = example._replace(crowd=example.crowd | example.difficult)
+            indices = (order[place + k] for k in range(len(source)))
+            example, scale = images.make(indices, rng, loader, final=final)
             example, left_out = transforms.limit_objects(example, max_boxes)
             loader.note_left_out(example, left_out, max_boxes)
-            padding.write_image(batch.images, row, example, scale * zoom)
+            padding.write_image(batch.images, row, example, scale)
             padding.write_objects(batch, row, example, place)
         return padding.split(batch, num_devices)
 
@@ -149,7 +163,6 @@ def eval_batches(
     check_resize(resize)
     count = min(max_images, len(source)) if max_images > 0 else len(source)
     indices = [i * len(source) // count for i in range(count)]
-    short = max(np.atleast_1d(resize[0]))
 
     def make(step, loader):
         images, examples = padding.blank_images(batch_size, canvas, max_proposals), []
@@ -159,8 +172,8 @@ def eval_batches(
             except (UnreadableImage, OSError) as error:
                 loader.note_unreadable(error, "left out of the evaluation")
                 continue
-            scale = _scale(example, short, resize[1], canvas)
-            shown = transforms.clean(_take_proposals(example, max_proposals))
+            scale = find_scale(example, resize, canvas)
+            shown = transforms.clean(take_proposals(example, max_proposals))
             padding.write_image(images, len(examples), transforms.resize(shown, scale), scale)
             examples.append(example if keep_images else example._replace(image=b""))
         return padding.split(images, num_devices), examples
@@ -168,27 +181,8 @@ def eval_batches(
     return Loader(make, start=0, stop=-(-count // batch_size), num_threads=num_threads)
 
 
-def _read_from(source, order, place, loader):
-    """The first example that can be decoded, from a place of the order on."""
-    for attempt in range(len(source)):
-        try:
-            return transforms.decode(source[order[place + attempt]])
-        except (UnreadableImage, OSError) as error:
-            loader.note_unreadable(error, "replaced by the next image")
-    raise UserError(f"none of the {len(source)} images can be read")
-
-
-def _take_proposals(example, max_proposals):
-    """The example with the proposals that are wanted, or without the ones that are not."""
-    if max_proposals == 0:
-        return example._replace(proposals=None, proposal_scores=None)
-    if example.proposals is None or example.proposal_scores is None:
-        raise UserError(
-            f"image {example.id} has no scored proposals, but data.max_proposals is "
-            f"{max_proposals}: name their file in data.proposals, or set data.max_proposals to 0"
-        )
-    return example
-
-
-def _scale(example, short, long, canvas):
-    return transforms.fit_scale(example.image.shape[:2], short=int(short), long=long, canvas=canvas)
+def _divide(keywords):
+    """The keywords of compositions, and all others as those of single images."""
+    names = set(Composition._fields) & set(keywords)
+    composition = Composition(**{name: keywords[name] for name in names})
+    return composition, Augmentation(**{n: v for n, v in keywords.items() if n not in names})

@@ -10,16 +10,17 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float, UInt8
 
+from jaxdet.data import colour
 from jaxdet.types import Example
 
 # One pixel, less the rounding error of boxes that were stored as fractions.
 MIN_SIDE = 0.999
 # A crop keeps objects of which at least this part of the area is left.
 MIN_VISIBLE = 0.25
-
-_LUMA = np.array([0.299, 0.587, 0.114])
+# What an Example says of each object, in arrays of the same length.
+OBJECT_FIELDS = ("boxes", "labels", "crowd", "difficult", "area")
 
 
 class UnreadableImage(ValueError):
@@ -38,6 +39,8 @@ class Augmentation(NamedTuple):
         zoom_range: the resize scale is multiplied by a factor drawn from
             here, evenly in its logarithm; above 1 a random part of the image
             is cut out, so that the result never outgrows the unzoomed one.
+        hsv: hue, saturation and value are multiplied by factors within 1 +- each
+            of these; see `colour.scale_hsv`. YOLOX: (0.015, 0.7, 0.4).
     """
 
     horizontal_flip: float = 0.5
@@ -46,6 +49,7 @@ class Augmentation(NamedTuple):
     contrast: float = 0.0
     saturation: float = 0.0
     zoom_range: tuple[float, float] = (1.0, 1.0)
+    hsv: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 def decode(example: Example) -> Example:
@@ -102,7 +106,7 @@ def clean(example: Example) -> Example:
         example: as its source gives it; the image need not be decoded.
     """
     example = _clip(example, example.size)
-    return _select(example, _has_pixel(example.boxes) & (example.area > 0))
+    return select(example, has_pixel(example.boxes) & (example.area > 0))
 
 
 def fit_scale(size: tuple[int, int], *, short: int, long: int, canvas: tuple[int, int]) -> float:
@@ -157,7 +161,7 @@ def random_zoom(
     image = example.image[top : top + height, left : left + width]
     corner = np.array([left, top, left, top], np.float32)
     cut = _clip(_move(example._replace(image=image), lambda boxes: boxes - corner), (height, width))
-    return _select(cut, _areas(cut.boxes) >= MIN_VISIBLE * _areas(example.boxes)), zoom
+    return select(cut, areas(cut.boxes) >= MIN_VISIBLE * areas(example.boxes)), zoom
 
 
 def flip_horizontal(example: Example) -> Example:
@@ -182,20 +186,6 @@ def flip_vertical(example: Example) -> Example:
     return _move(example._replace(image=cv2.flip(example.image, 0)), mirror)
 
 
-def scale_colour(
-    image: UInt8[np.ndarray, "H W 3"], *, brightness: float, contrast: float, saturation: float
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Multiplies brightness, contrast and saturation; 1 leaves each as it is.
-
-    All three are linear in a pixel's colour, so one 3 x 4 matrix does them.
-    """
-    grey = np.tile(_LUMA, (3, 1))
-    matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * grey)
-    mean = float(_LUMA @ cv2.mean(image)[:3])
-    offset = np.full((3, 1), brightness * (1 - contrast) * mean)
-    return cv2.transform(image, np.concatenate([matrix, offset], axis=1))
-
-
 def augment(example: Example, rng: np.random.Generator, *, settings: Augmentation) -> Example:
     """Flips and colours a decoded example at random."""
     if rng.random() < settings.horizontal_flip:
@@ -205,10 +195,13 @@ def augment(example: Example, rng: np.random.Generator, *, settings: Augmentatio
     amounts = np.array([settings.brightness, settings.contrast, settings.saturation])
     if np.any(amounts > 0):
         brightness, contrast, saturation = rng.uniform(1 - amounts, 1 + amounts)
-        image = scale_colour(
+        image = colour.scale_colour(
             example.image, brightness=brightness, contrast=contrast, saturation=saturation
         )
         example = example._replace(image=image)
+    if np.any(np.array(settings.hsv) > 0):
+        factors = 1 + rng.uniform(-1, 1, 3) * settings.hsv
+        example = example._replace(image=colour.scale_hsv(example.image, factors))
     return example
 
 
@@ -221,8 +214,23 @@ def limit_objects(example: Example, max_boxes: int) -> tuple[Example, int]:
     spare = len(example.labels) - max_boxes
     if spare <= 0:
         return example, 0
-    order = np.lexsort((-_areas(example.boxes), example.crowd))
-    return _select(example, np.sort(order[:max_boxes])), spare
+    order = np.lexsort((-areas(example.boxes), example.crowd))
+    return select(example, np.sort(order[:max_boxes])), spare
+
+
+def select(example: Example, keep: np.ndarray) -> Example:
+    """The example with those objects that a mask, or an array of their places, tells."""
+    return example._replace(**{name: getattr(example, name)[keep] for name in OBJECT_FIELDS})
+
+
+def has_pixel(boxes: Float[np.ndarray, "N 4"]) -> Bool[np.ndarray, " N"]:
+    """Whether boxes are a pixel wide and high, at least; those with NaN are not."""
+    return np.all(boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE, axis=1)
+
+
+def areas(boxes: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, " N"]:
+    """Square pixels of boxes."""
+    return np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
 
 
 def _move(example: Example, change: Callable[[np.ndarray], np.ndarray]) -> Example:
@@ -239,20 +247,7 @@ def _clip(example, size):
     example = _move(example, lambda boxes: np.clip(boxes, 0, [width, height, width, height]))
     if example.proposals is None:
         return example
-    keep = _has_pixel(example.proposals)
+    keep = has_pixel(example.proposals)
     return example._replace(
         proposals=example.proposals[keep], proposal_scores=example.proposal_scores[keep]
     )
-
-
-def _has_pixel(boxes):
-    return np.all(boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE, axis=1)
-
-
-def _select(example, keep):
-    fields = ("boxes", "labels", "crowd", "difficult", "area")
-    return example._replace(**{name: getattr(example, name)[keep] for name in fields})
-
-
-def _areas(boxes):
-    return np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)

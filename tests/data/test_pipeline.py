@@ -23,6 +23,7 @@ ALL_RANDOM = {
     "zoom_range": (0.8, 1.3),
     "resize": ((30, 35, 40), 60),
 }
+COMPOSED = {"mosaic": 1.0, "affine_zoom": (0.8, 1.2), "max_boxes": 8}
 
 
 def _take(count, source, **settings):
@@ -117,6 +118,121 @@ def test_processes_share_each_batch_without_changing_it(source):
         _assert_equal(jax.tree.map(lambda *a: np.concatenate(a), *shares), batch)
 
 
+def test_plain_images_draw_for_themselves_only(source):
+    batch = _rows(_take(3, ListSource([source[2]]), **ALL_RANDOM))
+    settings = {name: value for name, value in ALL_RANDOM.items() if name != "resize"}
+    for place, pixels in enumerate(batch.images.pixels):
+        rng = np.random.default_rng((SETTINGS["seed"], place))
+        example = transforms.decode(source[2])
+        scale = rng.choice([30, 35, 40]) / 40
+        example, zoom = transforms.random_zoom(example, rng, zoom_range=settings["zoom_range"])
+        example = transforms.resize(example, scale * zoom)
+        example = transforms.augment(example, rng, settings=transforms.Augmentation(**settings))
+        height, width = example.image.shape[:2]
+        np.testing.assert_array_equal(pixels[:height, :width], example.image)
+        assert batch.images.sizes[place].tolist() == [height, width]
+
+
+def test_mosaics_depend_on_the_seed_and_the_number_of_the_batch_only(source):
+    settings = {**ALL_RANDOM, **COMPOSED, "mosaic": 0.8, "mixup": 0.5, "final_start": 3}
+    whole = _rows(_take(4, source, **settings))
+    for other in ({"num_threads": 1}, {"num_devices": 4, "num_threads": 7}):
+        _assert_equal(_rows(_take(4, source, **settings, **other)), whole)
+    for start in (1, 3):
+        later = _rows(_take(4 - start, source, **settings, start_step=start))
+        _assert_equal(later, jax.tree.map(lambda a, s=start: a[4 * s :], whole))
+    joined = _take(4, source, **settings, num_devices=4)
+    parts = [
+        _take(4, source, **settings, num_devices=2, process_index=p, process_count=2)
+        for p in range(2)
+    ]
+    for batch, *shares in zip(joined, *parts, strict=True):
+        _assert_equal(jax.tree.map(lambda *a: np.concatenate(a), *shares), batch)
+
+
+def test_final_batches_are_those_of_a_run_without_mosaics(source):
+    plain = _rows(_take(3, source, **ALL_RANDOM, max_boxes=8))
+    settings = {**ALL_RANDOM, **COMPOSED, "mixup": 1.0}
+    found = _rows(_take(3, source, **settings, final_start=2))
+    _assert_equal(*(jax.tree.map(lambda a: a[8:], rows) for rows in (found, plain)))
+    _assert_equal(_rows(_take(3, source, **settings, final_start=0)), plain)
+    never = _rows(_take(3, source, **settings))
+    _assert_equal(*(jax.tree.map(lambda a: a[:8], rows) for rows in (found, never)))
+    for ours, others in zip(never.images.pixels, plain.images.pixels, strict=True):
+        assert np.any(ours != others)
+
+
+def test_mosaics_fill_the_canvas_at_scale_one_and_at_the_rate_given(source):
+    batch = _rows(_take(20, source, **COMPOSED | {"mosaic": 0.3}, resize=(20, 60)))
+    composed = batch.images.scales == 1
+    assert 0.2 < composed.mean() < 0.4
+    assert np.all(batch.images.sizes[composed] == (40, 60))
+    assert np.all(batch.images.sizes[~composed] == (20, 30))
+    assert np.all(batch.images.pixels[composed].max(axis=-1) > 0)  # Plain ones have black borders.
+    assert batch.index.tolist() == list(range(80))
+
+
+def test_mosaics_are_of_the_whole_source_and_their_boxes_are_tight():
+    examples = [make_example([[15, 10, 45, 30]], labels=[k]) for k in range(3)]
+    settings = {**COMPOSED, "rotation": 0.0, "shear": 0.0}
+    batch = _rows(_take(12, ListSource([*examples, make_example([])]), **settings))
+    counts = np.bincount(batch.labels[batch.valid], minlength=3)
+    assert counts.sum() > 40 and np.all(counts > 0.6 * counts.mean())
+    for row, slot in np.argwhere(batch.valid):
+        box, label = batch.boxes[row, slot], batch.labels[row, slot]
+        # The colour ends at the box; other objects are farther away than 4 pixels.
+        left, top = np.maximum(box[:2].astype(int) - 4, 0)
+        right, bottom = box[2:].astype(int) + 4
+        pixels = batch.images.pixels[row, top:bottom, left:right].astype(int)
+        strong = pixels[..., label] - np.delete(pixels, label, axis=-1).max(-1) > 127
+        rows, columns = np.flatnonzero(strong.any(1)), np.flatnonzero(strong.any(0))
+        found = [left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1]
+        np.testing.assert_allclose(box, found, atol=1)
+
+
+def test_images_of_mosaics_are_resized_like_others():
+    example = make_example([[15, 10, 45, 30]])
+    settings = {**COMPOSED, "rotation": 0.0, "shear": 0.0, "affine_zoom": (1.0, 1.0)}
+    batch = _rows(_take(20, ListSource([example]), **settings, resize=((20, 24), 60)))
+    sides = (batch.boxes[..., 2:] - batch.boxes[..., :2])[batch.valid].round(3)
+    whole = {(15, 10), (18, 12)}
+    assert whole & set(map(tuple, sides.tolist())) == whole and np.all(sides <= (18, 12))
+
+
+def test_difficult_and_crowd_objects_of_mosaics_are_crowd():
+    flags = {"labels": [0, 1, 2], "difficult": [True, False, False], "crowd": [False, True, False]}
+    source = ListSource([make_example([[2, 2, 20, 38], [22, 2, 38, 38], [40, 2, 58, 38]], **flags)])
+    for use_difficult, learnt in ((False, {2}), (True, {0, 2})):
+        settings = {**COMPOSED, "mixup": 1.0, "max_boxes": 20, "use_difficult": use_difficult}
+        batch = _rows(_take(5, source, **settings))
+        assert set(batch.labels[batch.valid]) == learnt
+        assert set(batch.labels[batch.crowd]) == {0, 1, 2} - learnt
+    # What shows no other objects is not mixed in.
+    ignored = ListSource([source[0]._replace(crowd=np.ones(3, bool))])
+    settings = {**COMPOSED, "max_boxes": 20, "affine_zoom": (1.0, 1.0), "rotation": 0.0}
+    mixed, alone = (_rows(_take(3, ignored, **settings, mixup=m)) for m in (1.0, 0.0))
+    np.testing.assert_array_equal((mixed.valid | mixed.crowd).sum(), alone.crowd.sum())
+
+
+def test_unreadable_images_of_mosaics_give_way_to_the_next(source, caplog):
+    examples = [make_example([[10, 8, 50, 32]], labels=[k], id=f"image {k}") for k in range(3)]
+    examples[1:1] = [examples[0]._replace(image=b"damaged", id="torn"), OSError("gone")]
+    with caplog.at_level(logging.WARNING, "jaxdet"):
+        batches = train_batches(
+            ListSource(examples), **SETTINGS | COMPOSED, mixup=1.0, num_threads=1
+        )
+        with closing(batches):
+            batch = _rows(list(islice(batches, 12)))
+    # The two before green give way to it: it is drawn three times in five, not once.
+    counts = np.bincount(batch.labels[batch.valid], minlength=3)
+    assert counts[1] > 1.7 * max(counts[0], counts[2]) > 0
+    assert batches.unreadable > 50
+    assert sorted(record.message for record in caplog.records) == [
+        "gone: replaced by the next image",
+        "torn: not an image, or a damaged one (7 bytes): replaced by the next image",
+    ]
+
+
 def test_boxes_follow_their_objects_through_all_changes():
     example = make_example([[10, 8, 34, 28]])
     batch = _rows(_take(10, ListSource([example]), **ALL_RANDOM, canvas=(50, 70)))
@@ -203,6 +319,23 @@ def test_images_without_objects_are_kept_or_not(source):
         ({"zoom_range": (2.0, 1.0)}, "data.zoom_range wants 0 < low <= high, found (2.0, 1.0)"),
         ({"zoom_range": (0.0, 1.0)}, "data.zoom_range wants 0 < low <= high, found (0.0, 1.0)"),
         ({"zoom_range": 1.5}, "data.zoom_range wants 0 < low <= high, found 1.5"),
+        ({"hsv": (0.1, 0.2)}, "data.hsv wants three numbers from 0 to 1, found (0.1, 0.2)"),
+        ({"hsv": (0.1, 0.2, 1.5)}, "data.hsv wants three numbers from 0 to 1, found (0.1, 0.2, "),
+        ({"hsv": 0.5}, "data.hsv wants three numbers from 0 to 1, found 0.5"),
+        ({"mosaic": 1.5}, "data.mosaic wants a number from 0 to 1, found 1.5"),
+        ({"mixup": -0.5}, "data.mixup wants a number from 0 to 1, found -0.5"),
+        ({"mixup_zoom": (1.5, 0.5)}, "data.mixup_zoom wants 0 < low <= high, found (1.5, 0.5)"),
+        ({"rotation": 181}, "data.rotation wants a number from 0 to 180, found 181"),
+        ({"translation": 1.1}, "data.translation wants a number from 0 to 1, found 1.1"),
+        ({"affine_zoom": (0.0, 2.0)}, "data.affine_zoom wants 0 < low <= high, found (0.0, 2.0)"),
+        ({"shear": 45}, "data.shear wants a number from 0 to 40, found 45"),
+        ({"affine_boxes": "box"}, "data.affine_boxes wants one of corners, ellipse; found box"),
+        (
+            {"mosaic": 0.5, "max_proposals": 5},
+            "data.mosaic wants 0 with given proposals, which cannot follow; found 0.5 with "
+            "data.max_proposals 5",
+        ),
+        ({"final_start": -1}, "data.final_start wants at least 0, found -1"),
         ({"resize": (0, 60)}, "of at least 1 pixel each; found (0, 60)"),
         ({"resize": (40, 0)}, "of at least 1 pixel each; found (40, 0)"),
         ({"resize": ((40, -1), 60)}, "of at least 1 pixel each; found ((40, -1), 60)"),

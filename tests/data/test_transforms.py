@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from drawn_data import draw, encode, make_example, with_exif_orientation, with_proposals
 
-from jaxdet.data import transforms
+from jaxdet.data import colour, transforms
 from jaxdet.data.transforms import Augmentation, UnreadableImage
 
 BOX = [12.0, 6, 40, 30]
@@ -169,7 +169,7 @@ def test_scale_colour_does_what_its_parts_are_called():
     grey = image @ np.array([0.299, 0.587, 0.114])
 
     def change(**amounts):
-        return transforms.scale_colour(image, **(same | amounts)).astype(float)
+        return colour.scale_colour(image, **(same | amounts)).astype(float)
 
     np.testing.assert_array_equal(change(), image)
     np.testing.assert_allclose(change(brightness=1.5), image * 1.5, atol=0.51)
@@ -177,6 +177,48 @@ def test_scale_colour_does_what_its_parts_are_called():
     np.testing.assert_allclose(change(contrast=0.5), mean + (image - mean) / 2, atol=0.51)
     np.testing.assert_allclose(change(saturation=0.0), np.repeat(grey[..., None], 3, -1), atol=0.6)
     assert change(brightness=4.0).max() == 255
+
+
+@pytest.mark.parametrize(
+    "given, factors, expected",
+    [
+        ((0, 0, 200), (1.25, 1, 1), (200, 0, 200)),  # Blue is at 120 of 180: 30 steps further.
+        ((0, 0, 200), (1.5, 1, 1), (200, 0, 0)),  # The full circle: red.
+        ((0, 0, 200), (0.5, 1, 1), (0, 200, 0)),
+        ((200, 0, 0), (1.7, 1, 1), (200, 0, 0)),
+        ((200, 100, 100), (1, 0, 1), (200, 200, 200)),
+        ((200, 100, 100), (1, 0.5, 1), (200, 150, 150)),
+        ((200, 100, 100), (1, 3, 1), (200, 0, 0)),
+        ((200, 100, 100), (1, 1, 0.5), (100, 50, 50)),
+        ((200, 100, 100), (1, 1, 2), (255, 127, 127)),
+        ((90, 90, 90), (0.3, 2, 1), (90, 90, 90)),
+    ],
+)
+def test_scale_hsv_does_what_its_parts_are_called(given, factors, expected):
+    image = np.full((2, 3, 3), given, np.uint8)
+    found = colour.scale_hsv(image, np.float64(factors))
+    assert found.shape == image.shape and found.dtype == np.uint8
+    np.testing.assert_allclose(found.astype(int), np.full((2, 3, 3), expected), atol=1)
+    assert image[0, 0].tolist() == list(given)
+
+
+def test_hsv_factors_are_drawn_within_their_amounts(monkeypatch, decoded):
+    drawn = []
+    monkeypatch.setattr(colour, "scale_hsv", lambda image, factors: drawn.append(factors) or image)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        transforms.augment(decoded, rng, settings=Augmentation(hsv=(0.1, 0.7, 0.0)))
+    assert abs(np.corrcoef(np.transpose(drawn)[:2])[0, 1]) < 0.2
+    low, high = np.min(drawn, axis=0), np.max(drawn, axis=0)
+    np.testing.assert_allclose(low, [0.9, 0.3, 1], atol=0.03)
+    np.testing.assert_allclose(high, [1.1, 1.7, 1], atol=0.03)
+
+
+def test_colours_that_are_off_draw_nothing(decoded):
+    rng, flips = np.random.default_rng(0), np.random.default_rng(0)
+    transforms.augment(decoded, rng, settings=Augmentation())
+    flips.random(2)  # Horizontal and vertical.
+    assert rng.random() == flips.random()
 
 
 def test_augment_flips_and_colours_at_the_rates_given(decoded):
