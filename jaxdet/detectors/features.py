@@ -1,4 +1,4 @@
-"""Where every anchor-based detector starts: from uint8 images to a feature pyramid."""
+"""Where every detector starts: from uint8 images to a feature pyramid."""
 
 import dataclasses
 import math
@@ -24,11 +24,30 @@ FPN_STRIDES = (4, 8, 16, 32, 64)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureSettings:
-    """The part of a detector's settings that is about its features.
+class ImageSettings:
+    """The part of a detector's settings that is about classes and pixels.
 
     Attributes:
         num_classes: K, without background.
+        dtype: of the networks' computation, "float32" or "bfloat16".
+        pixel_mean: of RGB in 0..255, subtracted from every pixel.
+        pixel_std: of RGB, which pixels are divided by.
+        pixel_padding: value of the pixels beside an image, in 0..255; None
+            makes them 0 after mean and std.
+    """
+
+    num_classes: int
+    dtype: str = "float32"
+    pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    pixel_padding: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureSettings(ImageSettings):
+    """The part of an anchor-based detector's settings that is about its features.
+
+    Attributes:
         backbone: "resnet", with an FPN behind it, or "vgg", whose last map is all.
         depth: of a ResNet: 10, 18, 34, 50 or 101; of a VGG: 16.
         width: channels of the backbone's first layer.
@@ -41,9 +60,6 @@ class FeatureSettings:
         zero_init_residual: a ResNet's blocks start as the identity.
         fpn_channels: of the pyramid and of the heads on all of its cells; a
             VGG's heads have the channels of its last map.
-        dtype: of the networks' computation, "float32" or "bfloat16".
-        pixel_mean: of RGB in 0..255, subtracted from every pixel.
-        pixel_std: of RGB, which pixels are divided by.
         size_divisor: an image's sides are rounded up to it, and anchors beyond
             are unused; a VGG has no cell that its image does not fill.
         max_ratio: largest change of a side that a delta makes; 0 for no limit.
@@ -52,7 +68,6 @@ class FeatureSettings:
         ValueError: for a setting out of range.
     """
 
-    num_classes: int
     backbone: str = "resnet"
     depth: int = 50
     width: int = 64
@@ -61,9 +76,6 @@ class FeatureSettings:
     frozen_stages: int = 0
     zero_init_residual: bool = False
     fpn_channels: int = 256
-    dtype: str = "float32"
-    pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)
-    pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
     size_divisor: int = 32
     max_ratio: float = box_coder.MAX_RATIO
 
@@ -157,9 +169,9 @@ class Network(nn.Module):
         return self.neck(self.backbone(x, train=train))
 
 
-def normalize(s: FeatureSettings, images: Images) -> Float[Array, "B H W 3"]:
-    """Normalised pixels, 0 outside the images."""
-    one = partial(pixels.normalize, mean=s.pixel_mean, std=s.pixel_std)
+def normalize(s: ImageSettings, images: Images) -> Float[Array, "B H W 3"]:
+    """Pixels as the backbone reads them, the canvas beside the images overwritten."""
+    one = partial(pixels.normalize, mean=s.pixel_mean, std=s.pixel_std, padding=s.pixel_padding)
     return jax.vmap(one)(images.pixels, images.sizes)
 
 
@@ -170,15 +182,27 @@ def initialize(network: nn.Module, key: Key[Array, ""], images: Images) -> dict:
 
 
 def extract(
-    network: nn.Module, variables: dict, x: Float[Array, "B H W 3"], *, train: bool
+    network: nn.Module,
+    variables: dict,
+    x: Float[Array, "B H W 3"],
+    *,
+    train: bool,
+    method: str = "features",
 ) -> tuple[tuple[Array, ...], dict]:
     """The network's pyramid of normalised images, finest level first.
 
+    Args:
+        network: a detector's.
+        variables: of the network.
+        x: as `normalize` gives it.
+        train: whether the statistics of the norms come from the batch.
+        method: of the network; another one than "features" may do more of it.
+
     Returns:
-        The pyramid, and the running statistics after it: those given, changed
-        by a training batch; {} for networks that have none.
+        What the method returns, and the running statistics after it: those
+        given, changed by a training batch; {} for networks that have none.
     """
     mutable = ["batch_stats"] if train and "batch_stats" in variables else False
-    result = network.apply(variables, x, train=train, method="features", mutable=mutable)
-    pyramid, updates = result if mutable else (result, variables)
-    return pyramid, updates.get("batch_stats", {})
+    result = network.apply(variables, x, train=train, method=method, mutable=mutable)
+    outputs, updates = result if mutable else (result, variables)
+    return outputs, updates.get("batch_stats", {})

@@ -32,6 +32,15 @@ SETTINGS = {
         max_candidates=60,
     ),
     "fast_rcnn": FEATURES | SECOND_STAGE,
+    "yolox": dict(
+        depth=0.33,
+        width=0.125,
+        activation="relu",
+        norm="group",
+        l1_from_step=0,
+        max_detections=10,
+        max_candidates=60,
+    ),
     "faster_rcnn": FEATURES | FIRST_STAGE | SECOND_STAGE | dict(confusion=True),
 }
 

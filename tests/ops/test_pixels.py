@@ -25,6 +25,14 @@ def test_normalize_takes_channels_apart_and_zeroes_the_padding():
     assert not found[3:].any() and not found[:, 5:].any()
 
 
+def test_padding_is_a_pixel_value_like_those_of_the_image():
+    pixels = jnp.full((2, 3, 3), 30, jnp.uint8)
+    found = normalize(pixels, jnp.array([1, 2]), **SETTINGS, padding=20.0)
+    np.testing.assert_allclose(found[0, :2], np.broadcast_to([2.0, 0.5, 0.0], (2, 3)))
+    np.testing.assert_allclose(found[1], np.broadcast_to([1.0, 0.0, -2.0], (3, 3)))
+    np.testing.assert_allclose(found[0, 2], [1.0, 0.0, -2.0])
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(0, HEIGHT), st.integers(0, WIDTH))
 def test_normalize_equals_plain_loops_for_each_image(seed, height, width):
     pixels = np.random.default_rng(seed).integers(0, 256, (2, HEIGHT, WIDTH, 3), np.uint8)
