@@ -33,9 +33,8 @@ def main(argv: Sequence[str]) -> int:
     eval_source = commands.build_source(config, config.data.eval_split, class_names)
     detector = commands.build_detector(config, num_classes=len(class_names))
     tx, schedule = commands.make_optimizer(config)
-    like = jax.eval_shape(
-        lambda variables: state.create(variables, tx), commands.abstract_variables(config, detector)
-    )
+    create = partial(state.create, tx=tx, ema=config.ema_decay > 0)
+    like = jax.eval_shape(create, commands.abstract_variables(config, detector))
     # Finds mistakes in the settings before anything is written.
     commands.train_batches(config, train_source, 0).close()
 
@@ -57,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         differences = []
         variables, origin = commands.first_variables(config, detector)
-        start = state.create(variables, tx)
+        start = create(variables)
 
     predict = steps.pmap_predict_step(detector)
     batches = commands.train_batches(config, train_source, done)
@@ -72,7 +71,16 @@ def main(argv: Sequence[str]) -> int:
     try:
         outcome = loop.train(
             steps.put_state(start),
-            step=steps.pmap_train_step(detector, tx, schedule, seed=config.seed),
+            step=steps.pmap_train_step(
+                detector,
+                tx,
+                schedule,
+                seed=config.seed,
+                ema_decay=config.ema_decay,
+                ema_ramp=config.ema_ramp,
+                heights=config.multiscale_heights,
+                height_every=config.multiscale_every,
+            ),
             batches=batches,
             evaluate=partial(commands.evaluate, config, eval_source, predict),
             draw=partial(commands.draw, config, eval_source, predict),
@@ -83,6 +91,8 @@ def main(argv: Sequence[str]) -> int:
             checkpoint_every=config.checkpoint_every,
             log_every=config.log_every,
             pictures_every=config.pictures_every,
+            final_steps=config.final_steps,
+            final_eval_every=config.final_eval_every,
             reload_best_at=config.optimizer.milestones if config.reload_best_at_milestones else (),
         )
     finally:

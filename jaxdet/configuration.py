@@ -10,6 +10,7 @@ import inspect
 import json
 import re
 import runpy
+import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -153,7 +154,12 @@ def _last_value(argv: Sequence[str], flag: str, default: str) -> str:
 
 
 def _load(file: Path, argument: str) -> ConfigDict:
-    """Runs a config file, once; all that goes wrong in it is a UserError with the line."""
+    """Runs a config file, once; all that goes wrong in it is a UserError with the line.
+
+    It may import another one of its folder and change what that gives.
+    """
+    folder = str(file.resolve().parent)
+    sys.path.insert(0, folder)
     try:
         get_config = runpy.run_path(str(file)).get("get_config")
         if get_config is None:
@@ -170,6 +176,8 @@ def _load(file: Path, argument: str) -> ConfigDict:
             lines, error = [error.lineno], SyntaxError(error.msg)
         place = f"{file}:{lines[-1]}" if lines else file
         raise UserError(f"{place}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(folder)
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config() of {file} gives no ConfigDict, but {config!r}")
     return config

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxdet.data import pipeline, sources, transforms
+from jaxdet.data import mosaic, pipeline, sources, transforms
 from jaxdet.detectors import DETECTORS
 from jaxdet.evaluation import EVALUATIONS
 from jaxdet.training.optimizer import build_optimizer
@@ -27,10 +27,19 @@ KEYS = {
     "eval_batch_size": REQUIRED,
     "eval_every": REQUIRED,  # Steps; 0 evaluates at the end only.
     "eval_images": REQUIRED,  # At most so many images are evaluated; 0 for all.
+    "ema_decay": 0.0,  # Averages of the parameters are kept and evaluated; 0 for none.
+    "ema_ramp": 2000,  # Steps in which the decay grows to about 63 % of `ema_decay`.
     "evaluation": REQUIRED,  # Section: the name of the metrics, and their keyword arguments.
+    # In the last so many steps nothing is composed (mosaic, mixup), a detector that knows an L1
+    # loss of raw boxes has it, and the schedule "warmup_cosine" stays at its lowest rate.
+    "final_steps": 0,
+    "final_eval_every": 0,  # Steps between evaluations in them; 0 for `eval_every`.
     "init_from": REQUIRED,  # File of pretrained weights, or "".
     "log_every": REQUIRED,  # Steps.
     "model": REQUIRED,  # Section: keyword arguments of the detector.
+    "multiscale_every": 10,  # Steps for which a drawn height stays.
+    # Heights of the canvas, one of which is drawn; batches are resized to it on the device.
+    "multiscale_heights": (),
     "num_pictures": REQUIRED,  # Pictures drawn at a time.
     "num_steps": REQUIRED,
     "optimizer": REQUIRED,  # Section: keyword arguments of the optimizer.
@@ -50,11 +59,12 @@ DEFAULT_EVALUATION = "coco"
 
 # Arguments that a config does not choose in the section.
 EVALUATION_OWN = ("class_names", "detections", "examples")
-MODEL_OWN = ("num_classes",)
-OPTIMIZER_OWN = ("batch_size", "num_steps")
+MODEL_OWN = ("l1_from_step", "num_classes")
+OPTIMIZER_OWN = ("batch_size", "final_steps", "num_steps")
 PIPELINE_OWN = (
     "augmentation",
     "batch_size",
+    "final_start",
     "keep_images",
     "max_images",
     "num_devices",
@@ -72,7 +82,12 @@ LOWEST = {
     "eval_batch_size": 1,
     "eval_every": 0,
     "eval_images": 0,
+    "ema_decay": 0,
+    "ema_ramp": 1,
+    "final_eval_every": 0,
+    "final_steps": 0,
     "log_every": 1,
+    "multiscale_every": 1,
     "num_pictures": 0,
     "num_steps": 1,
     "optimizer.base_batch_size": 1,
@@ -124,6 +139,13 @@ def check_numbers(config: ConfigDict) -> None:
         value = (config[section] if section else config)[name]
         if not isinstance(value, int | float) or value < lowest:
             raise UserError(f"config.{key} wants at least {lowest}, found {value!r}")
+    if config.final_steps > config.num_steps:
+        raise UserError(
+            f"config.final_steps wants at most num_steps {config.num_steps}, found "
+            f"{config.final_steps}"
+        )
+    if config.ema_decay >= 1:
+        raise UserError(f"config.ema_decay wants less than 1, found {config.ema_decay}")
     if bool(config.data.proposals) != bool(config.data.max_proposals):
         raise UserError(
             "config.data.proposals and config.data.max_proposals are set both or neither, found "
@@ -190,6 +212,7 @@ def _sections(detector: str, evaluation: str) -> dict[str, dict[str, Any]]:
             **DATA_KEYS,
             **_keywords(pipeline.train_batches, PIPELINE_OWN),
             **transforms.Augmentation._field_defaults,
+            **mosaic.Composition._field_defaults,
         },
         "evaluation": {
             "name": evaluation,

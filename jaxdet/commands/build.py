@@ -42,8 +42,11 @@ def build_detector(config: ConfigDict, *, num_classes: int) -> Detector:
     Raises:
         UserError: if its name or a setting is unknown.
     """
+    model = dict(config.model)
+    if "l1_from_step" in detectors.setting_names(config.detector):
+        model["l1_from_step"] = config.num_steps - config.final_steps
     with mistakes_in("model"):
-        return detectors.build(config.detector, num_classes=num_classes, **config.model)
+        return detectors.build(config.detector, num_classes=num_classes, **model)
 
 
 def make_optimizer(config: ConfigDict) -> tuple[Any, Callable]:
@@ -55,7 +58,12 @@ def make_optimizer(config: ConfigDict) -> tuple[Any, Callable]:
         )
     keywords["frozen"] = (*keywords["frozen"], *frozen)
     with mistakes_in("optimizer"):
-        return build_optimizer(**keywords, batch_size=config.batch_size, num_steps=config.num_steps)
+        return build_optimizer(
+            **keywords,
+            batch_size=config.batch_size,
+            num_steps=config.num_steps,
+            final_steps=config.final_steps,
+        )
 
 
 def blank_images(config: ConfigDict, batch_size: int) -> Images:
@@ -106,6 +114,7 @@ def train_batches(config: ConfigDict, source: Source, start_step: int) -> Any:
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=start_step,
+        final_start=config.num_steps - config.final_steps,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         num_devices=jax.local_device_count(),
@@ -140,10 +149,9 @@ def _load_weights(config: ConfigDict, shapes: Any) -> tuple[Any, str]:
     file = config.init_from
     if not file:
         return shapes, "weights are drawn at random"
-    # Caffe's weights want BGR: their stem is turned, the images stay RGB.
-    variables, report = interop.from_torch(
-        interop.load_file(file), shapes, source=file, bgr=config.model.get("style") == "caffe"
-    )
+    # The weights of Caffe and of YOLOX want BGR: their stem is turned, the images stay RGB.
+    bgr = config.model.get("style") == "caffe" or config.detector == "yolox"
+    variables, report = interop.from_torch(interop.load_file(file), shapes, source=file, bgr=bgr)
     missing = [name for name in report.missing if "/backbone/" in name]
     frozen = frozen_settings(config)
     if missing and frozen:

@@ -1,0 +1,17 @@
+"""YOLOX-X on COCO, 300 epochs: the recipe of YOLOX-S at depth 1.33 and width 1.25.
+
+    python train.py --config=configs/yolox_x_coco.py --config.data.root=/path/to/coco
+
+The reference reaches box AP .511; not yet run here.
+"""
+
+import yolox_s_coco
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The settings of the run."""
+    config = yolox_s_coco.get_config()
+    config.model.depth = 1.33
+    config.model.width = 1.25
+    return config
