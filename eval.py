@@ -39,10 +39,7 @@ def main(argv: Sequence[str]) -> int:
     step = checkpoints.find(which)
     differences = configuration.differing_keys(config, workdir / configuration.SAVED_NAME)
 
-    class_names = config.data.classes
-    if not class_names:
-        train_source = commands.build_source(config, config.data.train_split, ())
-        class_names = train_source.class_names
+    class_names = commands.class_names(config)
     source = commands.build_source(config, split, class_names)
     detector = commands.build_detector(config, num_classes=len(class_names))
     like = commands.abstract_variables(config, detector)

@@ -16,14 +16,17 @@ def get_config() -> ConfigDict:
     config.init_from = ""
 
     config.batch_size = 8
-    config.num_steps = 900
-    config.eval_every = 300
+    config.num_steps = 1500
+    config.final_steps = 200
+    config.eval_every = 500
     config.checkpoint_every = 100
     config.log_every = 20
     config.eval_images = 0
     config.eval_batch_size = 8
     config.num_pictures = 8
     config.picture_score = 0.5
+    config.ema_decay = 0.998
+    config.ema_ramp = 200
 
     config.data = ConfigDict()
     config.data.source = "shapes"
@@ -56,11 +59,12 @@ def get_config() -> ConfigDict:
     config.model.max_candidates = 300
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "adamw"
+    config.optimizer.name = "adamw"  # From scratch it gets further than SGD in so few steps.
     config.optimizer.learning_rate = 2e-3
     config.optimizer.base_batch_size = 8
-    config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_steps = 50
+    config.optimizer.schedule = "warmup_cosine"
+    config.optimizer.warmup_steps = 100
+    config.optimizer.final_ratio = 0.05
     config.optimizer.weight_decay = 0.01
     config.optimizer.decay_biases = False
     config.optimizer.decay_norms = False

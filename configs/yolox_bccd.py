@@ -2,8 +2,8 @@
 
     python train.py --config=configs/yolox_bccd.py --config.data.root=/path/to/BCCD
 
-Trains on 292 images, as mosaics, and is judged on the 72 test images, all at
-320 x 240.
+Trains on 292 images, most as mosaics, and is judged on the 72 test images, all
+at 320 x 240. Two CPU cores: 52 minutes, AP .621, AP50 .933.
 """
 
 from ml_collections import ConfigDict

@@ -25,7 +25,7 @@ from jaxdet.visualize import FONT, PALETTE, grid
 INK, WHITE = (40, 40, 40), (255, 255, 255)
 LINE, TEXT = 20, 0.46
 WIDTH = 400  # Of a drawn panel, pixels.
-YOLOX = {"mosaic": 1.0, "mixup": 1.0, "hsv": (0.015, 0.7, 0.4)}
+YOLOX = {"mosaic": 1.0, "mixup": 1.0, "hsv": (0.015, 0.7, 0.4), "min_side": 8.0}
 
 
 def draw_steps(source: Source, canvas: tuple[int, int], seed: int) -> np.ndarray:

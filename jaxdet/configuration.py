@@ -5,6 +5,7 @@ a flat `ml_collections.ConfigDict` with sections, or the config.json that a run 
 left. Every mistake in it is a UserError.
 """
 
+import contextlib
 import difflib
 import inspect
 import json
@@ -34,13 +35,14 @@ FREE_KEYS = (
     "eval_batch_size",
     "eval_every",
     "eval_images",
+    "final_eval_every",
     "log_every",
     "num_pictures",
     "picture_score",
     "pictures_every",
 )
 # But for these, where the best checkpoint so far is reloaded: they choose it.
-CHOOSE_BEST = ("eval_every", "eval_images")
+CHOOSE_BEST = ("eval_every", "eval_images", "final_eval_every")
 
 
 class CommandLine(NamedTuple):
@@ -115,7 +117,10 @@ def differing_keys(config: ConfigDict, path: Path) -> list[str]:
     """
     if not path.exists():
         return []
-    before = flatten_dict(json.loads(path.read_text()), sep=".")
+    saved = _load_json(path)
+    with contextlib.suppress(UserError):  # Of a version that knew other keys.
+        settings.complete(saved, detector=saved.get("detector", ""))
+    before = flatten_dict(json.loads(json.dumps(saved.to_dict())), sep=".")
     now = flatten_dict(json.loads(json.dumps(config.to_dict())), sep=".")
     was, wanted = before.get("data.classes"), now["data.classes"]
     if was != wanted:
@@ -158,7 +163,7 @@ def _load(file: Path, argument: str) -> ConfigDict:
 
     It may import another one of its folder and change what that gives.
     """
-    folder = str(file.resolve().parent)
+    folder, known = str(file.resolve().parent), set(sys.modules)
     sys.path.insert(0, folder)
     try:
         get_config = runpy.run_path(str(file)).get("get_config")
@@ -173,11 +178,15 @@ def _load(file: Path, argument: str) -> ConfigDict:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(file)]
         if isinstance(error, SyntaxError):
-            lines, error = [error.lineno], SyntaxError(error.msg)
+            file, lines = error.filename, [error.lineno]
+            error = SyntaxError(error.msg)
         place = f"{file}:{lines[-1]}" if lines else file
         raise UserError(f"{place}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(folder)
+        for name in set(sys.modules) - known:  # Another folder may have one of the same name.
+            if Path(getattr(sys.modules[name], "__file__", None) or "").parent == Path(folder):
+                del sys.modules[name]
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config() of {file} gives no ConfigDict, but {config!r}")
     return config

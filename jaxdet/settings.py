@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from jaxdet.data import mosaic, pipeline, sources, transforms
 from jaxdet.detectors import DETECTORS
 from jaxdet.evaluation import EVALUATIONS
+from jaxdet.training.multiscale import check_heights
 from jaxdet.training.optimizer import build_optimizer
 from jaxdet.types import UserError
 
@@ -24,16 +25,17 @@ KEYS = {
     "checkpoint_every": REQUIRED,  # Steps; 0 saves after evaluations only.
     "data": REQUIRED,  # Section: the source, and keyword arguments of the pipeline.
     "detector": REQUIRED,  # Name of the method.
+    # Averages of parameters and statistics are kept, and evaluated instead of them; 0 for none.
+    "ema_decay": 0.0,
+    "ema_ramp": 2000,  # Steps in which the decay grows to about 63 % of `ema_decay`.
     "eval_batch_size": REQUIRED,
     "eval_every": REQUIRED,  # Steps; 0 evaluates at the end only.
     "eval_images": REQUIRED,  # At most so many images are evaluated; 0 for all.
-    "ema_decay": 0.0,  # Averages of the parameters are kept and evaluated; 0 for none.
-    "ema_ramp": 2000,  # Steps in which the decay grows to about 63 % of `ema_decay`.
     "evaluation": REQUIRED,  # Section: the name of the metrics, and their keyword arguments.
-    # In the last so many steps nothing is composed (mosaic, mixup), a detector that knows an L1
-    # loss of raw boxes has it, and the schedule "warmup_cosine" stays at its lowest rate.
+    "final_eval_every": 0,  # Steps between evaluations in the final steps; 0 for `eval_every`.
+    # In the last so many steps there are no mosaics (with what moves and mixes them), a detector
+    # that knows an L1 loss of raw boxes has it, and "warmup_cosine" stays at its lowest rate.
     "final_steps": 0,
-    "final_eval_every": 0,  # Steps between evaluations in them; 0 for `eval_every`.
     "init_from": REQUIRED,  # File of pretrained weights, or "".
     "log_every": REQUIRED,  # Steps.
     "model": REQUIRED,  # Section: keyword arguments of the detector.
@@ -102,6 +104,17 @@ LOWEST = {
     "seed": 0,
 }
 
+# Of those, what need not be whole.
+FRACTIONS = (
+    "ema_decay",
+    "optimizer.bias_rate",
+    "optimizer.clip_norm",
+    "optimizer.decay_factor",
+    "optimizer.learning_rate",
+    "optimizer.momentum",
+    "optimizer.weight_decay",
+)
+
 
 def complete(config: ConfigDict, *, detector: str, evaluation: str = "", source: str = "") -> None:
     """Checks all keys of a config and writes the defaults that it leaves out into it.
@@ -137,14 +150,17 @@ def check_numbers(config: ConfigDict) -> None:
     for key, lowest in LOWEST.items():
         section, _, name = key.rpartition(".")
         value = (config[section] if section else config)[name]
-        if not isinstance(value, int | float) or value < lowest:
+        if not isinstance(value, int | float) or not value >= lowest:
             raise UserError(f"config.{key} wants at least {lowest}, found {value!r}")
+        if key not in FRACTIONS and type(value) is not int:
+            raise UserError(f"config.{key} wants a whole number, found {value!r}")
+    check_heights(config.multiscale_heights)
     if config.final_steps > config.num_steps:
         raise UserError(
             f"config.final_steps wants at most num_steps {config.num_steps}, found "
             f"{config.final_steps}"
         )
-    if config.ema_decay >= 1:
+    if not config.ema_decay < 1:
         raise UserError(f"config.ema_decay wants less than 1, found {config.ema_decay}")
     if bool(config.data.proposals) != bool(config.data.max_proposals):
         raise UserError(

@@ -4,6 +4,18 @@ import importlib.util
 import pathlib
 import re
 
+import jax
+import jax.export
+import numpy as np
+import optax
+import pytest
+
+from jaxdet import commands, configuration
+from jaxdet.detectors import yolox
+from jaxdet.training import state
+from jaxdet.training.checkpoint import Checkpoints
+from jaxdet.types import Images
+
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 
@@ -26,3 +38,41 @@ def test_use_ops_learns_to_find_the_objects(monkeypatch, capsys):
     assert len(losses) == 4 and losses[-1] < 0.1 * losses[0]
     assert found >= 0.7 * total > 0
     assert sorted(overlaps)[len(overlaps) // 2] > 0.7
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The working folder of a tiny YOLOX, its detector, its variables and two images."""
+    workdir = tmp_path_factory.mktemp("exported")
+    config_file = pathlib.Path(__file__).parent / "training" / "tiny_yolox_config.py"
+    config = configuration.read_command_line(["", f"--config={config_file}"]).config
+    configuration.save(config, workdir / configuration.SAVED_NAME)
+    detector = commands.build_detector(config, num_classes=2)
+    rng = np.random.default_rng(0)
+    shapes = commands.abstract_variables(config, detector)
+    variables = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32) / 8, shapes)
+    checkpoints = Checkpoints(workdir / "checkpoints", metric="AP")
+    checkpoints.save(state.create(variables, optax.sgd(0.0), ema=True), {"AP": 0.5})
+    checkpoints.close()
+    pixels = rng.integers(0, 256, (2, *config.data.canvas, 3), np.uint8)
+    images = Images(pixels, np.int32([[64, 64], [40, 50]]), np.ones(2, np.float32))
+    return workdir, detector, yolox.Settings(num_classes=2, **config.model), variables, images
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_an_exported_yolox_gives_what_it_gives_here(saved, monkeypatch, capsys, raw):
+    workdir, detector, settings, variables, images = saved
+    file = workdir / "program"
+    options = ["--raw"] if raw else []
+    arguments = [f"--workdir={workdir}", f"--out={file}", *options]
+    assert str(file) in run_main("export_detector", monkeypatch, capsys, *arguments)
+
+    program = jax.export.deserialize(file.read_bytes())
+    found = program.call(images.pixels, images.sizes)
+    if raw:
+        wanted = jax.jit(lambda v, i: yolox.raw_outputs(settings, v, i)[:3])(variables, images)
+    else:
+        wanted = jax.jit(detector.predict)(variables, images)
+        assert wanted.valid.any()
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)

@@ -36,6 +36,13 @@ def build_source(config: ConfigDict, split: str, classes: Sequence[str]) -> Sour
     return source
 
 
+def class_names(config: ConfigDict) -> tuple[str, ...]:
+    """The names of the classes, label 0 first: the config's, or those of the training data."""
+    if config.data.classes:
+        return tuple(config.data.classes)
+    return tuple(build_source(config, config.data.train_split, ()).class_names)
+
+
 def build_detector(config: ConfigDict, *, num_classes: int) -> Detector:
     """Builds the detector.
 
@@ -44,7 +51,8 @@ def build_detector(config: ConfigDict, *, num_classes: int) -> Detector:
     """
     model = dict(config.model)
     if "l1_from_step" in detectors.setting_names(config.detector):
-        model["l1_from_step"] = config.num_steps - config.final_steps
+        final_start = config.num_steps - config.final_steps
+        model["l1_from_step"] = final_start if config.final_steps else None
     with mistakes_in("model"):
         return detectors.build(config.detector, num_classes=num_classes, **model)
 
@@ -149,8 +157,8 @@ def _load_weights(config: ConfigDict, shapes: Any) -> tuple[Any, str]:
     file = config.init_from
     if not file:
         return shapes, "weights are drawn at random"
-    # The weights of Caffe and of YOLOX want BGR: their stem is turned, the images stay RGB.
-    bgr = config.model.get("style") == "caffe" or config.detector == "yolox"
+    # Caffe's weights want BGR: their stem is turned, the images stay RGB.
+    bgr = True if config.model.get("style") == "caffe" else None
     variables, report = interop.from_torch(interop.load_file(file), shapes, source=file, bgr=bgr)
     missing = [name for name in report.missing if "/backbone/" in name]
     frozen = frozen_settings(config)

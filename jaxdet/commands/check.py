@@ -17,6 +17,7 @@ from jaxdet.commands.build import (
     mistakes_in,
 )
 from jaxdet.commands.predict import measure
+from jaxdet.data import pipeline
 from jaxdet.detectors import CLASS_BLIND
 from jaxdet.types import Batch, Detector, UserError
 
@@ -36,6 +37,7 @@ def check(config: ConfigDict, *, starts: bool = True) -> None:
             parts would start at random.
     """
     settings.check_numbers(config)
+    pipeline.check_train_settings(**settings.train_keywords(config))
     # Found here and not after the data is made, or at the first evaluation.
     devices = {"batch_size": jax.device_count(), "eval_batch_size": jax.local_device_count()}
     for key, count in devices.items():

@@ -13,14 +13,12 @@ from jaxtyping import Bool, Float
 from jaxdet.data import transforms
 from jaxdet.types import Example
 
-# Grey of the parts of a canvas that no image covers.
-FILL = 114
-# What makes an object worth keeping: a larger part of its area than this, and sides up to this
+# What makes an object worth keeping: a larger share of its area than this, and sides below this
 # ratio (YOLOX 0.1).
-MIN_VISIBLE = 0.2
+MIN_AREA_SHARE = 0.2
 MAX_ASPECT = 20.0
-# Moved objects have sides above this, pixels.
-MIN_SIDE = 2.0
+# Moved objects have sides above this, pixels (YOLOX 0.1).
+AFFINE_MIN_SIDE = 2.0
 
 BOX_RULES = ("corners", "ellipse")
 
@@ -100,7 +98,8 @@ def move(
     """Moves pixels and boxes by an affine map; grey 114 fills what the picture leaves.
 
     Boxes become the axis-parallel hull of what moves, clipped to the output;
-    `is_visible` tells which are kept, by their area times that of the map.
+    `is_visible` tells which are kept, by the share of their moved area, which is
+    the area times the map's determinant (YOLOX: times zoom^2, shear left aside).
     Bilinear, except below half size: there bilinear skips pixels, and area
     averaging shrinks the picture first (YOLOX: always bilinear).
 
@@ -120,7 +119,7 @@ def move(
     boxes = hulls(example.boxes, matrix, box_rule=box_rule)
     boxes = np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
     scale = abs(np.linalg.det(matrix[:, :2]))
-    keep = is_visible(boxes, transforms.areas(example.boxes) * scale, min_side=MIN_SIDE)
+    keep = is_visible(boxes, transforms.areas(example.boxes) * scale, min_side=AFFINE_MIN_SIDE)
     moved = example._replace(image=_warp(example.image, matrix, output_size), boxes=boxes)
     return transforms.select(moved, keep)
 
@@ -162,7 +161,7 @@ def is_visible(
     """
     sides = boxes[:, 2:] - boxes[:, :2]
     shorter, longer = sides.min(axis=1), sides.max(axis=1)
-    whole = transforms.areas(boxes) > MIN_VISIBLE * whole_areas
+    whole = transforms.areas(boxes) > MIN_AREA_SHARE * whole_areas
     return (shorter > min_side) & (longer < MAX_ASPECT * shorter) & whole
 
 
@@ -183,5 +182,5 @@ def _warp(image, matrix, output_size):
         output_size[::-1],
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(FILL,) * 3,
+        borderValue=(transforms.FILL,) * 3,
     )

@@ -1,5 +1,6 @@
 """Checks of the settings in a config's data section; each mistake is a UserError."""
 
+import math
 import numbers
 
 from jaxdet.data.affine import BOX_RULES
@@ -17,36 +18,62 @@ def check_division(batch_size: int, process_count: int, num_devices: int) -> Non
         )
 
 
-def check_at_least(lowest: int, **settings: float) -> None:
-    """Refuses settings below `lowest`."""
+def check_steps(**steps: object) -> None:
+    """Refuses numbers of batches below 0: plain ValueErrors, as no key of a config sets them."""
+    for name, value in steps.items():
+        if not _is_whole(value) or value < 0:
+            raise ValueError(f"{name} wants a whole number of at least 0, found {value!r}")
+
+
+def check_at_least(lowest: int, **settings: object) -> None:
+    """Refuses all but whole numbers from `lowest` on."""
     for name, value in settings.items():
-        if value < lowest:
-            raise UserError(f"data.{name} wants at least {lowest}, found {value}")
+        if not _is_whole(value) or value < lowest:
+            raise UserError(
+                f"data.{name} wants a whole number of at least {lowest}, found {value!r}"
+            )
+
+
+def check_flags(**settings: object) -> None:
+    """Refuses all but True and False."""
+    for name, value in settings.items():
+        if not isinstance(value, bool):
+            raise UserError(f"data.{name} wants True or False, found {value!r}")
+
+
+def check_canvas(canvas: object) -> None:
+    """Refuses all but (height, width), in whole pixels."""
+    if not _is_list(canvas) or len(canvas) != 2 or not all(_is_whole(s) and s > 0 for s in canvas):
+        raise UserError(
+            f"data.canvas wants a height and a width of at least 1 pixel each, found {canvas!r}"
+        )
 
 
 def check_resize(resize: object) -> None:
     """Refuses all but (short, long) or ((short, ...), long), in whole pixels."""
     short, long = resize if _is_list(resize) and len(resize) == 2 else (0, 0)
     shorts = tuple(short) if _is_list(short) else (short,)
-    if not shorts or not all(isinstance(s, numbers.Integral) and s >= 1 for s in (*shorts, long)):
+    if not shorts or not all(_is_whole(s) and s >= 1 for s in (*shorts, long)):
         raise UserError(
             f"data.resize wants a short side, or several, and a long one, of at least 1 pixel "
-            f"each; found {resize}"
+            f"each; found {resize!r}"
         )
 
 
 def check_augmentation(settings: Augmentation) -> None:
-    """Refuses rates and amounts outside 0..1, and a zoom that is no range above 0."""
+    """Refuses rates and amounts outside 0..1, a zoom that is no range above 0, and a side below."""
     rates = settings._asdict()
     _check_ranges(zoom_range=rates.pop("zoom_range"))
-    hsv = rates.pop("hsv")
+    hsv, min_side = rates.pop("hsv"), rates.pop("min_side")
     if not _is_numbers(hsv, 3) or not all(0 <= amount <= 1 for amount in hsv):
-        raise UserError(f"data.hsv wants three numbers from 0 to 1, found {hsv}")
+        raise UserError(f"data.hsv wants three numbers from 0 to 1, found {hsv!r}")
+    if not _is_number(min_side) or min_side < 0:
+        raise UserError(f"data.min_side wants a number of at least 0, found {min_side!r}")
     _check_at_most(1, **rates)
 
 
 def check_composition(settings: Composition, max_proposals: int) -> None:
-    """Refuses settings out of range, and mosaics where proposals are given."""
+    """Refuses settings out of range, mixup without mosaics, and mosaics with given proposals."""
     _check_at_most(1, **{n: getattr(settings, n) for n in ("mosaic", "mixup", "translation")})
     _check_at_most(180, rotation=settings.rotation)
     _check_at_most(40, shear=settings.shear)
@@ -54,6 +81,11 @@ def check_composition(settings: Composition, max_proposals: int) -> None:
     if settings.affine_boxes not in BOX_RULES:
         raise UserError(
             f"data.affine_boxes wants one of {', '.join(BOX_RULES)}; found {settings.affine_boxes}"
+        )
+    if settings.mixup > 0 and settings.mosaic == 0:
+        raise UserError(
+            f"data.mixup wants data.mosaic above 0: only mosaics are mixed, found "
+            f"{settings.mixup} with data.mosaic {settings.mosaic}"
         )
     if settings.mosaic > 0 and max_proposals > 0:
         raise UserError(
@@ -63,26 +95,33 @@ def check_composition(settings: Composition, max_proposals: int) -> None:
 
 
 def is_pair(value: object) -> bool:
-    """Whether a setting is made of two numbers."""
+    """Whether a setting is made of two finite numbers."""
     return _is_numbers(value, 2)
 
 
 def _check_ranges(**settings):
     for name, value in settings.items():
         if not is_pair(value) or not 0 < value[0] <= value[1]:
-            raise UserError(f"data.{name} wants 0 < low <= high, found {value}")
+            raise UserError(f"data.{name} wants 0 < low <= high, found {value!r}")
 
 
 def _check_at_most(highest, **settings):
     for name, value in settings.items():
-        if not 0 <= value <= highest:
-            raise UserError(f"data.{name} wants a number from 0 to {highest}, found {value}")
+        if not _is_number(value) or not 0 <= value <= highest:
+            raise UserError(f"data.{name} wants a number from 0 to {highest}, found {value!r}")
 
 
 def _is_numbers(value, count):
-    return (
-        _is_list(value) and len(value) == count and all(isinstance(v, numbers.Real) for v in value)
-    )
+    return _is_list(value) and len(value) == count and all(map(_is_number, value))
+
+
+def _is_number(value):
+    """Whether a setting is a number, and neither NaN nor without end."""
+    return isinstance(value, numbers.Real) and abs(value) < math.inf
+
+
+def _is_whole(value):
+    return isinstance(value, numbers.Integral)
 
 
 def _is_list(value):

@@ -27,8 +27,8 @@ def scale_hsv(
     """Multiplies hue, saturation and value; hue wraps at the full circle, the others end at 255.
 
     In OpenCV's steps, hue by 2 degrees: factors of 1 may change pixels a little,
-    too. Hue is counted from red on, as in YOLOX: the further round the circle a
-    colour is, the more it turns.
+    too. Products are rounded (YOLOX cuts them off). Hue is counted from red on, as
+    in YOLOX: the further round the circle a colour is, the more it turns.
 
     Args:
         image: RGB.

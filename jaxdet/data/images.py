@@ -8,6 +8,7 @@ import numpy as np
 from jaxdet.data import transforms
 from jaxdet.data.loader import Loader
 from jaxdet.data.mosaic import Composition, compose
+from jaxdet.data.proposals import take_proposals
 from jaxdet.data.transforms import Augmentation, UnreadableImage
 from jaxdet.types import Example, Source, UserError
 
@@ -46,64 +47,54 @@ class TrainImages(NamedTuple):
         if chance > 0 and rng.random() < chance:
             example, scale = self._compose(example, rng, loader), 1.0
         else:
-            scale = self._draw_scale(example, rng)
+            scale = self._scale(example, self._draw_short(rng))
             zoom_range = self.augmentation.zoom_range
             example, zoom = transforms.random_zoom(example, rng, zoom_range=zoom_range)
             scale *= zoom
             example = transforms.resize(example, scale)
-        return transforms.augment(example, rng, settings=self.augmentation), scale
+        example = transforms.augment(example, rng, settings=self.augmentation)
+        return transforms.drop_small(example, self.augmentation.min_side), scale
 
     def _compose(self, example, rng, loader):
         """A mosaic of the image and others, which are drawn from the whole source."""
         count = len(self.source)
 
-        def fit(image):
-            return transforms.resize(image, self._draw_scale(image, rng))
+        def fit(image, short):
+            return transforms.resize(image, self._scale(image, short))
 
-        def draw():
-            start = int(rng.integers(count))
-            return fit(self._read(((start + k) % count for k in range(count)), loader))
+        def draw(to_show):
+            start, short = int(rng.integers(count)), self._draw_short(rng)
+            indices = ((start + k) % count for k in range(count))
+            drawn = self._read(indices, loader, to_show=to_show)
+            return None if drawn is None else fit(drawn, short)
 
-        return compose(fit(example), draw, rng, canvas=self.canvas, settings=self.composition)
+        first = fit(example, self._draw_short(rng))
+        return compose(first, draw, rng, canvas=self.canvas, settings=self.composition)
 
-    def _read(self, indices, loader):
-        """The first example that can be decoded, clean and with the flags that training sees."""
+    def _read(self, indices, loader, *, to_show=False):
+        """The first example that can be decoded, clean and with the flags that training sees.
+
+        Where it is `to_show` an object and has none, there is nothing to decode, and None.
+        """
         for index in indices:
             try:
-                example = transforms.decode(self.source[index])
+                example = self._annotated(index)
+                if to_show and example.crowd.all():
+                    return None
+                return transforms.decode(example)
             except (UnreadableImage, OSError) as error:
                 loader.note_unreadable(error, "replaced by the next image")
-                continue
-            example = transforms.clean(take_proposals(example, self.max_proposals))
-            if self.use_difficult:
-                return example
-            return example._replace(crowd=example.crowd | example.difficult)
         raise UserError(f"none of the {len(self.source)} images can be read")
 
-    def _draw_scale(self, example, rng):
-        short = int(rng.choice(np.atleast_1d(self.resize[0])))
-        return find_scale(example, (short, self.resize[1]), self.canvas)
+    def _annotated(self, index):
+        example = transforms.clean(take_proposals(self.source[index], self.max_proposals))
+        if self.use_difficult:
+            return example
+        return example._replace(crowd=example.crowd | example.difficult)
 
+    def _draw_short(self, rng):
+        return int(rng.choice(np.atleast_1d(self.resize[0])))
 
-def take_proposals(example: Example, max_proposals: int) -> Example:
-    """The example with the proposals that are wanted, or without the ones that are not.
-
-    Raises:
-        UserError: if there are none, but `max_proposals` is above 0.
-    """
-    if max_proposals == 0:
-        return example._replace(proposals=None, proposal_scores=None)
-    if example.proposals is None or example.proposal_scores is None:
-        raise UserError(
-            f"image {example.id} has no scored proposals, but data.max_proposals is "
-            f"{max_proposals}: name their file in data.proposals, or set data.max_proposals to 0"
-        )
-    return example
-
-
-def find_scale(
-    example: Example, resize: tuple[int | tuple[int, ...], int], canvas: tuple[int, int]
-) -> float:
-    """The scale of a decoded image; of several short sides the largest counts."""
-    short, long = int(max(np.atleast_1d(resize[0]))), resize[1]
-    return transforms.fit_scale(example.image.shape[:2], short=short, long=long, canvas=canvas)
+    def _scale(self, example, short):
+        size, long = example.image.shape[:2], self.resize[1]
+        return transforms.fit_scale(size, short=short, long=long, canvas=self.canvas)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from jaxdet.data import transforms
-from jaxdet.data.affine import FILL, is_visible, random_affine
+from jaxdet.data.affine import is_visible, random_affine
 from jaxdet.types import Example
 
 # Objects of the picture that is mixed in have sides above this, pixels (YOLOX 0.1).
@@ -46,7 +46,7 @@ class Composition(NamedTuple):
 
 def compose(
     example: Example,
-    draw: Callable[[], Example],
+    draw: Callable[[bool], Example | None],
     rng: np.random.Generator,
     *,
     canvas: tuple[int, int],
@@ -60,12 +60,13 @@ def compose(
 
     Args:
         example: the image whose turn it is.
-        draw: gives another image of the data at each call.
+        draw: gives another image of the data at each call; called with True, None
+            where it shows nothing but crowds.
         rng: of all other draws.
         canvas: (height, width) of the result.
         settings: `mosaic` is not looked at.
     """
-    tiles = [example, *(draw() for _ in range(3))]
+    tiles = [example, *(draw(False) for _ in range(3))]
     composed = random_affine(
         mosaic(tiles, rng, canvas=canvas),
         rng,
@@ -79,8 +80,8 @@ def compose(
     if rng.random() >= settings.mixup:
         return composed
     for _ in range(_MAX_DRAWS):
-        other = draw()
-        if not other.crowd.all():
+        other = draw(True)
+        if other is not None:
             return mixup(composed, other, rng, canvas=canvas, zoom_range=settings.mixup_zoom)
     return composed
 
@@ -108,7 +109,7 @@ def mosaic(
     """
     height, width = (2 * side for side in canvas)
     top, left = (int(side * rng.uniform(0.5, 1.5)) for side in canvas)
-    image = np.full((height, width, 3), FILL, np.uint8)
+    image = np.full((height, width, 3), transforms.FILL, np.uint8)
     parts = []
     for k, example in enumerate(examples):
         tile_height, tile_width = example.image.shape[:2]
@@ -136,7 +137,8 @@ def mixup(
     The other one is padded to the canvas, zoomed, mirrored with a chance of
     1/2, and padded again, or cropped at a random place. Padding is at the right
     and bottom, always of grey 114 (YOLOX 0.1: black where the zoomed one is
-    smaller). Its boxes are clipped; `affine.is_visible` tells which are kept,
+    smaller); all places of the crop are alike (YOLOX never draws the last one).
+    Its boxes are clipped; `affine.is_visible` tells which are kept,
     with sides above 5 pixels. Where none is kept, the image stays as it is.
 
     Args:
@@ -171,7 +173,8 @@ def _window(image, top, left, size):
     """A window of an image from a corner on, with grey where it reaches out."""
     part = image[top : top + size[0], left : left + size[1]]
     bottom, right = size[0] - part.shape[0], size[1] - part.shape[1]
-    return cv2.copyMakeBorder(part, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=(FILL,) * 3)
+    grey = (transforms.FILL,) * 3
+    return cv2.copyMakeBorder(part, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=grey)
 
 
 def _join(examples):

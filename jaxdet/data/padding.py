@@ -4,11 +4,15 @@ from typing import Any
 
 import numpy as np
 
+from jaxdet.data.transforms import FILL
 from jaxdet.types import Batch, Example, Images, Proposals
 
 
 def blank_images(rows: int, canvas: tuple[int, int], max_proposals: int) -> Images:
-    """Black canvases; their size is the whole canvas, so that no detector divides by 0.
+    """Grey canvases; their size is the whole canvas, so that no detector divides by 0.
+
+    Detectors overwrite what is beside an image, but a batch that is resized before
+    mixes its last row and column with it: grey is what mosaics have there, too.
 
     Args:
         rows: B.
@@ -16,7 +20,7 @@ def blank_images(rows: int, canvas: tuple[int, int], max_proposals: int) -> Imag
         max_proposals: P, or 0 for none.
     """
     return Images(
-        pixels=np.zeros((rows, *canvas, 3), np.uint8),
+        pixels=np.full((rows, *canvas, 3), FILL, np.uint8),
         sizes=np.tile(np.array(canvas, np.int32), (rows, 1)),
         scales=np.ones(rows, np.float32),
         proposals=_blank_proposals(rows, max_proposals) if max_proposals else None,
@@ -24,7 +28,7 @@ def blank_images(rows: int, canvas: tuple[int, int], max_proposals: int) -> Imag
 
 
 def blank_batch(rows: int, canvas: tuple[int, int], max_boxes: int, max_proposals: int) -> Batch:
-    """Black canvases without objects; see `blank_images`. G is `max_boxes`."""
+    """Grey canvases without objects; see `blank_images`. G is `max_boxes`."""
     return Batch(
         images=blank_images(rows, canvas, max_proposals),
         boxes=np.zeros((rows, max_boxes, 4), np.float32),

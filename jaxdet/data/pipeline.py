@@ -12,19 +12,50 @@ from jaxdet.data import padding, transforms
 from jaxdet.data.checks import (
     check_at_least,
     check_augmentation,
+    check_canvas,
     check_composition,
     check_division,
+    check_flags,
     check_resize,
+    check_steps,
 )
-from jaxdet.data.images import TrainImages, find_scale, take_proposals
+from jaxdet.data.images import TrainImages
 from jaxdet.data.loader import Loader
 from jaxdet.data.mosaic import Composition
+from jaxdet.data.proposals import take_proposals
 from jaxdet.data.sources.selection import NonEmpty
 from jaxdet.data.transforms import Augmentation, UnreadableImage
 from jaxdet.types import Source, UserError
 
 # More batches than a run can have; the order itself never ends.
 _FOREVER = 2**40
+
+
+def check_train_settings(
+    *,
+    canvas: object,
+    resize: object,
+    max_boxes: object,
+    max_proposals: object,
+    keep_empty: object,
+    use_difficult: object,
+    num_threads: object,
+    **augmentation: object,
+) -> None:
+    """Finds the mistakes in settings of `train_batches` that show without a source.
+
+    Raises:
+        UserError: for the first one out of range, or of a wrong type.
+        TypeError: for an unknown one.
+    """
+    check_canvas(canvas)
+    check_resize(resize)
+    check_at_least(1, max_boxes=max_boxes, num_threads=num_threads)
+    check_at_least(0, max_proposals=max_proposals)
+    check_flags(keep_empty=keep_empty, use_difficult=use_difficult)
+    composition, settings = _divide(augmentation)
+    check_augmentation(settings)
+    check_composition(composition, max_proposals)
 
 
 def train_batches(
@@ -83,16 +114,22 @@ def train_batches(
     Raises:
         UserError: for settings out of range, or if no image is left; from the
             loader, if `max_proposals` is above 0 and an example has none.
+        ValueError: if `start_step` or `final_start` is below 0.
     """
+    check_train_settings(
+        canvas=canvas,
+        resize=resize,
+        max_boxes=max_boxes,
+        max_proposals=max_proposals,
+        keep_empty=keep_empty,
+        use_difficult=use_difficult,
+        num_threads=num_threads,
+        **augmentation,
+    )
     check_division(batch_size, process_count, num_devices)
-    check_at_least(0, seed=seed, start_step=start_step, max_proposals=max_proposals)
-    check_at_least(1, canvas=min(canvas), max_boxes=max_boxes, num_threads=num_threads)
-    check_resize(resize)
-    if final_start is not None:
-        check_at_least(0, final_start=final_start)
+    check_at_least(0, seed=seed)
+    check_steps(start_step=start_step, final_start=0 if final_start is None else final_start)
     composition, settings = _divide(augmentation)
-    check_augmentation(settings)
-    check_composition(composition, max_proposals)
     if not keep_empty:
         source = NonEmpty(source, use_difficult=use_difficult)
     if len(source) == 0:
@@ -159,8 +196,10 @@ def eval_batches(
     """
     check_division(batch_size, 1, num_devices)
     check_at_least(0, max_proposals=max_proposals)
-    check_at_least(1, canvas=min(canvas), num_threads=num_threads)
+    check_at_least(1, num_threads=num_threads)
+    check_canvas(canvas)
     check_resize(resize)
+    short = int(max(np.atleast_1d(resize[0])))
     count = min(max_images, len(source)) if max_images > 0 else len(source)
     indices = [i * len(source) // count for i in range(count)]
 
@@ -172,7 +211,8 @@ def eval_batches(
             except (UnreadableImage, OSError) as error:
                 loader.note_unreadable(error, "left out of the evaluation")
                 continue
-            scale = find_scale(example, resize, canvas)
+            size = example.image.shape[:2]
+            scale = transforms.fit_scale(size, short=short, long=resize[1], canvas=canvas)
             shown = transforms.clean(take_proposals(example, max_proposals))
             padding.write_image(images, len(examples), transforms.resize(shown, scale), scale)
             examples.append(example if keep_images else example._replace(image=b""))

@@ -134,6 +134,22 @@ class WithProposals:
             )
 
 
+def take_proposals(example: Example, max_proposals: int) -> Example:
+    """The example with the proposals that are wanted, or without the ones that are not.
+
+    Raises:
+        UserError: if there are none, but `max_proposals` is above 0.
+    """
+    if max_proposals == 0:
+        return example._replace(proposals=None, proposal_scores=None)
+    if example.proposals is None or example.proposal_scores is None:
+        raise UserError(
+            f"image {example.id} has no scored proposals, but data.max_proposals is "
+            f"{max_proposals}: name their file in data.proposals, or set data.max_proposals to 0"
+        )
+    return example
+
+
 class _Content(NamedTuple):
     ids: np.ndarray
     counts: np.ndarray

@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float, UInt8
 from jaxdet.data import colour
 from jaxdet.types import Example
 
+# Grey of what no image covers; detectors may overwrite it beside the image (`Images.sizes`).
+FILL = 114
 # One pixel, less the rounding error of boxes that were stored as fractions.
 MIN_SIDE = 0.999
 # A crop keeps objects of which at least this part of the area is left.
@@ -41,6 +43,8 @@ class Augmentation(NamedTuple):
             is cut out, so that the result never outgrows the unzoomed one.
         hsv: hue, saturation and value are multiplied by factors within 1 +- each
             of these; see `colour.scale_hsv`. YOLOX: (0.015, 0.7, 0.4).
+        min_side: canvas pixels. Objects whose shorter side is at most this when all is
+            moved and resized are left out; see `drop_small`. YOLOX 0.1: 8.
     """
 
     horizontal_flip: float = 0.5
@@ -50,6 +54,7 @@ class Augmentation(NamedTuple):
     saturation: float = 0.0
     zoom_range: tuple[float, float] = (1.0, 1.0)
     hsv: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    min_side: float = 0.0
 
 
 def decode(example: Example) -> Example:
@@ -203,6 +208,20 @@ def augment(example: Example, rng: np.random.Generator, *, settings: Augmentatio
         factors = 1 + rng.uniform(-1, 1, 3) * settings.hsv
         example = example._replace(image=colour.scale_hsv(example.image, factors))
     return example
+
+
+def drop_small(example: Example, min_side: float) -> Example:
+    """Leaves out objects whose shorter side is at most `min_side` pixels; with 0, none.
+
+    Crowds stay, however small. An image of which no object is left trains as
+    background; YOLOX takes it unaltered then, with all of its objects.
+
+    Reference: YOLOX 0.1, TrainTransform (8 pixels; later versions 1).
+    """
+    if min_side <= 0:
+        return example
+    sides = example.boxes[:, 2:] - example.boxes[:, :2]
+    return select(example, example.crowd | (sides.min(axis=1) > min_side))
 
 
 def limit_objects(example: Example, max_boxes: int) -> tuple[Example, int]:

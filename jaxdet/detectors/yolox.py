@@ -61,7 +61,8 @@ class Settings(features.ImageSettings):
         nms_iou: detections of a class that overlap more than this are duplicates.
         class_agnostic: detections of all classes suppress each other.
         max_detections: detections an image.
-        max_candidates: boxes an image that suppression looks at, by their best class.
+        max_candidates: boxes an image that suppression looks at, by their best class;
+            the reference looks at all.
 
     Raises:
         ValueError: if `box_loss` is unknown.

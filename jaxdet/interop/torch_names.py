@@ -154,6 +154,10 @@ STEMS = (
     "params/backbone/layer1/conv1/kernel",
     "params/backbone/stem/conv/kernel",
 )
+# Of YOLOX since 0.1.1, whose weights are the ones around.
+BGR_DIALECTS = ("yolox",)
+# Layers whose outputs are as many as the classes.
+CLASS_LAYERS = re.compile(r"(box_head/(logits|deltas)|retina_head/logits|/head/logits\d)/")
 STEP_COUNTER = "num_batches_tracked"  # Torch's batch norm counts its steps; nothing here does.
 NAMES_SHOWN = 3  # Enough of a foreign file to recognise it by.
 
@@ -178,7 +182,7 @@ def from_torch(
     variables: Mapping[str, Any],
     *,
     source: str = "weights",
-    bgr: bool = False,
+    bgr: bool | None = None,
 ) -> tuple[dict[str, Any], LoadReport]:
     """Fills the variables of a detector from torch weights, as far as names match.
 
@@ -192,11 +196,14 @@ def from_torch(
             that `jax.eval_shape` gives.
         source: what to call the tensors in messages, such as the file's path.
         bgr: whether the weights read BGR images; the input channels of the
-            stem, where the file has it, are reversed for our RGB.
+            stem, where the file has it, are reversed for our RGB. None is True
+            for YOLOX's names, else False.
 
     Returns:
         The variables, with NumPy arrays of the leaf's own type where filled
-        and the leaf as it was elsewhere; and what was filled.
+        and the leaf as it was elsewhere; and what was filled. Layers for
+        another number of classes are not: the rest serves as a start for
+        classes of one's own.
 
     Raises:
         UserError: if an array has another shape than its leaf, no name
@@ -216,15 +223,15 @@ def from_torch(
     for path, name in names.items():
         value, leaf = np.asarray(tensors[name]), leaves[path]
         wanted_shape = _torch_shape(path, leaf.shape, dialect)
-        if value.shape != wanted_shape and dialect in CLASSIFIERS and "/box_head/" in path:
-            continue  # A head of another size than the classifier's starts at random.
+        if value.shape != wanted_shape and _starts_anew(path, value, wanted_shape, dialect):
+            continue
         if value.shape != wanted_shape:
             raise UserError(
                 f"{source}: {name} does not fit {path}: wanted the shape {wanted_shape}, "
                 f"found {value.shape}"
             )
         filled[path] = _from_torch_layout(path, value, leaf.shape, dialect).astype(leaf.dtype)
-    if bgr:
+    if dialect in BGR_DIALECTS if bgr is None else bgr:
         filled |= {path: _turn_colours(filled[path]) for path in STEMS if path in filled}
     used = set(names.values())
     report = LoadReport(
@@ -236,7 +243,7 @@ def from_torch(
 
 
 def to_torch(
-    variables: Mapping[str, Any], *, names: str = "mmdetection", bgr: bool = False
+    variables: Mapping[str, Any], *, names: str = "mmdetection", bgr: bool | None = None
 ) -> dict[str, np.ndarray]:
     """Gives the variables of a detector the names and layouts of torch.
 
@@ -257,7 +264,7 @@ def to_torch(
     leaves = flatten_dict(dict(variables), sep="/")
     if names in CLASSIFIERS:
         leaves = {path: leaves[path] for path in _torch_names(leaves, names)}
-    if bgr:
+    if names in BGR_DIALECTS if bgr is None else bgr:
         turned = {path: _turn_colours(leaves[path]) for path in STEMS if path in leaves}
         leaves = leaves | turned
     named = _torch_names(leaves, names)
@@ -344,6 +351,13 @@ def _torch_shape(path: str, shape: tuple[int, ...], dialect: str) -> tuple[int, 
     if dialect == "torchvision" and "box_head/deltas/" in path:
         first += 4
     return (first, *rest)
+
+
+def _starts_anew(path, value, wanted_shape, dialect):
+    """Whether a head of another size, or of another number of classes, may start at random."""
+    if dialect in CLASSIFIERS:
+        return "/box_head/" in path
+    return value.shape[1:] == wanted_shape[1:] and CLASS_LAYERS.search(path) is not None
 
 
 def _is_linear(path: str) -> bool:

@@ -60,7 +60,7 @@ class FPN(nn.Module):
             )
         laterals = [self._conv(x, 1, name=f"lateral{i}") for i, x in enumerate(maps)]
         for i in reversed(range(len(laterals) - 1)):
-            laterals[i] = laterals[i] + upsample_2x(laterals[i + 1], laterals[i].shape)
+            laterals[i] = laterals[i] + upsample_2x(laterals[i + 1], laterals[i].shape[1:3])
         outputs = [self._conv(x, 3, name=f"output{i}") for i, x in enumerate(laterals)]
 
         source = {"on_input": maps[-1], "on_lateral": laterals[-1]}.get(self.extra, outputs[-1])

@@ -120,28 +120,28 @@ def max_pool_5x5_stride_1(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]
     return x
 
 
-def upsample_2x(x: Float[Array, "B H W C"], shape: tuple[int, ...]) -> Float[Array, "B _ _ C"]:
-    """Doubles a map by repeating pixels and cuts it to the height and width of `shape`.
+def upsample_2x(x: Float[Array, "B H W C"], size: tuple[int, int]) -> Float[Array, "B _ _ C"]:
+    """Doubles a map by repeating pixels and cuts it to `size`.
 
     For odd sizes this is also what nearest-neighbour interpolation to the
     exact size gives, and broadcasting has a cheaper gradient than a gather.
 
     Args:
         x: a map.
-        shape: of the finer map, (B, height, width, C); only its height and width count.
+        size: (height, width) of the finer map.
 
     Raises:
         ValueError: if `x` is not half as large as the finer map, rounded up.
     """
     batch, height, width, channels = x.shape
-    if (height, width) != (-(-shape[1] // 2), -(-shape[2] // 2)):
+    if (height, width) != (-(-size[0] // 2), -(-size[1] // 2)):
         raise ValueError(
-            f"a map of {height} x {width} is not half of the finer {shape[1]} x {shape[2]}"
+            f"a map of {height} x {width} is not half of the finer {size[0]} x {size[1]}"
         )
     doubled = jnp.broadcast_to(
         x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels)
     ).reshape(batch, 2 * height, 2 * width, channels)
-    return doubled[:, : shape[1], : shape[2]]
+    return doubled[:, : size[0], : size[1]]
 
 
 def activate(x: Float[Array, "..."], kind: str) -> Float[Array, "..."]:

@@ -61,10 +61,10 @@ class PAFPN(nn.Module):
             return CSPLayer(channels, num_blocks(self.depth), conv, name=name)
 
         reduced5 = conv(c4, 1, name="reduce5")(dark5, train=train)
-        joined = _join(upsample_2x(reduced5, dark4.shape), dark4)
+        joined = _join(upsample_2x(reduced5, dark4.shape[1:3]), dark4)
         top_down4 = csp(c4, "top_down4")(joined, train=train)
         reduced4 = conv(c3, 1, name="reduce4")(top_down4, train=train)
-        joined = _join(upsample_2x(reduced4, dark3.shape), dark3)
+        joined = _join(upsample_2x(reduced4, dark3.shape[1:3]), dark3)
         output3 = csp(c3, "top_down3")(joined, train=train)
 
         halved3 = conv(c3, 3, 2, name="down3")(output3, train=train)

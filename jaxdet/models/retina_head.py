@@ -56,8 +56,8 @@ class RetinaHead(nn.Module):
                 classes = nn.relu(conv(classes))
             for conv in box_tower:
                 boxes = nn.relu(conv(boxes))
-            logits.append(to_logits(classes).reshape(len(x), -1, self.num_classes))
-            deltas.append(to_deltas(boxes).reshape(len(x), -1, 4))
+            logits.append(to_logits(classes).reshape(x.shape[0], -1, self.num_classes))
+            deltas.append(to_deltas(boxes).reshape(x.shape[0], -1, 4))
         return jnp.concatenate(logits, axis=1), jnp.concatenate(deltas, axis=1)
 
     def _tower(self, name: str) -> list[Conv]:

@@ -51,6 +51,6 @@ class RPNHead(nn.Module):
             if self.softmax:
                 background, foreground = scores[..., ::2], scores[..., 1::2]
                 scores = foreground - background
-            logits.append(scores.reshape(len(x), -1))
-            deltas.append(to_deltas(x).reshape(len(x), -1, 4))
+            logits.append(scores.reshape(x.shape[0], -1))
+            deltas.append(to_deltas(x).reshape(x.shape[0], -1, 4))
         return jnp.concatenate(logits, axis=1), jnp.concatenate(deltas, axis=1)

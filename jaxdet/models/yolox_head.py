@@ -66,7 +66,7 @@ class YOLOXHead(nn.Module):
 
         def output(x: Array, features: int, name: str, bias: Callable = zeros) -> Array:
             last = Conv(features, 1, kernel_init=torch_uniform, bias_init=bias, name=name)
-            return last(x).reshape(len(x), -1, features)
+            return last(x).reshape(x.shape[0], -1, features)
 
         logits, boxes, objectness = [], [], []
         for level, x in enumerate(maps):

@@ -11,15 +11,17 @@ from jaxdet.types import Batch, UserError
 DIVISOR = 32  # Of the sides of a canvas.
 
 
-def check_heights(heights: Sequence) -> None:
+def check_heights(heights: object) -> None:
     """Checks the heights that a config gives.
 
     Raises:
-        UserError: if one is no positive multiple of 32.
+        UserError: unless they are positive multiples of 32, in a tuple or list.
     """
-    if any(not isinstance(height, int) or height < 1 or height % DIVISOR for height in heights):
+    known = heights if isinstance(heights, tuple | list) else (None,)
+    whole = all(isinstance(height, int) and not isinstance(height, bool) for height in known)
+    if not whole or any(height < 1 or height % DIVISOR for height in known):
         raise UserError(
-            f"config.multiscale_heights wants positive multiples of {DIVISOR}, found {heights}"
+            f"config.multiscale_heights wants positive multiples of {DIVISOR}, found {heights!r}"
         )
 
 
@@ -35,7 +37,8 @@ def draw_height(seed: int, step: int, *, heights: Sequence[int], every: int) -> 
 
     Reference: YOLOX's Exp.random_resize.
     """
-    return int(np.random.default_rng((seed, step // every)).choice(heights))
+    # The third number: an image of the run has the first two.
+    return int(np.random.default_rng((seed, step // every, 1)).choice(heights))
 
 
 def resize_batch(batch: Batch, height: int) -> Batch:

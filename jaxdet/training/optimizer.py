@@ -185,8 +185,12 @@ def _warmup_cosine(
             "config.optimizer.warmup_steps + config.final_steps wants at most config.num_steps, "
             f"{num_steps}, found {warmup_steps} + {final_steps}"
         )
-    # Without a step for the cosine the rate is final from the step behind the warmup on.
-    cosine = optax.cosine_decay_schedule(rate, max(cosine_steps, 1), alpha=final_ratio)
+    cosine = (
+        optax.cosine_decay_schedule(rate, cosine_steps, alpha=final_ratio)
+        if cosine_steps
+        # The final steps come right behind the warmup, of which YOLOX makes one step more.
+        else optax.constant_schedule(rate * final_ratio)
+    )
     if not warmup_steps:
         return cosine
     return optax.join_schedules(

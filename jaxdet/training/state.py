@@ -39,7 +39,7 @@ class TrainState:
 
 
 def create(
-    variables: Mapping[str, Any], tx: optax.GradientTransformation, ema: bool = False
+    variables: Mapping[str, Any], tx: optax.GradientTransformation, *, ema: bool = False
 ) -> TrainState:
     """The state before the first step.
 

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxdet.training.multiscale import check_heights, draw_height, resize_batch
 from jaxdet.training.optimizer import GRADIENT_NORM
 from jaxdet.training.state import TrainState
-from jaxdet.types import Batch, Detector, Metrics, UserError
+from jaxdet.types import Batch, Detector, Metrics
 
 AXIS_NAME = "batch"
 
@@ -73,10 +73,10 @@ def pmap_train_step(
         would be to wait for the step before.
 
     Raises:
-        UserError: if the decay or a height is out of its range.
+        ValueError: if the decay or a height is out of its range.
     """
     if not 0 <= ema_decay < 1:
-        raise UserError(f"config.ema_decay wants at least 0 and less than 1, found {ema_decay}")
+        raise ValueError(f"ema_decay must be at least 0 and less than 1, found {ema_decay}")
     check_heights(heights)
 
     def one_step(state: TrainState, batch: Batch, height: int) -> tuple[TrainState, Metrics]:

@@ -50,5 +50,6 @@ def test_the_photographs_of_the_page_are_those_that_the_script_draws(script, tmp
 
 def test_the_page_names_every_setting_with_its_default():
     rows = re.findall(r"^\| `data\.(\w+)` \| (.*?) \|", PAGE, re.MULTILINE)
-    defaults = {**Composition._field_defaults, "hsv": Augmentation._field_defaults["hsv"]}
+    plain = {name: Augmentation._field_defaults[name] for name in ("hsv", "min_side")}
+    defaults = {**Composition._field_defaults, **plain}
     assert dict(rows) == {name: str(value) for name, value in defaults.items()}

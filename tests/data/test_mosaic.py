@@ -204,9 +204,14 @@ def test_an_image_of_which_no_object_is_left_is_not_mixed_in(boxes):
 def _compose(drawn, rng, example=None, **settings):
     """A composition of an image without objects and of those drawn; what is left of the latter."""
     drawn = list(drawn)
+
+    def draw(to_show):
+        other = drawn.pop(0)
+        return None if to_show and other.crowd.all() else other
+
     composed = compose(
         _plain(CANVAS, 0) if example is None else example,
-        lambda: drawn.pop(0),
+        draw,
         rng,
         canvas=CANVAS,
         settings=Composition(mosaic=1.0, **STILL | settings),

@@ -237,6 +237,25 @@ def test_augment_flips_and_colours_at_the_rates_given(decoded):
     assert 72 <= min(greys) < 76 and 104 < max(greys) <= 108
 
 
+@pytest.mark.parametrize(
+    "min_side, kept",
+    [(0.0, [0, 1, 2, 3]), (3.9, [0, 1, 2, 3]), (4.0, [1, 2, 3]), (8.0, [2, 3]), (99.0, [3])],
+)
+def test_drop_small_looks_at_the_shorter_side_and_leaves_crowds(min_side, kept):
+    boxes = [[0, 0, 30, 4], [10, 5, 18, 35], [20, 20, 29, 29], [50, 30, 52, 31]]
+    example = make_example(boxes, labels=[0, 1, 2, 0], crowd=[False] * 3 + [True])
+    found = transforms.drop_small(example, min_side)
+    np.testing.assert_array_equal(found.boxes, np.float32(boxes)[kept])
+    assert found.labels.tolist() == [[0, 1, 2, 0][k] for k in kept]
+    assert found.crowd.tolist() == [k == 3 for k in kept]
+
+
+def test_drop_small_needs_no_object_and_with_0_keeps_empty_boxes():
+    assert transforms.drop_small(make_example([]), 8.0).boxes.shape == (0, 4)
+    example = make_example([[3, 3, 3, 9]])
+    assert transforms.drop_small(example, 0.0) is example
+
+
 def test_limit_objects_keeps_the_largest_and_real_ones_before_crowds():
     boxes = [[0, 0, 5, 5], [0, 0, 40, 40], [0, 0, 20, 20], [0, 0, 10, 10]]
     example = make_example(boxes, crowd=[False, True, False, False])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
-from tiny import CLASSES, HEIGHT, WIDTH, build, draw_batch, drawn_variables
+from tiny import CLASSES, HEIGHT, WIDTH, build, draw_batch
 
 from jaxdet import interop
 from jaxdet.detectors import yolox
@@ -58,7 +58,7 @@ def model(golden):
     s = yolox.Settings(num_classes=int(data["num_classes"]), l1_from_step=0, **sizes, **RULE)
     x = jnp.asarray(nhwc(data["input_net"]))
     shapes = jax.eval_shape(yolox.YOLOX(s).init, jax.random.key(0), x)
-    variables, report = interop.from_torch(below(data, "param/"), shapes)
+    variables, report = interop.from_torch(below(data, "param/"), shapes, bgr=False)
     assert not report.missing and not report.unused
     return s, variables, x, data
 
@@ -149,7 +149,7 @@ def test_losses_with_and_without_l1_equal_the_reference(model, trained, golden):
 def test_gradients_equal_the_reference(trained, model, golden):
     wanted = below(golden("yolox_train"), "grad_l11/")
     (_, gradients), _ = trained
-    found = interop.to_torch({"params": gradients}, names="yolox")
+    found = interop.to_torch({"params": gradients}, names="yolox", bgr=False)
     assert len(wanted) == 24
     for name, value in wanted.items():
         np.testing.assert_allclose(
@@ -168,9 +168,8 @@ def test_running_statistics_equal_the_reference_up_to_the_unbiased_variance(trai
             kept = NORM_MOMENTUM * before[path]
             value = kept + (value - kept) * n / (n - 1)
         unbiased[path] = value
-    found = interop.to_torch(
-        {"params": variables["params"], "batch_stats": unflatten_dict(unbiased)}, names="yolox"
-    )
+    after = {"params": variables["params"], "batch_stats": unflatten_dict(unbiased)}
+    found = interop.to_torch(after, names="yolox", bgr=False)
     wanted = below(golden("yolox_train"), "after_train/")
     assert len(wanted) == 148
     for name, value in wanted.items():
@@ -244,8 +243,11 @@ def test_the_loss_of_a_point_knows_neither_padding_nor_other_images():
 def test_crowd_regions_play_no_part():
     batch = draw_batch("yolox", 8)
     raw = drawn_outputs(batch)
-    ignored = batch.objects._replace(crowd=~batch.valid)
-    assert run_on(1, raw, ignored)[:2] == run_on(1, raw, batch.objects)[:2]
+    # A crowd on the points that learn an object, and on all others.
+    everywhere = jnp.array([0.0, 0, WIDTH, HEIGHT])
+    boxes = jnp.where(batch.valid[..., None], batch.boxes, everywhere)
+    crowded = batch.objects._replace(crowd=~batch.valid, boxes=boxes)
+    assert run_on(1, raw, crowded)[:2] == run_on(1, raw, batch.objects)[:2]
 
 
 def test_without_objects_only_the_objectness_is_learnt():
@@ -270,19 +272,24 @@ def test_the_rule_and_the_box_loss_are_settings():
     positive = usual[2].positive
     points = grid_points([(HEIGHT // n, WIDTH // n) for n in STRIDES], STRIDES)
     boxes = jax.vmap(functools.partial(decode_grid, points))(raw[1])
-    wanted = box_losses.giou_loss(boxes, jnp.asarray(usual[2].boxes))[positive].sum() / positive.sum()
+    wanted = box_losses.giou_loss(boxes, jnp.asarray(usual[2].boxes))[positive]
+    wanted = wanted.sum() / positive.sum()
     np.testing.assert_allclose(giou[1]["box_loss"], 5 * wanted, rtol=1e-5)
     with pytest.raises(ValueError, match="box_loss must be one of iou, giou; found 'diou'"):
         yolox.Settings(num_classes=2, box_loss="diou")
 
 
-def test_metrics_count_positives_and_objects():
+def test_metrics_count_positives_and_objects(monkeypatch):
     """The reference logs as num_fg how many points an object learns by."""
-    detector, batch = build("yolox"), draw_batch("yolox", 4)
-    variables = drawn_variables(detector, batch)
-    shapes = jax.eval_shape(detector.loss, variables, batch, jax.random.key(0))
-    metrics = shapes[1][0]
-    assert set(metrics.means) == {
-        "box_loss", "objectness_loss", "class_loss", "l1_loss", "positives_per_object"
-    }  # fmt: skip
-    assert set(metrics.counts) == {"positives", "objects"}
+    detector, batch = build("yolox", l1_from_step=None), draw_batch("yolox", 8)
+    raw = drawn_outputs(batch)
+    sizes = [(HEIGHT // stride, WIDTH // stride) for stride in STRIDES]
+    outputs = yolox.Outputs(*raw, grid_points(sizes, STRIDES))
+    monkeypatch.setattr(yolox, "_forward", lambda *args, **settings: (outputs, {}))
+    total, (metrics, _) = detector.loss({}, batch, jax.random.key(0))
+    positives = run_on(1, raw, batch.objects)[2].positive.sum()
+    assert metrics.counts == {"positives": positives, "objects": batch.valid.sum()}
+    ratio = metrics.means.pop("positives_per_object")
+    np.testing.assert_allclose(ratio, positives / batch.valid.sum(), rtol=1e-6)
+    assert metrics.means.keys() == {"box_loss", "objectness_loss", "class_loss"}
+    np.testing.assert_allclose(total, sum(metrics.means.values()), rtol=1e-6)

@@ -174,8 +174,9 @@ def test_yolox_stems_for_bgr_read_the_same_pixels():
     tensors = numbered({k: v.shape for k, v in to_torch(zeros, names="yolox").items()})
     kernels = [
         from_torch(tensors, variables, bgr=bgr)[0]["params"]["backbone"]["stem"]["conv"]["kernel"]
-        for bgr in (False, True)
+        for bgr in (False, True, None)
     ]
+    np.testing.assert_array_equal(kernels.pop(), kernels[1])  # They read BGR unless told otherwise.
     image = np.random.default_rng(0).normal(size=(1, 6, 6, 3)).astype(np.float32)
     plain, turned = (
         np.einsum("bhwc,hwco->o", focus(jnp.asarray(x)), kernel)
@@ -183,9 +184,24 @@ def test_yolox_stems_for_bgr_read_the_same_pixels():
     )
     np.testing.assert_allclose(turned, plain, rtol=1e-4)
     assert not np.allclose(*kernels)
-    back = to_torch(from_torch(tensors, variables, bgr=True)[0], names="yolox", bgr=True)
+    back = to_torch(from_torch(tensors, variables)[0], names="yolox")
     name = "backbone.backbone.stem.conv.conv.weight"
     np.testing.assert_array_equal(back[name], tensors[name])
+
+
+def test_weights_of_other_classes_fill_all_but_what_the_classes_are_many_of():
+    whole = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), yolox(num_classes=80))
+    tensors = numbered({k: v.shape for k, v in to_torch(whole, names="yolox").items()})
+    variables = yolox(num_classes=3)
+    filled, report = from_torch(tensors, variables)
+    outputs = [
+        f"params/head/logits{level}/{leaf}" for level in range(3) for leaf in ("bias", "kernel")
+    ]
+    assert sorted(report.missing) == sorted(outputs) and not report.unused
+    assert filled["params"]["head"]["logits0"] == variables["params"]["head"]["logits0"]
+    # Another width is another network.
+    with pytest.raises(UserError, match="dark2.* does not fit "):
+        from_torch(tensors, yolox(width=0.25))
 
 
 def test_the_frozen_parameters_are_those_that_mmdetection_freezes():
@@ -330,7 +346,7 @@ def test_arrays_take_the_type_of_the_leaf():
     [
         ("neck.lateral_convs.1.conv.weight", (8, 9, 1, 1), r"\(8, 8, 1, 1\), found \(8, 9, 1, 1\)"),
         ("roi_head.bbox_head.shared_fcs.0.weight", (16, 99), r"\(16, 392\), found \(16, 99\)"),
-        ("roi_head.bbox_head.fc_cls.bias", (81,), r"\(4,\), found \(81,\)"),
+        ("roi_head.bbox_head.fc_cls.weight", (81, 9), r"\(4, 16\), found \(81, 9\)"),
         ("backbone.bn1.running_var", (3,), r"\(4,\), found \(3,\)"),
     ],
 )
@@ -343,9 +359,9 @@ def test_another_shape_names_the_leaf_wanted_and_found(name, shape, message):
 
 def test_torchvisions_wanted_shape_counts_the_background_box():
     tensors, variables = small("torchvision", num_classes=3)
+    assert not from_torch(tensors, variables)[1].missing
     tensors["roi_heads.box_predictor.bbox_pred.bias"] = np.zeros(12, np.float32)
-    with pytest.raises(UserError, match=r"wanted the shape \(16,\), found \(12,\)"):
-        from_torch(tensors, variables)
+    assert from_torch(tensors, variables)[1].missing == ("params/box_head/deltas/bias",)
 
 
 @pytest.mark.parametrize("tensors, found", [({}, "nothing"), ({"a.weight": 0}, "a.weight")])

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models.drawn_variables import draw
 
 from jaxdet.interop import from_torch
 from jaxdet.models import FPN
@@ -10,7 +11,7 @@ TOLERANCE = dict(rtol=1e-4, atol=1e-5)
 
 
 def nhwc(x):
-    return jnp.asarray(x.transpose(0, 2, 3, 1))
+    return x.transpose(0, 2, 3, 1)
 
 
 def outputs(fpn, arrays, prefix):
@@ -24,7 +25,7 @@ def outputs(fpn, arrays, prefix):
     }
     variables, report = from_torch(weights, {"params": {"neck": tree["params"]}})
     assert not report.missing and not report.unused
-    return fpn.apply({"params": variables["params"]["neck"]}, maps)
+    return jax.jit(fpn.apply)({"params": variables["params"]["neck"]}, maps)
 
 
 @pytest.mark.parametrize(
@@ -56,14 +57,14 @@ def test_extra_convolutions_equal_the_golden_ones(golden, extra):
 def test_odd_sizes_take_the_nearest_coarse_pixel():
     sizes = ((5, 7), (3, 4))
     fpn = FPN(channels=1, num_levels=2)
-    maps = tuple(jnp.zeros((1, *size, 1)) for size in sizes)
-    params = jax.tree.map(jnp.zeros_like, fpn.init(jax.random.key(0), maps)["params"])
+    maps = tuple(np.zeros((1, *size, 1), np.float32) for size in sizes)
+    params = jax.tree.map(np.zeros_like, draw(fpn.init, maps)["params"])
     for name in ("lateral0", "lateral1"):
-        params[name]["kernel"] = jnp.ones_like(params[name]["kernel"])
+        params[name]["kernel"][:] = 1
     for name in ("output0", "output1"):
-        params[name]["kernel"] = params[name]["kernel"].at[1, 1].set(1.0)
-    coarse = jnp.arange(12.0).reshape(1, 3, 4, 1)
-    fine, _ = fpn.apply({"params": params}, (maps[0], coarse))
+        params[name]["kernel"][1, 1] = 1
+    coarse = np.arange(12, dtype=np.float32).reshape(1, 3, 4, 1)
+    fine, _ = jax.device_get(jax.jit(fpn.apply)({"params": params}, (maps[0], coarse)))
     rows, columns = np.arange(5) * 3 // 5, np.arange(7) * 4 // 7
     np.testing.assert_array_equal(fine[0, :, :, 0], coarse[0, :, :, 0][rows][:, columns])
 

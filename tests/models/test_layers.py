@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models.drawn_variables import draw, normal
 
 from jaxdet.models.layers import Conv, max_pool_3x3_stride_2, norm_layer, num_groups
 
@@ -9,41 +10,48 @@ from jaxdet.models.layers import Conv, max_pool_3x3_stride_2, norm_layer, num_gr
 @pytest.mark.parametrize("size", [(6, 9), (7, 8)])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_1x1_convolution_equals_xlas(size, stride):
-    x = jax.random.normal(jax.random.key(0), (2, *size, 3))
+    x = normal(np.random.default_rng(1), 2, *size, 3)
     layer = Conv(5, 1, stride)
-    variables = layer.init(jax.random.key(0), x)
+    variables = draw(layer.init, x)
 
-    def by_xla(kernel):
-        return jax.lax.conv_general_dilated(
+    @jax.jit
+    def by_xla(x, kernel, bias):
+        y = jax.lax.conv_general_dilated(
             x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
+        return y + bias
 
-    kernel = variables["params"]["kernel"]
-    assert kernel.shape == (1, 1, 3, 5)
-    np.testing.assert_allclose(layer.apply(variables, x), by_xla(kernel), rtol=1e-5, atol=1e-6)
+    assert variables["params"]["kernel"].shape == (1, 1, 3, 5)
+    found = jax.jit(layer.apply)(variables, x)
+    np.testing.assert_allclose(found, by_xla(x, **variables["params"]), rtol=1e-5, atol=1e-6)
 
 
 def test_a_convolution_pads_both_sides_alike():
     layer = Conv(1, 3, 2, kernel_init=jax.nn.initializers.ones)
-    y, _ = layer.init_with_output(jax.random.key(0), jnp.ones((1, 4, 4, 1)))
+    y, _ = jax.jit(layer.init_with_output)(jax.random.key(0), jnp.ones((1, 4, 4, 1)))
     # Windows start at -1 and 1: the first misses a row and a column, the last none.
     np.testing.assert_array_equal(y[0, :, :, 0], [[4, 6], [6, 9]])
 
 
 @pytest.mark.parametrize("size", [(7, 8), (1, 2)])
 def test_max_pooling_equals_xlas_forward_and_backward(size):
-    x = jax.random.normal(jax.random.key(1), (2, *size, 3))
+    x = normal(np.random.default_rng(1), 2, *size, 3)
 
     def by_xla(x):
         padding = ((0, 0), (1, 1), (1, 1), (0, 0))
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
 
-    def with_gradient(pool):
-        maps, pull = jax.vjp(pool, x)
-        return maps, pull(jnp.arange(1.0, maps.size + 1).reshape(maps.shape))[0]
+    @jax.jit
+    def with_gradients(x):
+        results = []
+        for pool in (max_pool_3x3_stride_2, by_xla):
+            maps, pull = jax.vjp(pool, x)
+            weights = np.arange(1, maps.size + 1, dtype=np.float32).reshape(maps.shape)
+            results.append((maps, pull(weights)[0]))
+        return results
 
     # No two values are equal, so that no window has a tie.
-    for found, wanted in zip(*map(with_gradient, (max_pool_3x3_stride_2, by_xla)), strict=True):
+    for found, wanted in zip(*with_gradients(x), strict=True):
         np.testing.assert_array_equal(found, wanted)
 
 

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -6,26 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from models.drawn_variables import draw, normal
 
 from jaxdet.models.layers import max_pool_2x2_stride_2
 from jaxdet.models.vgg import VGG, frozen_parameters
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
-
-
-def draw(model, images, seed=0):
-    """He-scaled kernels, small biases: every layer matters."""
-    rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
-
-    def leaf(path, shape):
-        name = path[-1].key
-        if name in ("scale", "var"):
-            return jnp.ones(shape.shape)
-        spread = np.sqrt(2 / np.prod(shape.shape[:-1])) if name == "kernel" else 0.1
-        return jnp.asarray(spread * rng.normal(size=shape.shape), jnp.float32)
-
-    return jax.tree.map_with_path(leaf, shapes)
 
 
 def slow_conv(x, kernel, bias):
@@ -46,10 +33,10 @@ def slow_pool(x):
 
 
 def test_its_map_equals_plain_sums():
-    model, image = VGG(width=2), np.random.default_rng(1).normal(size=(1, 40, 52, 3))
-    variables = draw(model, image)
+    model, image = VGG(width=2), normal(np.random.default_rng(1), 1, 40, 52, 3)
+    variables = draw(partial(model.init, train=False), image)
     (found,) = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, image)
-    x, params = image[0], jax.tree.map(np.asarray, variables["params"])
+    x, params = image[0], variables["params"]
     for stage, convs in enumerate((2, 2, 3, 3, 3), 1):
         x = x if stage == 1 else slow_pool(x)
         for i in range(1, convs + 1):
@@ -74,17 +61,18 @@ def test_its_parameters_have_torchvisions_shapes():
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_frozen_stages_get_no_gradient_and_keep_their_statistics(norm):
     model = VGG(width=2, norm=norm, frozen_stages=2)
-    image = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
-    variables = draw(model, image)
+    image = normal(np.random.default_rng(1), 2, 32, 32, 3)
+    variables = draw(partial(model.init, train=False), image)
     stats = {k: v for k, v in variables.items() if k != "params"}
 
-    def total(params):
+    def total(params, image):
         (x,), updates = model.apply(
             {"params": params, **stats}, image, train=True, mutable=["batch_stats"]
         )
         return jnp.sum(x**2), updates
 
-    gradients, updates = jax.jit(jax.grad(total, has_aux=True))(variables["params"])
+    slope = jax.jit(jax.grad(total, has_aux=True))
+    gradients, updates = jax.device_get(slope(variables["params"], image))
     prefixes = frozen_parameters(2)
     for path, gradient in flatten_dict(gradients, sep="/").items():
         assert np.any(gradient) != f"backbone/{path}".startswith(prefixes), path
@@ -119,5 +107,5 @@ def test_impossible_settings_raise(settings, message):
 
 
 def test_pooling_drops_an_odd_row_and_column():
-    x = jnp.arange(15.0).reshape(1, 3, 5, 1)
-    np.testing.assert_array_equal(max_pool_2x2_stride_2(x)[0, :, :, 0], [[6, 8]])
+    x = np.arange(15, dtype=np.float32).reshape(1, 3, 5, 1)
+    np.testing.assert_array_equal(jax.jit(max_pool_2x2_stride_2)(x)[0, :, :, 0], [[6, 8]])

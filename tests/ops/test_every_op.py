@@ -370,7 +370,7 @@ def test_jitted_equals_eager(op):
 def test_a_batch_under_vmap_equals_one_image_at_a_time(op):
     images = [op.draw(seed) for seed in range(2)]
     batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *images)
-    together = jax.vmap(op.jitted)(batch)
+    together = jax.device_get(jax.vmap(op.jitted)(batch))
     for i, image in enumerate(images):
         alone = jax.tree.map(lambda leaf, i=i: leaf[i], together)
         assert_same(alone, op.jitted(image), exactly=False)
@@ -380,11 +380,17 @@ def fill(drawn, masks, garbage):
     """Garbage where a mask is False; integers become large and negative numbers."""
     filled = dict(drawn)
     for name, mask in masks.items():
-        values = drawn[name]
-        rows = drawn[mask].reshape(-1, *[1] * (values.ndim - 1))
+        values = np.asarray(drawn[name])
+        rows = np.asarray(drawn[mask]).reshape(-1, *[1] * (values.ndim - 1))
         kind = garbage if jnp.issubdtype(values.dtype, jnp.floating) else -(10**6)
-        filled[name] = jnp.where(rows, values, jnp.asarray(kind, values.dtype))
+        filled[name] = np.where(rows, values, np.asarray(kind, values.dtype))
     return filled
+
+
+def without_valid(op, drawn):
+    """Nothing is valid, and NaN stands in every slot."""
+    empty = {mask: np.zeros_like(drawn[mask]) for mask in op.case.masks.values()}
+    return fill(drawn | empty, op.case.masks, np.nan)
 
 
 @over(MASKED)
@@ -398,10 +404,7 @@ def test_garbage_in_padded_slots_changes_nothing(op):
 
 @over([name for name in MASKED if name != "simota.simota_costs"])  # What is not real costs inf.
 def test_nothing_valid_gives_finite_values_and_no_sample(op):
-    drawn = op.draw()
-    masks = set(op.case.masks.values())
-    empty = drawn | {mask: drawn[mask] & False for mask in masks}
-    found = op.jitted(fill(empty, op.case.masks, np.nan))
+    found = op.jitted(without_valid(op, op.draw()))
     for leaf in jax.tree.leaves(found):
         assert np.isfinite(np.asarray(leaf, np.float64)).all()
 
@@ -428,28 +431,25 @@ def test_gradients_are_finite_of_real_and_of_zeroed_padded_inputs(op):
     gradient, floats = loss_of(op, drawn)
     if not floats:
         return  # Counts and masks only.
-    for values in (floats, jax.tree.map(jnp.zeros_like, floats)):
+    for values in (floats, jax.tree.map(np.zeros_like, floats)):
         found = jax.tree.leaves(gradient(values))
         assert all(np.isfinite(leaf).all() for leaf in found)
 
 
 @over([name for name in MASKED if name in DIFFERENTIABLE])
 def test_gradients_with_nothing_valid_are_zero_whatever_the_slots_hold(op):
-    drawn = op.draw()
-    masks = set(op.case.masks.values())
-    empty = fill(drawn | {mask: drawn[mask] & False for mask in masks}, op.case.masks, np.nan)
-    gradient, floats = loss_of(op, empty)
+    gradient, floats = loss_of(op, without_valid(op, op.draw()))
     for leaf in jax.tree.leaves(gradient(floats)):
         assert not np.asarray(leaf).any()
 
 
 @over(CASES)
 def test_bfloat16_inputs_are_computed_as_their_values_in_float32(op):
-    def is_float(leaf):
-        return jnp.issubdtype(leaf.dtype, jnp.floating)
+    def cast(leaf, kind):
+        return np.asarray(leaf, kind) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if is_float(x) else x, op.draw())
-    full = jax.tree.map(lambda x: x.astype(jnp.float32) if is_float(x) else x, half)
+    half = jax.tree.map(lambda leaf: cast(leaf, jnp.bfloat16), op.draw())
+    full = jax.tree.map(lambda leaf: cast(leaf, np.float32), half)
 
     def compare(found, wanted):
         # Pooling and rounding back to the features' type may lose what bfloat16 cannot hold.

@@ -129,7 +129,8 @@ def test_large_bfloat16_coordinates_with_many_groups_are_exact(jitted, seed, thr
 
 def test_sorted_boxes_need_no_scores_and_may_have_gaps():
     boxes = jnp.array([[0, 0, 9, 9], [0, 0, 9, 8], [0, 0, 9, 7], [20, 0, 29, 9]])
-    keep = nms_sorted(boxes, jnp.array([False, True, True, True]), iou_threshold=0.5)
+    jitted_sorted = jax.jit(nms_sorted, static_argnames="iou_threshold")
+    keep = jitted_sorted(boxes, jnp.array([False, True, True, True]), iou_threshold=0.5)
     np.testing.assert_array_equal(keep, [False, True, False, True])
 
 
@@ -171,7 +172,7 @@ fast_per_class = jax.jit(
 
 def per_class(boxes, scores, valid, **settings):
     defaults = dict(score_threshold=0.1, iou_threshold=0.5, max_detections=4, max_candidates=8)
-    return fast_per_class(boxes, scores, valid, **(defaults | settings))
+    return jax.device_get(fast_per_class(boxes, scores, valid, **(defaults | settings)))
 
 
 def test_classes_do_not_suppress_each_other_and_results_are_sorted():
@@ -264,7 +265,7 @@ fast_best_class = jax.jit(
 
 def best_class(boxes, scores, valid, **settings):
     defaults = dict(score_threshold=0.1, iou_threshold=0.5, max_detections=12, max_candidates=12)
-    return fast_best_class(boxes, scores, valid, **(defaults | settings))
+    return jax.device_get(fast_best_class(boxes, scores, valid, **(defaults | settings)))
 
 
 def test_detections_of_one_class_a_box_equal_yolox(golden):
@@ -273,10 +274,11 @@ def test_detections_of_one_class_a_box_equal_yolox(golden):
     names = [str(name) for name in data["columns"]]
     assert names == ["x1", "y1", "x2", "y2", "obj_conf", "class_conf", "class"]
     cases = sorted({key.split("/")[0] for key in data if "/" in key})
+    jitted_corners = jax.jit(box_ops.cxcywh_to_xyxy)
     for case in cases:
         confidence, iou, agnostic = map(float, re.findall(r"[\d.]+", case))
         for i, image in enumerate(images):
-            boxes = box_ops.cxcywh_to_xyxy(jnp.asarray(image[:, :4]))
+            boxes = jitted_corners(image[:, :4])
             found = best_class(
                 boxes,
                 image[:, 4:5] * image[:, 5:],
@@ -368,16 +370,16 @@ def test_soft_nms_equals_plain_loops(jitted_soft, seed, method, grouped):
     np.testing.assert_allclose(found.scores, expected, rtol=1e-4)
 
 
-def test_soft_nms_by_hand():
+def test_soft_nms_by_hand(jitted_soft):
     # IoU 1/2, 1/4 and none with the best; the second and third overlap by 1/2.
     boxes = jnp.array([[0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 5, 5], [20, 0, 30, 10.0]])
     scores = jnp.array([0.8, 0.6, 0.5, 0.1])
-    linear = soft_nms(boxes, scores, jnp.ones(4, bool))
+    linear = jitted_soft(boxes, scores, jnp.ones(4, bool))
     # The third is next (.5); it halves the second, which the first had halved to .3.
     np.testing.assert_allclose(linear.scores, [0.8, 0.15, 0.5, 0.1], rtol=1e-6)
     assert linear.keep.all()
     decay = np.exp(-np.array([0.25, 0.0625]) / 0.5)
-    gaussian = soft_nms(boxes, scores, jnp.ones(4, bool), method="gaussian", min_score=0.25)
+    gaussian = jitted_soft(boxes, scores, jnp.ones(4, bool), method="gaussian", min_score=0.25)
     second = 0.6 * decay[0] * decay[0]
     third = 0.5 * decay[1]
     assert third > 0.6 * decay[0] and second < 0.25
@@ -398,7 +400,7 @@ def test_soft_nms_visits_equal_scores_by_index_and_groups_leave_each_other_alone
 def test_soft_nms_under_vmap_equals_one_set_at_a_time(jitted_soft):
     sets = random_sets(np.random.default_rng(3), 4)
     boxes, scores, valid, groups = (np.stack(a) for a in zip(*sets, strict=True))
-    batched = jax.vmap(jitted_soft)(boxes, scores, valid, groups.astype(np.int32))
+    batched = jax.device_get(jax.vmap(jitted_soft)(boxes, scores, valid, groups.astype(np.int32)))
     for row, one in enumerate(sets):
         alone = jitted_soft(*one[:3], one[3].astype(np.int32))
         np.testing.assert_array_equal(batched.scores[row], alone.scores)

@@ -56,7 +56,7 @@ def test_assignment_equals_the_reference(golden, name):
     points, images = golden_images(data)
     for i, num_objects in enumerate(data["num_gt"]):
         image = [np.asarray(array)[i] for array in images]
-        costs, found = jitted(**RULES[name])(points, *image)
+        costs, found = jax.device_get(jitted(**RULES[name])(points, *image))
         positive, index = np.asarray(found.positive), np.asarray(found.index)
         np.testing.assert_array_equal(positive, data[f"img{i}/fg_mask"])
         assert positive.sum() == data[f"img{i}/num_fg"]
@@ -223,7 +223,7 @@ def test_assignment_equals_plain_loops_whatever_the_padding_holds(
     settings, seed, num_objects, twins, far
 ):
     problem = random_problem(seed, num_objects, twins, far)
-    found, assignment = jitted(**settings)(*problem)
+    found, assignment = jax.device_get(jitted(**settings)(*problem))
     slots = np.flatnonzero(problem[-1])
     real = [array.astype(np.float64) for array in problem[1:4]]
     objects = problem[4][slots].astype(np.float64), problem[5][slots]
@@ -263,7 +263,7 @@ def match_cells(predictions, boxes, labels=(0, 0, 0), logits=((0, 0),) * 3, **se
     valid, slots = np.arange(3) < len(boxes), np.full((3, 4), np.nan, np.float32)
     slots[: len(boxes)] = np.reshape(boxes, (-1, 4))
     arrays = (*map(np.float32, (predictions, logits, np.zeros(3))), slots, np.int32(labels), valid)
-    return jitted(**settings)(CELLS, *arrays)[1]
+    return jax.device_get(jitted(**settings)(CELLS, *arrays)[1])
 
 
 def test_costs_worked_by_hand():
@@ -271,7 +271,7 @@ def test_costs_worked_by_hand():
     objectness = np.float32([0, np.log(3), 0])
     objects = np.float32([[0, 0, 16, 8]]), np.int32([1]), np.ones(1, bool)
     arrays = (CELLS, FULL, logits, objectness, *objects)
-    found, _ = jitted(centre_radius=1.0)(*arrays)
+    found, _ = jax.device_get(jitted(centre_radius=1.0)(*arrays))
     # Probabilities 1/2 of both classes, then sqrt(3/8) and 3/4.
     first = -np.log(0.5) - np.log(0.5) - 3 * np.log(0.5)
     second = -np.log(0.75) - np.log(1 - np.sqrt(0.375)) - 3 * np.log(0.5)
@@ -279,10 +279,10 @@ def test_costs_worked_by_hand():
     np.testing.assert_array_equal(found.overlaps, [[0.5, 0.5, 0]])
     np.testing.assert_array_equal(found.counts, [1])
     # Half a stride away is not within half a stride: in the box, but not near its centre.
-    narrow, _ = jitted(centre_radius=0.5, penalty=64.0, iou_weight=0.0)(*arrays)
+    narrow, _ = jax.device_get(jitted(centre_radius=0.5, penalty=64.0, iou_weight=0.0)(*arrays))
     first = -np.log(0.5) - np.log(0.5)
     np.testing.assert_allclose(narrow.costs[0, 0], 64 + first, rtol=1e-6)
-    nothing, _ = jitted(**(MASTER | dict(centre_radius=0.5)))(*arrays)
+    nothing, _ = jax.device_get(jitted(**(MASTER | dict(centre_radius=0.5)))(*arrays))
     assert np.isinf(nothing.costs).all() and nothing.counts == 0
 
 
@@ -329,7 +329,8 @@ def test_wild_logits_give_finite_costs():
     objects = FULL[:1], np.int32([0]), np.ones(1, bool)
     for sign in (-1, 1):
         logits = sign * np.full((3, 2), 1e4, np.float32)
-        costs, _ = jitted(centre_radius=1.0)(CELLS, FULL, logits, logits[:, 0], *objects)
+        arrays = CELLS, FULL, logits, logits[:, 0], *objects
+        costs, _ = jax.device_get(jitted(centre_radius=1.0)(*arrays))
         # One of the two classes is as wrong as can be: 100, as the reference clamps its logs.
         np.testing.assert_allclose(costs.costs[0, 0], 100, rtol=1e-6)
 
@@ -337,8 +338,9 @@ def test_wild_logits_give_finite_costs():
 def test_labels_outside_the_classes_are_clipped_into_them():
     logits = np.float32([[3, -3], [-3, 3], [1, 0]])
     objects, valid = np.tile(np.float32([0, 0, 24, 8]), (3, 1)), np.ones(3, bool)
+    arrays = CELLS, FULL, logits, np.zeros(3, np.float32), objects
     clipped, wild = (
-        jitted()(CELLS, FULL, logits, np.zeros(3, np.float32), objects, np.int32(labels), valid)[0]
+        jax.device_get(jitted()(*arrays, np.int32(labels), valid)[0])
         for labels in ([0, 1, 1], [-1, 2, 99])
     )
     assert clipped.costs[0, 0] < clipped.costs[1, 0] < np.inf
@@ -372,8 +374,9 @@ def test_no_gradient_flows_through_costs_or_assignment():
         costs, found = jitted()(problem[0], *floats, *problem[5:])
         return jnp.sum(jnp.where(jnp.isfinite(costs.costs), costs.costs, 0)) + found.overlaps.sum()
 
-    assert total(*floats) > 0
-    for gradient in jax.jit(jax.grad(total, argnums=(0, 1, 2, 3)))(*floats):
+    value, gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2, 3)))(*floats)
+    assert value > 0
+    for gradient in jax.device_get(gradients):
         assert not gradient.any()
 
 

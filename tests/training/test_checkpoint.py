@@ -27,7 +27,7 @@ def make_state(step=0, *, width=3, name="conv", norm=True, ema=False):
     }
     if norm:
         variables["batch_stats"] = {"bn": {"mean": jnp.zeros(3)}}
-    state = states.create(variables, tx, ema)
+    state = states.create(variables, tx, ema=ema)
     state = state.replace(ema=jax.tree.map(lambda leaf: leaf + 100, state.ema))
     return jax.tree.map(lambda leaf: leaf + step, state)
 

@@ -29,7 +29,7 @@ def train(toy):
         step = pmap_train_step(
             detector, tx, schedule, seed=7, devices=devices, ema_decay=ema_decay, ema_ramp=2
         )
-        state = put_state(states.create(toy.variables(detector), tx, ema_decay > 0), devices)
+        state = put_state(states.create(toy.variables(detector), tx, ema=ema_decay > 0), devices)
         for n in range(steps):
             state, metrics = step(state, toy.batch(n, devices=len(devices)), n)
         return jax.device_get(state), jax.device_get(metrics)
@@ -129,7 +129,7 @@ def test_without_averages_the_variables_are_evaluated(toy):
     for norm in (False, True):
         variables = toy.variables(toy.detector(norm=norm))
         for ema in (False, True):
-            state = states.create(variables, tx, ema)
+            state = states.create(variables, tx, ema=ema)
             assert set(state.eval_variables) == set(state.variables) == set(variables)
             assert set(state.ema) == ({"params", "batch_stats"} if ema else set())
 
@@ -137,9 +137,7 @@ def test_without_averages_the_variables_are_evaluated(toy):
 @pytest.mark.parametrize("ema_decay", [-0.1, 1.0])
 def test_a_decay_out_of_its_range_is_named(toy, ema_decay):
     tx, schedule = build_optimizer(**SETTINGS)
-    with pytest.raises(
-        UserError, match=f"config.ema_decay wants .* less than 1, found {ema_decay}"
-    ):
+    with pytest.raises(ValueError, match=f"ema_decay must be .* less than 1, found {ema_decay}"):
         pmap_train_step(toy.detector(), tx, schedule, seed=0, ema_decay=ema_decay)
 
 

@@ -1,0 +1,75 @@
+"""Saves a trained detector as one file that runs wherever JAX does, without jaxdet.
+
+    python examples/export_detector.py --workdir=runs/yolox_bccd --out=cells.jax
+
+The file holds the program and the weights, for CPUs, GPUs and TPUs. It takes uint8 RGB
+images of the run's canvas, any number of them, and each one's (height, width):
+
+    program = jax.export.deserialize(pathlib.Path("cells.jax").read_bytes())
+    boxes, scores, labels, valid = program.call(pixels, sizes)
+
+Writing and reading the file takes flatbuffers (`pip install -e ".[train,export]"`).
+With --raw, a YOLOX gives what its suppression starts from instead: class logits, raw boxes
+and objectness of all grid points (`yolox.Outputs`).
+"""
+
+import argparse
+import pathlib
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from jaxdet import commands, configuration
+from jaxdet.detectors import yolox
+from jaxdet.training.checkpoint import Checkpoints
+from jaxdet.types import Images, UserError
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export(workdir: str, *, raw: bool) -> bytes:
+    """The best checkpoint of a run as a serialised program.
+
+    Raises:
+        UserError: if raw outputs are wanted of a detector that has none.
+    """
+    config = configuration.read_command_line(["", f"--workdir={workdir}"]).config
+    if raw and config.detector != "yolox":
+        raise UserError(f"--raw wants a run of yolox, found {config.detector}")
+    num_classes = len(commands.class_names(config))
+    detector = commands.build_detector(config, num_classes=num_classes)
+    checkpoints = Checkpoints(pathlib.Path(workdir, "checkpoints"))
+    like = commands.abstract_variables(config, detector)
+    variables = jax.tree.map(jnp.asarray, checkpoints.restore_variables("best", like=like))
+    checkpoints.close()
+    settings = yolox.Settings(num_classes=num_classes, **config.model) if raw else None
+
+    def run(pixels, sizes):
+        images = Images(pixels, sizes, jnp.ones(pixels.shape[:1]))
+        if raw:
+            return tuple(yolox.raw_outputs(settings, variables, images)[:3])
+        return tuple(detector.predict(variables, images))
+
+    (batch,) = jax.export.symbolic_shape("batch")
+    pixels = jax.ShapeDtypeStruct((batch, *config.data.canvas, 3), jnp.uint8)
+    sizes = jax.ShapeDtypeStruct((batch, 2), jnp.int32)
+    return jax.export.export(jax.jit(run), platforms=PLATFORMS)(pixels, sizes).serialize()
+
+
+def main() -> None:
+    """Reads the arguments, writes the file and says how large it is."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workdir", required=True, help="folder of the run")
+    parser.add_argument("--out", required=True, help="file to write")
+    parser.add_argument("--raw", action="store_true", help="outputs before suppression")
+    arguments = parser.parse_args()
+    program = export(arguments.workdir, raw=arguments.raw)
+    pathlib.Path(arguments.out).write_bytes(program)
+    print(f"{arguments.out}: {len(program) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
