@@ -34,7 +34,6 @@ COMMON = {
     "data.horizontal_flip": 0.0,
     "data.num_threads": 2,
     "model.norm": "group",
-    "model.frozen_stages": 0,
     "optimizer.name": "adamw",
     "optimizer.learning_rate": 1e-3,
     "optimizer.base_batch_size": 2,
@@ -44,6 +43,7 @@ COMMON = {
 }
 STILL = {f"data.{name}": 0.0 for name in "vertical_flip brightness contrast saturation".split()}
 VGG = {
+    "model.frozen_stages": 0,
     "model.width": 16,
     "model.anchor_scales": (1.0, 2.0, 4.0, 7.0),
     "model.rpn_pre_nms": 600,
@@ -79,6 +79,18 @@ RUNS = {
             # An anchor that never trains, at the border, says what it likes.
             "model.allowed_border": -1.0,
             "model.rpn_reassign_low_quality": True,
+        },
+        "AP50",
+    ),
+    "yolox": (
+        "yolox_bccd",
+        {
+            "data.vertical_flip": 0.0,
+            "data.hsv": (0.0, 0.0, 0.0),
+            "data.mosaic": 0.0,
+            "ema_decay": 0.0,
+            "final_steps": 100,
+            "final_eval_every": 0,
         },
         "AP50",
     ),
