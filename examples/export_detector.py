@@ -3,7 +3,8 @@
     python examples/export_detector.py --workdir=runs/yolox_bccd --out=cells.jax
 
 The file holds the program and the weights, for CPUs, GPUs and TPUs. It takes uint8 RGB
-images of the run's canvas, any number of them, and each one's (height, width):
+images of the run's canvas and each one's (height, width): any number of them, or, as the
+detectors of two stages need it, as many as --batch_size says.
 
     program = jax.export.deserialize(pathlib.Path("cells.jax").read_bytes())
     boxes, scores, labels, valid = program.call(pixels, sizes)
@@ -25,18 +26,22 @@ from jaxdet.detectors import yolox
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.types import Images, UserError
 
+TWO_STAGES = ("fast_rcnn", "faster_rcnn")
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export(workdir: str, *, raw: bool) -> bytes:
+def export(workdir: str, *, raw: bool, batch_size: int = 0) -> bytes:
     """The best checkpoint of a run as a serialised program.
 
     Raises:
-        UserError: if raw outputs are wanted of a detector that has none.
+        UserError: if raw outputs are wanted of a detector that has none, or any
+            number of images (`batch_size` 0) of one that pools them in turns.
     """
     config = configuration.read_command_line(["", f"--workdir={workdir}"]).config
     if raw and config.detector != "yolox":
         raise UserError(f"--raw wants a run of yolox, found {config.detector}")
+    if config.detector in TWO_STAGES and not batch_size:
+        raise UserError(f"{config.detector} wants a --batch_size")
     num_classes = len(commands.class_names(config))
     detector = commands.build_detector(config, num_classes=num_classes)
     checkpoints = Checkpoints(pathlib.Path(workdir, "checkpoints"))
@@ -51,7 +56,7 @@ def export(workdir: str, *, raw: bool) -> bytes:
             return tuple(yolox.raw_outputs(settings, variables, images)[:3])
         return tuple(detector.predict(variables, images))
 
-    (batch,) = jax.export.symbolic_shape("batch")
+    batch = batch_size or jax.export.symbolic_shape("batch")[0]
     pixels = jax.ShapeDtypeStruct((batch, *config.data.canvas, 3), jnp.uint8)
     sizes = jax.ShapeDtypeStruct((batch, 2), jnp.int32)
     return jax.export.export(jax.jit(run), platforms=PLATFORMS)(pixels, sizes).serialize()
@@ -64,9 +69,13 @@ def main() -> None:
     )
     parser.add_argument("--workdir", required=True, help="folder of the run")
     parser.add_argument("--out", required=True, help="file to write")
+    parser.add_argument("--batch_size", type=int, default=0, help="0 for any number")
     parser.add_argument("--raw", action="store_true", help="outputs before suppression")
     arguments = parser.parse_args()
-    program = export(arguments.workdir, raw=arguments.raw)
+    try:
+        program = export(arguments.workdir, raw=arguments.raw, batch_size=arguments.batch_size)
+    except UserError as error:
+        parser.error(str(error))
     pathlib.Path(arguments.out).write_bytes(program)
     print(f"{arguments.out}: {len(program) / 1e6:.1f} MB")
 

@@ -76,3 +76,25 @@ def test_an_exported_yolox_gives_what_it_gives_here(saved, monkeypatch, capsys, 
         assert wanted.valid.any()
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_exported_is_said(saved, monkeypatch, capsys):
+    workdir = saved[0]
+    arguments = [f"--workdir={workdir / 'none'}", "--out=x"]
+    with pytest.raises(SystemExit):
+        run_main("export_detector", monkeypatch, capsys, *arguments)
+    assert "has no config.json" in capsys.readouterr().err
+    config = configuration.read_command_line(["", f"--workdir={workdir}"]).config
+    for detector, options, message in (
+        ("faster_rcnn", [], "faster_rcnn wants a --batch_size"),
+        ("rpn", ["--raw"], "--raw wants a run of yolox, found rpn"),
+    ):
+        other = workdir / detector
+        other.mkdir()
+        config.detector, config.model = detector, {}
+        configuration.save(config, other / configuration.SAVED_NAME)
+        with pytest.raises(SystemExit):
+            run_main(
+                "export_detector", monkeypatch, capsys, f"--workdir={other}", "--out=x", *options
+            )
+        assert message in capsys.readouterr().err
