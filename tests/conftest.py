@@ -24,6 +24,21 @@ hypothesis.settings.load_profile("jaxdet")
 
 
 @pytest.fixture(scope="session")
+def soon_compiled():
+    """The environment of processes that compile much, run little and are not held to bits.
+
+    Compiling takes half the time or less.
+    """
+    flags = (
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    )
+    return {**os.environ, "XLA_FLAGS": " ".join(flags)}
+
+
+@pytest.fixture(scope="session")
 def golden():
     """`golden(name)` gives the arrays of tests/goldens/<name>.npz as a dict."""
 

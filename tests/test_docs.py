@@ -123,7 +123,7 @@ def test_the_python_in_a_document_runs(name):
         exec(compile(block, name, "exec"), names)
 
 
-def test_the_doctests_of_the_ops_pass():
+def test_the_doctests_of_the_ops_pass(soon_compiled):
     # In a process of their own: the annotations of made-up functions in them are not checked there.
     modules = [f"jaxdet.ops.{module}" for module in [*MODULES, "checks"]]
     code = (
@@ -131,8 +131,9 @@ def test_the_doctests_of_the_ops_pass():
         f"results = [doctest.testmod(importlib.import_module(m)) for m in {modules}]\n"
         "print(sum(r.failed for r in results), sum(r.attempted for r in results))\n"
     )
+    command = [sys.executable, "-c", code]
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        command, cwd=ROOT, env=soon_compiled, capture_output=True, text=True, check=True
     )
 
     failed, attempted = result.stdout.split()[-2:]

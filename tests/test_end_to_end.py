@@ -31,18 +31,11 @@ from jaxdet.types import Detections, Example, UserError
 ROOT = Path(__file__).parent.parent
 CONFIG = Path(__file__).parent / "training" / "tiny_config.py"
 NUM_STEPS = 24
-# Half the time of a run that compiles everything.
-SOON_COMPILED = (
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_use_fusion_emitters=false",
-    "--xla_cpu_parallel_codegen_split_count=1",
-)
 LAST_LINE = len(CONFIG.read_text().splitlines())
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, soon_compiled):
     """A folder with the data, and an environment where TensorFlow leaves a trace."""
     base = tmp_path_factory.getbasetemp()
     # The workers of pytest-xdist share the folder, and so the run in it.
@@ -53,9 +46,7 @@ def place(tmp_path_factory):
         f"open({str(folder / 'tensorflow_was_imported')!r}, 'w').close()\nraise ImportError\n"
     )
     environment = {
-        **os.environ,
-        # Code that is soon compiled: these runs are short.
-        "XLA_FLAGS": " ".join(SOON_COMPILED),
+        **soon_compiled,
         "PYTHONPATH": str(trap),
         # The runs compile the same programs; the cache tells them apart by all of XLA_FLAGS.
         "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),

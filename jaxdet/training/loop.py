@@ -56,7 +56,9 @@ def train(
 
     Means, counts and rates in the log are those of all steps since the line
     before. A line is also written before each save, so that no window spans a
-    place where a run may resume, and before pictures.
+    place where a run may resume, and before pictures. The first step, which
+    compiles, is left out of the rate; a canvas height that is drawn later
+    compiles within its window.
 
     On SIGTERM or SIGINT the step is finished, evaluated if that is due, and
     saved. Where evaluating or drawing fails, the state is saved before the

@@ -9,6 +9,9 @@ from jaxdet.ops import anchors as anchor_ops
 
 NAN = float("nan")
 SWAP = [1, 0, 3, 2]  # Between the yxyx of simple-faster-rcnn and xyxy.
+jitted_inside = jax.jit(
+    anchor_ops.inside_image, static_argnames=("allowed_border", "count_touching")
+)
 
 
 def pyramid(data, tag):
@@ -43,13 +46,15 @@ def test_anchors_equal_the_reference(golden, tag):
 def test_valid_anchors_equal_the_reference(golden, tag):
     data = golden("mmdet_anchors")
     sizes, strides, shapes = pyramid(data, tag)
-    valid = anchor_ops.pyramid_valid(
-        sizes,
-        strides,
-        jnp.asarray(data[f"{tag}/pad_hw"]),
-        num_base=len(shapes["scales"]) * len(shapes["ratios"]),
-        divisor=1,  # The file's sizes are what is left after padding.
-    )
+    valid = jax.jit(
+        lambda size: anchor_ops.pyramid_valid(
+            sizes,
+            strides,
+            size,
+            num_base=len(shapes["scales"]) * len(shapes["ratios"]),
+            divisor=1,  # The file's sizes are what is left after padding.
+        )
+    )(data[f"{tag}/pad_hw"])
     expected = [data[f"{tag}/valid_flags/{i}"] for i in range(len(sizes))]
     np.testing.assert_array_equal(valid, np.concatenate(expected).astype(bool))
 
@@ -61,8 +66,8 @@ def test_inside_flags_equal_the_reference(golden, tag, border, image):
     data = golden("mmdet_anchors")
     sizes, strides, shapes = pyramid(data, tag)
     anchors = anchor_ops.pyramid_anchors(sizes, strides, **shapes)
-    size = jnp.asarray(data[f"{tag}/{'image_hw' if image == 'full' else 'pad_hw'}"])
-    inside = anchor_ops.inside_image(anchors, size, allowed_border=border)
+    size = data[f"{tag}/{'image_hw' if image == 'full' else 'pad_hw'}"]
+    inside = jitted_inside(anchors, size, allowed_border=border)
     # The reference's flags have the valid flags in them, which cover the padded image.
     valid = np.concatenate([data[f"{tag}/valid_flags/{i}"] for i in range(len(sizes))])
     expected = data[f"{tag}/inside_flags/border{border}/{image}"].astype(bool)
@@ -189,8 +194,8 @@ def test_valid_anchors_equal_plain_loops(jitted_valid, height, width):
 
 
 def test_anchors_in_the_canvas_padding_are_invalid():
-    sizes = jnp.array([[65, 32], [128, 128]])
-    valid = jax.vmap(lambda size: anchor_ops.pyramid_valid([(4, 4)], [32], size, num_base=1))(sizes)
+    valid_of = jax.vmap(lambda size: anchor_ops.pyramid_valid([(4, 4)], [32], size, num_base=1))
+    valid = np.asarray(jax.jit(valid_of)(np.array([[65, 32], [128, 128]])))
     expected = np.arange(4)[:, None] < 3 * (np.arange(4) < 1)
     np.testing.assert_array_equal(valid[0].reshape(4, 4), expected)
     assert valid[1].all()
@@ -211,11 +216,10 @@ def test_inside_image_worked_by_hand(settings, expected):
     anchors = np.array([[0, 0, 9, 19], [4, 4, 10, 8], [-2, 3, 5, 8], [NAN] * 4], np.float32)
     inside = jax.jit(lambda a, size: anchor_ops.inside_image(a, size, **settings))
     np.testing.assert_array_equal(inside(anchors, np.array([20, 10])), expected)
-    coarse = jnp.asarray(anchors).astype(jnp.bfloat16)
+    coarse = anchors.astype(jnp.bfloat16)
     np.testing.assert_array_equal(inside(coarse, np.array([20, 10])), expected)
-    sizes = jnp.array([[20, 10], [8, 99]])
-    both = jax.vmap(lambda size: anchor_ops.inside_image(anchors, size, **settings))(sizes)
-    np.testing.assert_array_equal(both[0], expected)
+    both = jax.vmap(inside, in_axes=(None, 0))(anchors, np.array([[20, 10], [8, 99]]))
+    np.testing.assert_array_equal(np.asarray(both)[0], expected)
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -418,11 +418,12 @@ def loss_of(op, drawn):
         and jnp.issubdtype(jax.tree.leaves(value)[0].dtype, jnp.floating)
     }
 
-    def total(floats):
+    def total(floats, drawn):
         leaves = jax.tree.leaves(op.eager(drawn | floats))
         return sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in leaves)
 
-    return jax.jit(jax.grad(total)), floats
+    gradient = jax.jit(jax.grad(total))
+    return lambda floats: gradient(floats, drawn), floats
 
 
 @over(DIFFERENTIABLE)

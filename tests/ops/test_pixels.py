@@ -14,20 +14,20 @@ SETTINGS = dict(mean=(10.0, 20.0, 30.0), std=(10.0, 20.0, 5.0))
 
 
 @functools.cache
-def jitted():
-    return jax.jit(jax.vmap(functools.partial(normalize, **SETTINGS)))
+def jitted(**settings):
+    return jax.jit(jax.vmap(functools.partial(normalize, **SETTINGS, **settings)))
 
 
 def test_normalize_takes_channels_apart_and_zeroes_the_padding():
-    pixels = jnp.full((4, 6, 3), 30, jnp.uint8)
-    found = normalize(pixels, jnp.array([3, 5]), **SETTINGS)
+    pixels = np.full((1, 4, 6, 3), 30, np.uint8)
+    (found,) = np.asarray(jitted()(pixels, np.array([[3, 5]])))
     np.testing.assert_allclose(found[:3, :5], np.broadcast_to([2.0, 0.5, 0.0], (3, 5, 3)))
     assert not found[3:].any() and not found[:, 5:].any()
 
 
 def test_padding_is_a_pixel_value_like_those_of_the_image():
-    pixels = jnp.full((2, 3, 3), 30, jnp.uint8)
-    found = normalize(pixels, jnp.array([1, 2]), **SETTINGS, padding=20.0)
+    pixels = np.full((1, 2, 3, 3), 30, np.uint8)
+    (found,) = np.asarray(jitted(padding=20.0)(pixels, np.array([[1, 2]])))
     np.testing.assert_allclose(found[0, :2], np.broadcast_to([2.0, 0.5, 0.0], (2, 3)))
     np.testing.assert_allclose(found[1], np.broadcast_to([1.0, 0.0, -2.0], (3, 3)))
     np.testing.assert_allclose(found[0, 2], [1.0, 0.0, -2.0])

@@ -280,7 +280,8 @@ def test_negatives_are_capped_by_the_positives():
     half = dict(num_samples=16, positive_fraction=0.5)
     caps = {3.0: 6, 0.0: 0, 0.29 * 50: 14, 1e9: 14}
     settings = [half | dict(max_negatives_per_positive=cap) for cap in caps]
-    for samples, negatives in zip(draw_all([labels_of(2, 30)], settings)[0], caps.values()):
+    drawn = draw_all([labels_of(2, 30)], settings)[0]
+    for samples, negatives in zip(drawn, caps.values(), strict=True):
         assert counts_of(samples) == (2, negatives)
 
 
