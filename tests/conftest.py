@@ -25,10 +25,7 @@ hypothesis.settings.load_profile("jaxdet")
 
 @pytest.fixture(scope="session")
 def soon_compiled():
-    """The environment of processes that compile much, run little and are not held to bits.
-
-    Compiling takes half the time or less.
-    """
+    """The environment of processes that compile much and run little: half the time or less."""
     flags = (
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",

@@ -26,6 +26,12 @@ def test_a_1x1_convolution_equals_xlas(size, stride):
     np.testing.assert_allclose(found, by_xla(x, **variables["params"]), rtol=1e-5, atol=1e-6)
 
 
+def test_a_convolution_starts_with_the_spread_of_kaiming():
+    layer = Conv(64, 3)
+    init = jax.jit(lambda key: layer.init(key, jnp.ones((1, 1, 1, 8)))["params"]["kernel"])
+    assert np.var(init(jax.random.key(0))) == pytest.approx(2 / (3 * 3 * 64), rel=0.1)  # Fan out.
+
+
 def test_a_convolution_pads_both_sides_alike():
     layer = Conv(1, 3, 2, kernel_init=jax.nn.initializers.ones)
     y, _ = jax.jit(layer.init_with_output)(jax.random.key(0), jnp.ones((1, 4, 4, 1)))

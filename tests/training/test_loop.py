@@ -40,7 +40,7 @@ def make_run(toy, **step_settings):
         learning_rate=0.1, base_batch_size=8, batch_size=8, num_steps=12, schedule="cosine"
     )
     step = pmap_train_step(detector, tx, schedule, **dict(seed=0) | step_settings)
-    create = partial(states.create, toy.variables(detector), tx, "ema_decay" in step_settings)
+    create = partial(states.create, toy.variables(detector), tx, ema="ema_decay" in step_settings)
 
     def run(workdir, *, on_batch=lambda n, batch: batch, evaluate=None, draw=None, **settings):
         settings = dict(num_steps=12, eval_every=6, checkpoint_every=4, log_every=3) | settings
