@@ -13,8 +13,10 @@ Conventions:
       output returns its own; validity is never guessed from values.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
@@ -90,19 +92,36 @@ class Metrics(NamedTuple):
 
 
 class Detector(NamedTuple):
-    """A detection method as three pure functions.
+    """A detection method as three pure functions, and what a user of them has to know.
 
     Attributes:
         init: `(key, images) -> variables`.
-        loss: `(variables, batch, key, *, step=0, axis_name=None) ->
+        loss: `(variables, batch, key, *, final=False, axis_name=None) ->
             (total, (metrics, batch_stats))`; `key` is the run's, the same on
-            every device, and is folded with `batch.index`.
+            every device, and is folded with `batch.index`. `final` says that
+            the last part of a run has begun; False itself, not a traced
+            boolean, where the run has none.
         predict: `(variables, images) -> Detections`, of fixed size.
+        frozen: "/"-joined paths into the variables, such as
+            "params/backbone/layer1": what is at or below them never moves. An
+            optimizer must leave these parameters out, as weight decay would
+            move them, and they are of use only if they come from a file.
+        tells_classes: whether it tells classes apart; else all that it finds
+            has label 0.
+        matrices: the confusion matrices among its counts: the names of their
+            rows and columns, where `...` stands for the classes of the data.
     """
 
     init: Callable
     loss: Callable
     predict: Callable
+    frozen: tuple[str, ...] = ()
+    tells_classes: bool = True
+    matrices: Mapping[str, tuple] = MappingProxyType({})
+
+    def is_frozen(self, path: str) -> bool:
+        """Whether the leaf at a path, such as "params/backbone/stem_conv/kernel", never moves."""
+        return any(f"{path}/".startswith(f"{prefix}/") for prefix in self.frozen)
 
 
 class Example(NamedTuple):
@@ -138,3 +157,12 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> Example:
         """The example at a place of the source's own, fixed order."""
+
+
+def short_repr(value: Any) -> str:
+    """A dataclass as the call that makes it, without what is its default: `ResNet(depth=18)`."""
+    own = [field for field in dataclasses.fields(value) if field.name not in ("parent", "name")]
+    items = {field.name: getattr(value, field.name) for field in own}
+    defaults = {field.name: field.default for field in own}
+    shown = [f"{name}={item!r}" for name, item in items.items() if item != defaults[name]]
+    return f"{type(value).__name__}({', '.join(shown)})"

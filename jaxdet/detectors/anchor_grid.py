@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxdet.detectors.settings import Assign, Inside
 from jaxdet.ops import anchors as anchor_ops
 from jaxdet.ops.assignment import Assignment, assign_by_iou
 from jaxdet.types import Objects
@@ -67,9 +68,8 @@ def assign(
     size: Int[Array, "2"],
     objects: Objects,
     *,
-    allowed_border: float,
-    count_touching: bool = False,
-    **settings: Any,
+    inside: Inside,
+    assign: Assign,
 ) -> Assignment:
     """Assigns the objects of one image to the anchors that may train there.
 
@@ -78,13 +78,10 @@ def assign(
         valid: those of cells that the image covers.
         size: (height, width) of the image.
         objects: its ground truth.
-        allowed_border: see `ops.anchors.inside_image`, as `count_touching`.
-        count_touching: whether anchors that touch the far borders are inside.
-        **settings: of `ops.assignment.assign_by_iou`.
+        inside: the anchors that may train.
+        assign: which of them learn an object.
     """
-    inside = anchor_ops.inside_image(
-        anchors, size, allowed_border=allowed_border, count_touching=count_touching
-    )
+    may_train = valid & anchor_ops.inside_image(anchors, size, **vars(inside))
     return assign_by_iou(
-        anchors, valid & inside, objects.boxes, objects.valid, objects.crowd, **settings
+        anchors, may_train, objects.boxes, objects.valid, objects.crowd, **vars(assign)
     )

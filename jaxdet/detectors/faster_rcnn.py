@@ -7,75 +7,119 @@ Reference: Ren et al., Faster R-CNN, arXiv:1506.01497; Lin et al., FPN,
 arXiv:1612.03144; defaults and details are those of mmdetection 2.11.
 """
 
-import dataclasses
 from functools import partial
-from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdet.detectors import fast_rcnn, features, rpn
-from jaxdet.types import Batch, Detections, Detector, Images, Metrics
+from jaxdet.detectors import fast_rcnn, features
+from jaxdet.detectors import rpn as first
+from jaxdet.detectors.fast_rcnn import RoIStage
+from jaxdet.detectors.rpn import RPNStage
+from jaxdet.detectors.settings import Pixels
+from jaxdet.models import FPN, ResNet
+from jaxdet.types import Detector, Metrics
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(rpn.Settings, fast_rcnn.Settings):
-    """Keyword arguments of `faster_rcnn`: those of `rpn` and of `fast_rcnn`."""
+class FasterRCNN(features.Network):
+    """Backbone, neck and both heads.
 
+    Attributes are those of `features.Network`, and:
+        rpn_head: that of the first stage.
+        box_head: that of the second.
+        bins: bins an axis of a pooled region.
+    """
 
-class FasterRCNN(rpn.RPN, fast_rcnn.FastRCNN):
-    """Backbone, neck and both heads; `settings` are those of `faster_rcnn`."""
+    rpn_head: nn.Module
+    box_head: nn.Module
+    bins: int
 
-    num_levels = features.Network.num_levels  # The RPN reads all of them.
+    def rpn(self, pyramid: tuple[Array, ...]) -> tuple[Array, Array]:
+        """Objectness logits (B, N) and deltas (B, N, 4) of all anchors."""
+        return self.rpn_head(pyramid)
+
+    def roi(self, regions: Float[Array, "B S h w C"], keys=None) -> tuple[Array, Array]:
+        """Class logits (B, S, K + 1) and deltas (B, S, K or 1, 4) of pooled regions."""
+        return self.box_head(regions, keys)
 
     def __call__(self, x: Float[Array, "B H W 3"]) -> None:
         """Touches every parameter, for `init`."""
-        self.rpn(self.features(x, train=False))
-        self.roi(fast_rcnn.blank_regions(self.settings))
+        pyramid = self.features(x, train=False)
+        self.rpn(pyramid)
+        self.roi(fast_rcnn.blank_region(pyramid, self.bins))
 
 
-def faster_rcnn(**settings: Any) -> Detector:
-    """Faster R-CNN with a ResNet-FPN or VGG-16 backbone.
+def faster_rcnn(
+    *,
+    num_classes: int,
+    pixels: Pixels = Pixels(),
+    backbone: nn.Module = ResNet(),
+    neck: nn.Module | None = FPN(),
+    rpn: RPNStage = RPNStage(),
+    roi: RoIStage = RoIStage(),
+    dtype: str = "float32",
+) -> Detector:
+    """Faster R-CNN, on an FPN or on the maps of a backbone alone.
 
     Args:
-        **settings: `num_classes`, and any other attribute of `Settings`.
+        num_classes: K, without background.
+        pixels: how they reach the network.
+        backbone: see `features.Network`; "frozen" norms want pretrained weights.
+        neck: see there, too.
+        rpn: the first stage, which makes proposals.
+        roi: the second, which classifies and refines them.
+        dtype: of the networks' computation, "float32" or "bfloat16".
 
     Raises:
-        TypeError: if a setting is unknown.
+        ValueError: for settings that do not work; many show only when `loss` or
+            `predict` is traced.
     """
-    s = Settings(**settings)
-    init = partial(features.initialize, FasterRCNN(s))
-    return Detector(init, partial(_loss, s), partial(_predict, s))
+    heads = first.make_head(rpn), fast_rcnn.make_head(roi, num_classes)
+    network = FasterRCNN(backbone, neck, *heads, roi.pool.output_size)
+    network = features.configure_parts(network, dtype=jnp.dtype(dtype))
+    strides = features.strides_of(network)
 
+    def loss(variables, batch, key, *, final=False, axis_name=None):
+        """Total loss of the batch; the mean over devices is that of the global batch."""
+        del final  # Nothing in it changes while it trains.
+        keys = jax.vmap(jax.random.split)(jax.vmap(partial(jax.random.fold_in, key))(batch.index))
+        pyramid, batch_stats = features.extract(
+            network, pixels, variables, batch.images, train=True, axis_name=axis_name
+        )
 
-def _loss(
-    s: Settings, variables: dict, batch: Batch, key, *, step=0, axis_name: str | None = None
-) -> tuple[Array, tuple[Metrics, dict]]:
-    """Total loss of the batch; the mean over devices is that of the global batch."""
-    del step  # Nothing in it changes while it trains.
-    network = FasterRCNN(s, axis_name)
-    keys = jax.vmap(jax.random.split)(jax.vmap(partial(jax.random.fold_in, key))(batch.index))
+        logits, deltas = network.apply(variables, pyramid, method="rpn")
+        anchors = first.make_anchors(rpn, pyramid, strides, batch.images.sizes)
+        targets = first.batch_targets(rpn, keys[:, 0], anchors, batch)
+        terms = first.rpn_losses(rpn, logits, deltas, anchors, targets, axis_name=axis_name)
+        counts = first.rpn_counts(rpn, logits, targets)
+        proposals = first.propose(rpn, rpn.train, logits, deltas, anchors, batch.images)
 
-    x = features.normalize(s, batch.images)
-    pyramid, batch_stats = features.extract(network, variables, x, train=True)
-    logits, deltas, anchors = rpn.forward(s, network, variables, pyramid, batch.images.sizes)
-    targets = rpn.batch_targets(s, keys[:, 0], anchors, batch)
-    terms = rpn.rpn_losses(s, logits, deltas, anchors, targets, axis_name=axis_name)
+        regions = fast_rcnn.batch_targets(roi, num_classes, keys[:, 1], proposals, batch.objects)
+        pooled = fast_rcnn.pool(roi.pool, pyramid, strides, regions.rois)
+        logits, deltas = network.apply(variables, pooled, keys[:, 1], method="roi")
+        terms |= fast_rcnn.region_losses(roi, logits, deltas, regions, axis_name=axis_name)
+        metrics = fast_rcnn.region_metrics(roi, logits, regions, proposals, axis_name=axis_name)
 
-    proposals = rpn.propose(s, logits, deltas, anchors, batch.images, train=True)
-    region_terms, regions = fast_rcnn.region_losses(
-        s, network, variables, pyramid, keys[:, 1], proposals, batch.objects, axis_name=axis_name
+        metrics = Metrics(terms | metrics.means, counts | metrics.counts)
+        return sum(terms.values()), (metrics, batch_stats)
+
+    def predict(variables, images):
+        """Detections of every image, best first, in canvas pixels."""
+        pyramid, _ = features.extract(network, pixels, variables, images, train=False)
+        logits, deltas = network.apply(variables, pyramid, method="rpn")
+        anchors = first.make_anchors(rpn, pyramid, strides, images.sizes)
+        proposals = first.propose(rpn, rpn.test, logits, deltas, anchors, images)
+        pooled = fast_rcnn.pool(roi.pool, pyramid, strides, proposals.boxes)
+        logits, deltas = network.apply(variables, pooled, method="roi")
+        one = partial(fast_rcnn.detections, roi)
+        return jax.vmap(one)(logits, deltas, proposals, images.sizes)
+
+    return Detector(
+        init=partial(features.initialize, network, pixels),
+        loss=loss,
+        predict=predict,
+        frozen=features.frozen_paths(network),
+        matrices=first.matrices(rpn) | fast_rcnn.matrices(roi),
     )
-    terms |= region_terms
-    counts = rpn.rpn_counts(s, logits, targets) | regions.counts
-    return sum(terms.values()), (Metrics(terms | regions.means, counts), batch_stats)
-
-
-def _predict(s: Settings, variables: dict, images: Images) -> Detections:
-    """Detections of every image, best first, in canvas pixels."""
-    network = FasterRCNN(s)
-    x = features.normalize(s, images)
-    pyramid, _ = features.extract(network, variables, x, train=False)
-    logits, deltas, anchors = rpn.forward(s, network, variables, pyramid, images.sizes)
-    proposals = rpn.propose(s, logits, deltas, anchors, images, train=False)
-    return fast_rcnn.detect(s, network, variables, pyramid, proposals, images.sizes)

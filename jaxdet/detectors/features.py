@@ -1,208 +1,126 @@
 """Where every detector starts: from uint8 images to a feature pyramid."""
 
 import dataclasses
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxdet.models import resnet, vgg
-from jaxdet.models.fpn import FPN
-from jaxdet.models.resnet import ResNet
-from jaxdet.models.vgg import VGG
-from jaxdet.ops import box_coder, pixels
-from jaxdet.ops.checks import check_at_least
+from jaxdet.detectors.settings import Pixels
+from jaxdet.ops import pixels as pixel_ops
 from jaxdet.types import Images
-
-BACKBONES = ("resnet", "vgg")
-FPN_STRIDES = (4, 8, 16, 32, 64)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageSettings:
-    """The part of a detector's settings that is about classes and pixels.
-
-    Attributes:
-        num_classes: K, without background.
-        dtype: of the networks' computation, "float32" or "bfloat16".
-        pixel_mean: of RGB in 0..255, subtracted from every pixel.
-        pixel_std: of RGB, which pixels are divided by.
-        pixel_padding: value of the pixels beside an image, in 0..255; None
-            makes them 0 after mean and std.
-    """
-
-    num_classes: int
-    dtype: str = "float32"
-    pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)
-    pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
-    pixel_padding: float | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureSettings(ImageSettings):
-    """The part of an anchor-based detector's settings that is about its features.
-
-    Attributes:
-        backbone: "resnet", with an FPN behind it, or "vgg", whose last map is all.
-        depth: of a ResNet: 10, 18, 34, 50 or 101; of a VGG: 16.
-        width: channels of the backbone's first layer.
-        norm: "frozen", "batch", "sync" or "group"; "frozen" needs pretrained
-            weights. Of a VGG "none" instead of "frozen".
-        style: "pytorch" or "caffe": where a ResNet's bottlenecks stride; the
-            weights of "caffe" read BGR and are turned when they are loaded.
-        frozen_stages: leading backbone stages that do not train, 0..4, or 0..5
-            of a VGG; 0 freezes nothing, where mmdetection's 0 freezes the stem.
-        zero_init_residual: a ResNet's blocks start as the identity.
-        fpn_channels: of the pyramid and of the heads on all of its cells; a
-            VGG's heads have the channels of its last map.
-        size_divisor: an image's sides are rounded up to it, and anchors beyond
-            are unused; a VGG has no cell that its image does not fill.
-        max_ratio: largest change of a side that a delta makes; 0 for no limit.
-
-    Raises:
-        ValueError: for a setting out of range.
-    """
-
-    backbone: str = "resnet"
-    depth: int = 50
-    width: int = 64
-    norm: str = "frozen"
-    style: str = "pytorch"
-    frozen_stages: int = 0
-    zero_init_residual: bool = False
-    fpn_channels: int = 256
-    size_divisor: int = 32
-    max_ratio: float = box_coder.MAX_RATIO
-
-    def __post_init__(self):
-        """Checks what nothing else would name."""
-        check_at_least(1, width=self.width, fpn_channels=self.fpn_channels)
-        check_at_least(0, max_ratio=self.max_ratio)
-
-    @property
-    def largest_ratio(self) -> float:
-        """`max_ratio` as the coder takes it."""
-        return self.max_ratio or math.inf
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Pixels a cell of each map, finest first."""
-        return FPN_STRIDES if self.backbone == "resnet" else (vgg.STRIDE,)
-
-    @property
-    def channels(self) -> int:
-        """Of every map."""
-        return self.fpn_channels if self.backbone == "resnet" else self.width * vgg.WIDTHS[-1]
-
-
-def make_backbone(s: FeatureSettings, axis_name: str | None) -> nn.Module:
-    """The backbone that the settings describe.
-
-    Raises:
-        ValueError: if its name is unknown, or its depth.
-    """
-    if s.backbone not in BACKBONES:
-        raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}; found {s.backbone!r}")
-    common = dict(
-        width=s.width,
-        norm=s.norm,
-        frozen_stages=s.frozen_stages,
-        axis_name=axis_name,
-        dtype=jnp.dtype(s.dtype),
-    )
-    if s.backbone == "resnet":
-        residual = dict(style=s.style, zero_init_residual=s.zero_init_residual)
-        return ResNet(depth=s.depth, **residual, **common)
-    if s.depth != vgg.DEPTH:
-        raise ValueError(f"depth of a vgg must be {vgg.DEPTH}; found {s.depth}")
-    return VGG(**common)
-
-
-def make_neck(s: FeatureSettings, num_levels: int, **settings: Any) -> Callable:
-    """The FPN that the settings describe, or nothing behind a VGG.
-
-    Args:
-        s: the detector's settings.
-        num_levels: maps of the pyramid.
-        **settings: other attributes of `FPN`.
-    """
-    if s.backbone == "vgg":
-        return lambda maps: maps
-    dtype = jnp.dtype(s.dtype)
-    return FPN(channels=s.fpn_channels, num_levels=num_levels, dtype=dtype, **settings)
-
-
-def frozen_parameters(backbone: str, frozen_stages: int) -> tuple[str, ...]:
-    """Path prefixes below "params" that a detector's `frozen_stages` freezes."""
-    module = vgg if backbone == "vgg" else resnet
-    return module.frozen_parameters(frozen_stages)
 
 
 class Network(nn.Module):
     """Backbone and neck, which the network of every detector begins with.
 
+    The names of the parts are checkpoint keys.
+
     Attributes:
-        settings: those of the detector.
-        axis_name: the mapped axis over which "sync" averages while training.
+        backbone: any module that makes maps of images, `(x, *, train) -> maps`,
+            finest first, and has an attribute `strides`: pixels a cell of each
+            map. It may have `frozen`, paths below it of what never moves.
+        neck: makes maps of the backbone's maps, `(maps, *, train) -> maps`, and
+            says their strides, `strides(of the backbone's)`; None for none.
     """
 
-    settings: FeatureSettings
-    axis_name: str | None = None
-
-    def setup(self):
-        """Names the parts; the names are checkpoint keys."""
-        self.backbone = make_backbone(self.settings, self.axis_name)
-        self.neck = make_neck(self.settings, self.num_levels)
-
-    @property
-    def num_levels(self) -> int:
-        """Maps of the pyramid."""
-        return len(self.settings.strides)
+    backbone: nn.Module
+    neck: nn.Module | None
 
     def features(self, x: Float[Array, "B H W 3"], *, train: bool) -> tuple[Array, ...]:
         """The pyramid of normalised images, finest level first."""
-        return self.neck(self.backbone(x, train=train))
+        maps = self.backbone(x, train=train)
+        return maps if self.neck is None else self.neck(maps, train=train)
 
 
-def normalize(s: ImageSettings, images: Images) -> Float[Array, "B H W 3"]:
+def strides_of(network: Network) -> tuple[int, ...]:
+    """Pixels a cell of each map of the pyramid, finest first.
+
+    Raises:
+        ValueError: if the backbone does not say them.
+    """
+    strides = getattr(network.backbone, "strides", None)
+    if not isinstance(strides, Sequence) or not strides:
+        name = type(network.backbone).__name__
+        raise ValueError(
+            f"the backbone {name} wants an attribute `strides`, pixels a cell of each of its "
+            f"maps, finest first; found {strides!r}"
+        )
+    return tuple(strides) if network.neck is None else network.neck.strides(strides)
+
+
+def frozen_paths(network: Network) -> tuple[str, ...]:
+    """What of the variables never moves, as `Detector.frozen` says it."""
+    paths = [path.partition("/") for path in getattr(network.backbone, "frozen", ())]
+    return tuple("/".join(filter(None, (kind, "backbone", rest))) for kind, _, rest in paths)
+
+
+def configure(module: nn.Module, **attributes: Any) -> nn.Module:
+    """A copy of a module with those of the attributes that it knows."""
+    known = {field.name for field in dataclasses.fields(module)}
+    return module.clone(**{name: value for name, value in attributes.items() if name in known})
+
+
+def configure_parts(network: Network, **attributes: Any) -> Network:
+    """A copy of a network with the attributes in each of its parts that knows them."""
+    parts = {field.name: getattr(network, field.name) for field in dataclasses.fields(network)}
+    return network.clone(
+        **{
+            name: configure(part, **attributes)
+            for name, part in parts.items()
+            if isinstance(part, nn.Module) and name != "parent"
+        }
+    )
+
+
+def normalize(pixels: Pixels, images: Images) -> Float[Array, "B H W 3"]:
     """Pixels as the backbone reads them, the canvas beside the images overwritten."""
-    one = partial(pixels.normalize, mean=s.pixel_mean, std=s.pixel_std, padding=s.pixel_padding)
-    return jax.vmap(one)(images.pixels, images.sizes)
+    return jax.vmap(partial(pixel_ops.normalize, **vars(pixels)))(images.pixels, images.sizes)
 
 
-def initialize(network: nn.Module, key: Key[Array, ""], images: Images) -> dict:
-    """The first variables of a detector's network, whose `settings` say what it expects."""
+def initialize(network: Network, pixels: Pixels, key: Key[Array, ""], images: Images) -> dict:
+    """The first variables of a detector's network."""
     # Under jit only the parameters are computed: the forward pass is dead code.
-    return jax.jit(network.init)(key, normalize(network.settings, images))
+    return jax.jit(network.init)(key, normalize(pixels, images))
 
 
 def extract(
-    network: nn.Module,
+    network: Network,
+    pixels: Pixels,
     variables: dict,
-    x: Float[Array, "B H W 3"],
+    images: Images,
     *,
     train: bool,
+    axis_name: str | None = None,
     method: str = "features",
 ) -> tuple[tuple[Array, ...], dict]:
-    """The network's pyramid of normalised images, finest level first.
+    """The network's pyramid, finest level first.
 
     Args:
         network: a detector's.
+        pixels: how images become its input.
         variables: of the network.
-        x: as `normalize` gives it.
+        images: uint8.
         train: whether the statistics of the norms come from the batch.
+        axis_name: the mapped axis over which "sync" averages them.
         method: of the network; another one than "features" may do more of it.
 
     Returns:
         What the method returns, and the running statistics after it: those
         given, changed by a training batch; {} for networks that have none.
+
+    Raises:
+        ValueError: if the maps are not as many as the strides say.
     """
+    if axis_name is not None:
+        network = configure_parts(network, axis_name=axis_name)
     mutable = ["batch_stats"] if train and "batch_stats" in variables else False
+    x = normalize(pixels, images)
     result = network.apply(variables, x, train=train, method=method, mutable=mutable)
     outputs, updates = result if mutable else (result, variables)
+    if method == "features" and len(outputs) != len(strides_of(network)):
+        raise ValueError(f"{len(outputs)} maps, but the strides are {strides_of(network)}")
     return outputs, updates.get("batch_stats", {})

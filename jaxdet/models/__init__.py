@@ -12,6 +12,7 @@ from jaxdet.models.yolox_head import YOLOXHead
 
 __all__ = [
     "FPN",
+    "MODULES",
     "PAFPN",
     "VGG",
     "BoxHead",
@@ -21,3 +22,16 @@ __all__ = [
     "RetinaHead",
     "YOLOXHead",
 ]
+
+# As a config names them.
+MODULES = {
+    "resnet": ResNet,
+    "vgg": VGG,
+    "cspdarknet": CSPDarknet,
+    "fpn": FPN,
+    "pafpn": PAFPN,
+    "rpn_head": RPNHead,
+    "box_head": BoxHead,
+    "retina_head": RetinaHead,
+    "yolox_head": YOLOXHead,
+}

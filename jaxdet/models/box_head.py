@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from jaxdet.models.layers import Conv, norm_layer, xavier_uniform
+from jaxdet.types import short_repr
 
 LOGITS_INIT = nn.initializers.normal(0.01)
 DELTAS_INIT = nn.initializers.normal(0.001)
@@ -29,7 +30,7 @@ class BoxHead(nn.Module):
     features), so that its layout is known wherever weights are converted.
 
     Attributes:
-        num_classes: K, background not counted.
+        num_classes: K, background not counted; a detector sets it.
         hidden: width of the fully connected layers.
         shared_convs: number of convolutions that both branches share.
         shared_fcs: fully connected layers behind them.
@@ -47,7 +48,7 @@ class BoxHead(nn.Module):
         dtype: type of the hidden layers; the outputs are computed in float32.
     """
 
-    num_classes: int
+    num_classes: int = 80
     hidden: int = 1024
     shared_convs: int = 0
     shared_fcs: int = 2
@@ -61,6 +62,8 @@ class BoxHead(nn.Module):
     dropout: float = 0.0
     class_agnostic: bool = False
     dtype: DTypeLike = jnp.float32
+
+    __repr__ = short_repr
 
     @nn.compact
     def __call__(
@@ -126,6 +129,8 @@ class BoxHead(nn.Module):
         return dense(x.astype(dtype))
 
     def _check_settings(self) -> None:
+        if self.hidden < 1:
+            raise ValueError(f"hidden must be at least 1, found {self.hidden}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
         if self.norm not in NORM_KINDS:

@@ -21,8 +21,8 @@ from jaxdet.models.layers import (
     norm_layer,
     torch_uniform,
 )
+from jaxdet.types import short_repr
 
-STRIDES = (8, 16, 32)
 # Of the stem at width 1; every stage doubles them.
 STEM_CHANNELS = 64
 # Of a stage at depth 1; dark3 and dark4 have three times as many.
@@ -53,6 +53,14 @@ class CSPDarknet(nn.Module):
     norm: str = "batch"
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
+
+    __repr__ = short_repr
+    strides = (8, 16, 32)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Paths of the statistics that never move."""
+        return ("batch_stats",) if self.norm == "frozen" else ()
 
     @nn.compact
     def __call__(

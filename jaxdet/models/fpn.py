@@ -5,12 +5,15 @@ extra levels are those of Faster R-CNN (ibid., sec. 4.1) and RetinaNet
 (arXiv:1708.02002, sec. 4). Details follow mmdetection 2.11.
 """
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxdet.models.layers import Conv, upsample_2x, xavier_uniform
+from jaxdet.types import short_repr
 
 EXTRAS = ("pool", "on_input", "on_lateral", "on_output")
 
@@ -36,20 +39,30 @@ class FPN(nn.Module):
     relu_before_extra: bool = False
     dtype: DTypeLike = jnp.float32
 
+    __repr__ = short_repr
+
+    @nn.nowrap
+    def strides(self, inputs: Sequence[int]) -> tuple[int, ...]:
+        """Pixels a cell of the outputs, from those of the backbone's maps."""
+        used = tuple(inputs[self.start_level :])
+        return used + tuple(used[-1] * 2**i for i in range(1, self.num_levels - len(used) + 1))
+
     @nn.compact
     def __call__(
-        self, maps: tuple[Float[Array, "B _ _ _"], ...]
+        self, maps: tuple[Float[Array, "B _ _ _"], ...], *, train: bool = False
     ) -> tuple[Float[Array, "B _ _ C"], ...]:
         """Computes the pyramid, finest level first.
 
         Args:
             maps: backbone maps, finest first; each half as large as the one
                 before, rounded up.
+            train: changes nothing.
 
         Raises:
             ValueError: if `extra` is unknown, `num_levels` is less than the number of used maps,
                 or a map is not half as large as the one before.
         """
+        del train  # There is no norm in it.
         if self.extra not in EXTRAS:
             raise ValueError(f"extra must be one of {', '.join(EXTRAS)}; found {self.extra!r}")
         maps = maps[self.start_level :]

@@ -5,6 +5,8 @@ the form of Ge et al., YOLOX, arXiv:2107.08430, which joins maps side by side
 and runs CSP layers on them.
 """
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -12,6 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxdet.models.cspdarknet import CSPLayer, conv_maker, num_blocks
 from jaxdet.models.layers import upsample_2x
+from jaxdet.types import short_repr
 
 
 class PAFPN(nn.Module):
@@ -32,6 +35,13 @@ class PAFPN(nn.Module):
     norm: str = "batch"
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
+
+    __repr__ = short_repr
+
+    @nn.nowrap
+    def strides(self, inputs: Sequence[int]) -> tuple[int, ...]:
+        """Pixels a cell of the outputs: those of the backbone's maps."""
+        return tuple(inputs)
 
     @nn.compact
     def __call__(

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxdet.models.layers import Conv, max_pool_3x3_stride_2, norm_layer
+from jaxdet.types import short_repr
 
 # Depth -> (blocks of the four stages, whether they are bottlenecks).
 DEPTHS = {
@@ -50,6 +51,29 @@ class ResNet(nn.Module):
     axis_name: str | None = None
     zero_init_residual: bool = False
     dtype: DTypeLike = jnp.float32
+
+    __repr__ = short_repr
+    strides = (4, 8, 16, 32)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Paths of the parameters and statistics that never move.
+
+        Weight decay would move parameters even though their gradient is 0, so
+        an optimizer has to leave them out.
+
+        Raises:
+            ValueError: if `frozen_stages` is not 0..4.
+        """
+        if not 0 <= self.frozen_stages <= NUM_STAGES:
+            raise ValueError(f"frozen_stages must be 0..{NUM_STAGES}; found {self.frozen_stages}")
+        stem = ("stem_conv", "stem_norm") if self.frozen_stages else ()
+        parts = (*stem, *(f"layer{i}" for i in range(1, self.frozen_stages + 1)))
+        statistics = ("",) if self.norm == "frozen" else parts
+        return (
+            *(f"params/{part}" for part in parts),
+            *(f"batch_stats/{part}".rstrip("/") for part in statistics),
+        )
 
     @nn.compact
     def __call__(
@@ -102,8 +126,6 @@ class ResNet(nn.Module):
             raise ValueError(f"depth must be one of {sorted(DEPTHS)}; found {self.depth}")
         if self.style not in ("pytorch", "caffe"):
             raise ValueError(f"style must be 'pytorch' or 'caffe'; found {self.style!r}")
-        if not 0 <= self.frozen_stages <= NUM_STAGES:
-            raise ValueError(f"frozen_stages must be 0..{NUM_STAGES}; found {self.frozen_stages}")
 
 
 class Stage(nn.Module):
@@ -214,24 +236,3 @@ class Block(nn.Module):
             name=name,
         )
         return layer(x)
-
-
-def frozen_parameters(frozen_stages: int) -> tuple[str, ...]:
-    """The paths below "params" that `frozen_stages` freezes in a detector.
-
-    Weight decay would move parameters even though their gradient is 0, so the
-    optimizer has to leave them out.
-
-    Returns:
-        "/"-joined path prefixes of whole subtrees, such as "backbone/layer1";
-        none for 0.
-
-    Raises:
-        ValueError: if `frozen_stages` is not 0..4.
-    """
-    if not 0 <= frozen_stages <= NUM_STAGES:
-        raise ValueError(f"frozen_stages must be 0..{NUM_STAGES}; found {frozen_stages}")
-    if frozen_stages == 0:
-        return ()
-    stages = tuple(f"backbone/layer{i}" for i in range(1, frozen_stages + 1))
-    return ("backbone/stem_conv", "backbone/stem_norm", *stages)

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxdet.models.layers import Conv
+from jaxdet.types import short_repr
 
 HEAD_INIT = nn.initializers.normal(0.01)
 # Every anchor starts as an object with this probability: the many negatives would swamp
@@ -23,18 +24,20 @@ class RetinaHead(nn.Module):
     """Two towers of 3x3 convolutions with ReLU, the same for all levels.
 
     Attributes:
-        num_classes: K; there is no background class.
-        num_anchors: anchors at each pixel of a map.
-        channels: of the towers.
+        num_classes: K; there is no background class. A detector sets it.
+        num_anchors: anchors at each pixel of a map; a detector sets it.
+        channels: of the towers; 0 for those of the maps.
         num_convs: convolutions of each tower.
         dtype: type of the towers; the outputs are computed in float32.
     """
 
-    num_classes: int
-    num_anchors: int
-    channels: int = 256
+    num_classes: int = 80
+    num_anchors: int = 9
+    channels: int = 0
     num_convs: int = 4
     dtype: DTypeLike = jnp.float32
+
+    __repr__ = short_repr
 
     @nn.compact
     def __call__(
@@ -43,8 +46,14 @@ class RetinaHead(nn.Module):
         """Computes logits and deltas, in the order of the anchors.
 
         N counts levels, finest first, then y, then x, then the anchors of a pixel.
+
+        Raises:
+            ValueError: if `num_convs` is below 0.
         """
-        class_tower, box_tower = self._tower("class_conv"), self._tower("box_conv")
+        if self.num_convs < 0:
+            raise ValueError(f"num_convs must be at least 0, found {self.num_convs}")
+        channels = self.channels or maps[0].shape[-1]
+        class_tower, box_tower = (self._tower(f"{n}_conv", channels) for n in ("class", "box"))
         prior = nn.initializers.constant(-math.log((1 - PRIOR) / PRIOR))
         num_logits = self.num_anchors * self.num_classes
         to_logits = Conv(num_logits, 3, kernel_init=HEAD_INIT, bias_init=prior, name="logits")
@@ -60,8 +69,8 @@ class RetinaHead(nn.Module):
             deltas.append(to_deltas(boxes).reshape(x.shape[0], -1, 4))
         return jnp.concatenate(logits, axis=1), jnp.concatenate(deltas, axis=1)
 
-    def _tower(self, name: str) -> list[Conv]:
+    def _tower(self, name: str, channels: int) -> list[Conv]:
         return [
-            Conv(self.channels, 3, kernel_init=HEAD_INIT, dtype=self.dtype, name=f"{name}{i}")
+            Conv(channels, 3, kernel_init=HEAD_INIT, dtype=self.dtype, name=f"{name}{i}")
             for i in range(self.num_convs)
         ]

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxdet.models.layers import Conv
+from jaxdet.types import short_repr
 
 HEAD_INIT = nn.initializers.normal(0.01)
 
@@ -18,18 +19,20 @@ class RPNHead(nn.Module):
     """A 3x3 convolution with ReLU and two 1x1 ones, the same for all levels.
 
     Attributes:
-        num_anchors: anchors at each pixel of a map.
-        channels: of the 3x3 convolution's output.
+        num_anchors: anchors at each pixel of a map; a detector sets it.
+        channels: of the 3x3 convolution's output; 0 for those of the maps.
         softmax: give each anchor a score for background and one for object, as
             the first systems did; the logit is their difference, whose sigmoid
             is the softmax of the two.
         dtype: type of the 3x3 convolution; the outputs are computed in float32.
     """
 
-    num_anchors: int
-    channels: int = 256
+    num_anchors: int = 3
+    channels: int = 0
     softmax: bool = False
     dtype: DTypeLike = jnp.float32
+
+    __repr__ = short_repr
 
     @nn.compact
     def __call__(
@@ -39,7 +42,8 @@ class RPNHead(nn.Module):
 
         N counts levels, finest first, then y, then x, then the anchors of a pixel.
         """
-        conv = Conv(self.channels, 3, kernel_init=HEAD_INIT, dtype=self.dtype, name="conv")
+        channels = self.channels or maps[0].shape[-1]
+        conv = Conv(channels, 3, kernel_init=HEAD_INIT, dtype=self.dtype, name="conv")
         # Float32: in fewer bits hundreds of anchors would tie for a score.
         num_scores = self.num_anchors * (2 if self.softmax else 1)
         to_scores = Conv(num_scores, 1, kernel_init=HEAD_INIT, name="logits")

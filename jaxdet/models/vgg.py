@@ -11,12 +11,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxdet.models.layers import Conv, max_pool_2x2_stride_2, norm_layer
+from jaxdet.types import short_repr
 
-DEPTH = 16
 # Convolutions of the five stages, and their channels in units of the first stage's.
 CONVS = (2, 2, 3, 3, 3)
 WIDTHS = (1, 2, 4, 8, 8)
-STRIDE = 16
 NORMS = ("none", "batch", "sync", "group")
 
 
@@ -40,6 +39,21 @@ class VGG(nn.Module):
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
+    __repr__ = short_repr
+    strides = (16,)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Paths of the parameters and statistics that never move.
+
+        Raises:
+            ValueError: if `frozen_stages` is not 0..5.
+        """
+        if not 0 <= self.frozen_stages <= len(CONVS):
+            raise ValueError(f"frozen_stages must be 0..{len(CONVS)}; found {self.frozen_stages}")
+        stages = [f"layer{i}" for i in range(1, self.frozen_stages + 1)]
+        return tuple(f"{kind}/{stage}" for kind in ("params", "batch_stats") for stage in stages)
+
     @nn.compact
     def __call__(
         self, x: Float[Array, "B H W 3"], *, train: bool
@@ -51,7 +65,7 @@ class VGG(nn.Module):
         """
         if self.norm not in NORMS:
             raise ValueError(f"norm must be one of {', '.join(NORMS)}; found {self.norm!r}")
-        frozen_parameters(self.frozen_stages)  # Checks the number.
+        _ = self.frozen  # Checks the number.
         for i, (num_convs, width) in enumerate(zip(CONVS, WIDTHS, strict=True)):
             if i > 0:
                 x = max_pool_2x2_stride_2(x)
@@ -106,14 +120,3 @@ class Stage(nn.Module):
                 x = norm(x)
             x = nn.relu(x)
         return x
-
-
-def frozen_parameters(frozen_stages: int) -> tuple[str, ...]:
-    """The paths below "params" that `frozen_stages` freezes in a detector.
-
-    Raises:
-        ValueError: if `frozen_stages` is not 0..5.
-    """
-    if not 0 <= frozen_stages <= len(CONVS):
-        raise ValueError(f"frozen_stages must be 0..{len(CONVS)}; found {frozen_stages}")
-    return tuple(f"backbone/layer{i}" for i in range(1, frozen_stages + 1))

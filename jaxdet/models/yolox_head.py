@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from jaxdet.models.cspdarknet import conv_maker, scaled
 from jaxdet.models.layers import Conv, torch_uniform
+from jaxdet.types import short_repr
 
 zeros = nn.initializers.zeros
 CHANNELS = 256  # At width 1.
@@ -26,7 +27,7 @@ class YOLOXHead(nn.Module):
     """On every level layers of its own: a 1x1 stem, then two 3x3 for classes, two for boxes.
 
     Attributes:
-        num_classes: K; there is no background class.
+        num_classes: K; there is no background class. A detector sets it.
         width: multiple of the channels, of which there are 256 at width 1.
         depthwise: split 3x3 convolutions into a depthwise and a 1x1 one.
         activation: "silu", "relu" or "leaky_relu".
@@ -35,13 +36,15 @@ class YOLOXHead(nn.Module):
         dtype: type of the hidden layers; the outputs are computed in float32.
     """
 
-    num_classes: int
+    num_classes: int = 80
     width: float = 1.0
     depthwise: bool = False
     activation: str = "silu"
     norm: str = "batch"
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
+
+    __repr__ = short_repr
 
     @nn.compact
     def __call__(
