@@ -108,6 +108,8 @@ class Detector(NamedTuple):
             move them, and they are of use only if they come from a file.
         tells_classes: whether it tells classes apart; else all that it finds
             has label 0.
+        bgr_weights: whether files of weights for it read BGR images, and must be
+            turned; None where their names say it.
         matrices: the confusion matrices among its counts: the names of their
             rows and columns, where `...` stands for the classes of the data.
     """
@@ -117,6 +119,7 @@ class Detector(NamedTuple):
     predict: Callable
     frozen: tuple[str, ...] = ()
     tells_classes: bool = True
+    bgr_weights: bool | None = None
     matrices: Mapping[str, tuple] = MappingProxyType({})
 
     def is_frozen(self, path: str) -> bool:

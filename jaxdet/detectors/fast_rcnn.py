@@ -190,11 +190,11 @@ def fast_rcnn(
         logits, deltas = network.apply(variables, pooled, method="roi")
         return jax.vmap(partial(detections, roi))(logits, deltas, proposals, images.sizes)
 
-    return Detector(
-        init=partial(features.initialize, network, pixels),
-        loss=loss,
-        predict=predict,
-        frozen=features.frozen_paths(network),
+    return features.make_detector(
+        network,
+        pixels,
+        loss,
+        predict,
         matrices=matrices(roi),
     )
 

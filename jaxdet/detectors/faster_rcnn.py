@@ -116,10 +116,10 @@ def faster_rcnn(
         one = partial(fast_rcnn.detections, roi)
         return jax.vmap(one)(logits, deltas, proposals, images.sizes)
 
-    return Detector(
-        init=partial(features.initialize, network, pixels),
-        loss=loss,
-        predict=predict,
-        frozen=features.frozen_paths(network),
+    return features.make_detector(
+        network,
+        pixels,
+        loss,
+        predict,
         matrices=first.matrices(rpn) | fast_rcnn.matrices(roi),
     )

@@ -1,7 +1,7 @@
 """Where every detector starts: from uint8 images to a feature pyramid."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxdet.detectors.settings import Pixels
 from jaxdet.ops import pixels as pixel_ops
-from jaxdet.types import Images
+from jaxdet.types import Detector, Images
 
 
 class Network(nn.Module):
@@ -22,7 +22,7 @@ class Network(nn.Module):
     Attributes:
         backbone: any module that makes maps of images, `(x, *, train) -> maps`,
             finest first, and has an attribute `strides`: pixels a cell of each
-            map. It may have `frozen`, paths below it of what never moves.
+            map. It may have `frozen` and `bgr_weights`, as `Detector`, of itself.
         neck: makes maps of the backbone's maps, `(maps, *, train) -> maps`, and
             says their strides, `strides(of the backbone's)`; None for none.
     """
@@ -52,10 +52,28 @@ def strides_of(network: Network) -> tuple[int, ...]:
     return tuple(strides) if network.neck is None else network.neck.strides(strides)
 
 
-def frozen_paths(network: Network) -> tuple[str, ...]:
-    """What of the variables never moves, as `Detector.frozen` says it."""
+def make_detector(
+    network: Network, pixels: Pixels, loss: Callable, predict: Callable, **more: Any
+) -> Detector:
+    """The detector of a network, with what its backbone says of itself.
+
+    Args:
+        network: a detector's.
+        pixels: how images become its input.
+        loss: see `Detector`, as `predict`.
+        predict: likewise.
+        **more: other fields of `Detector`.
+    """
     paths = [path.partition("/") for path in getattr(network.backbone, "frozen", ())]
-    return tuple("/".join(filter(None, (kind, "backbone", rest))) for kind, _, rest in paths)
+    frozen = ("/".join(filter(None, (kind, "backbone", rest))) for kind, _, rest in paths)
+    return Detector(
+        init=partial(initialize, network, pixels),
+        loss=loss,
+        predict=predict,
+        frozen=tuple(frozen),
+        bgr_weights=getattr(network.backbone, "bgr_weights", None),
+        **more,
+    )
 
 
 def configure(module: nn.Module, **attributes: Any) -> nn.Module:

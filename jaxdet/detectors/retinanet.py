@@ -154,12 +154,7 @@ def retinanet(
         )
         return jax.vmap(partial(one, suppress=suppress))(logits, deltas, grid.valid, images.sizes)
 
-    return Detector(
-        init=partial(features.initialize, network, pixels),
-        loss=total_loss,
-        predict=predict,
-        frozen=features.frozen_paths(network),
-    )
+    return features.make_detector(network, pixels, total_loss, predict)
 
 
 def anchor_targets(

@@ -189,11 +189,11 @@ def rpn(
         labels = jnp.zeros(found.valid.shape, jnp.int32)
         return Detections(found.boxes, found.scores, labels, found.valid)
 
-    return Detector(
-        init=partial(features.initialize, network, pixels),
-        loss=loss,
-        predict=predict,
-        frozen=features.frozen_paths(network),
+    return features.make_detector(
+        network,
+        pixels,
+        loss,
+        predict,
         tells_classes=False,
         matrices=matrices(rpn),
     )

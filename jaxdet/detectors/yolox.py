@@ -190,12 +190,7 @@ def yolox(
         boxes, scores = decode(outputs)
         return jax.vmap(partial(detections, suppress))(boxes, scores, images.sizes)
 
-    return Detector(
-        init=partial(features.initialize, network, pixels),
-        loss=total_loss,
-        predict=predict,
-        frozen=features.frozen_paths(network),
-    )
+    return features.make_detector(network, pixels, total_loss, predict)
 
 
 def make_network(

@@ -75,6 +75,11 @@ class ResNet(nn.Module):
             *(f"batch_stats/{part}".rstrip("/") for part in statistics),
         )
 
+    @property
+    def bgr_weights(self) -> bool | None:
+        """True of "caffe", whose weights read BGR images; else as the weights' names say."""
+        return True if self.style == "caffe" else None
+
     @nn.compact
     def __call__(
         self, x: Float[Array, "B H W 3"], *, train: bool
