@@ -131,6 +131,7 @@ class ResNet(nn.Module):
             raise ValueError(f"depth must be one of {sorted(DEPTHS)}; found {self.depth}")
         if self.style not in ("pytorch", "caffe"):
             raise ValueError(f"style must be 'pytorch' or 'caffe'; found {self.style!r}")
+        _ = self.frozen  # Checks the number.
 
 
 class Stage(nn.Module):

@@ -20,7 +20,6 @@ from jaxdet.models import (
     YOLOXHead,
 )
 from jaxdet.models.cspdarknet import focus
-from jaxdet.models.resnet import frozen_parameters
 from jaxdet.types import UserError
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
@@ -206,12 +205,14 @@ def test_weights_of_other_classes_fill_all_but_what_the_classes_are_many_of():
 
 def test_the_frozen_parameters_are_those_that_mmdetection_freezes():
     wanted = json.loads((GOLDENS / "mmdet_keys.json").read_text())["frozen_after_train_call"]
-    params = flatten_dict(detector(depth=50)["params"], sep="/")
-    prefixes = tuple(f"{prefix}/" for prefix in frozen_parameters(1))
+    backbone = {"params": detector(depth=50)["params"]["backbone"]}
+    leaves = flatten_dict(backbone, sep="/")
+    prefixes = tuple(f"{prefix}/" for prefix in ResNet(frozen_stages=1).frozen)
     frozen = {
-        path: np.zeros(leaf.shape) for path, leaf in params.items() if path.startswith(prefixes)
+        path: np.zeros(leaf.shape) for path, leaf in leaves.items() if path.startswith(prefixes)
     }
-    assert sorted(to_torch({"params": unflatten_dict(frozen, sep="/")})) == sorted(wanted)
+    params = unflatten_dict(frozen, sep="/")["params"]
+    assert sorted(to_torch({"params": {"backbone": params}})) == sorted(wanted)
 
 
 def small(names="mmdetection", **settings):

@@ -10,7 +10,7 @@ from models.drawn_variables import draw, normal
 
 from jaxdet.interop import from_torch
 from jaxdet.models import ResNet
-from jaxdet.models.resnet import Stage, frozen_parameters
+from jaxdet.models.resnet import Stage
 
 TOLERANCE = dict(rtol=1e-4, atol=1e-5)
 LEVELS = ("C2", "C3", "C4", "C5")
@@ -124,28 +124,31 @@ def test_frozen_stages_get_no_gradient_and_keep_their_statistics(resnet18, froze
     x = nhwc(arrays["bn_train/input"])
     slope = jax.jit(jax.grad(loss, has_aux=True))
     gradients, stats = jax.device_get(slope(variables["params"], x))
-    frozen = frozen_parameters(frozen_stages)
 
     def is_frozen(path):
-        return any(f"backbone/{path}".startswith(f"{prefix}/") for prefix in frozen)
+        return any(path.startswith(f"{prefix}/") for prefix in model.frozen)
 
-    for path, gradient in flatten_dict(gradients, sep="/").items():
+    for path, gradient in flatten_dict({"params": gradients}, sep="/").items():
         assert np.any(gradient) != is_frozen(path), path
-    before = flatten_dict(variables["batch_stats"], sep="/")
-    for path, value in flatten_dict(stats, sep="/").items():
+    before = flatten_dict(variables, sep="/")
+    for path, value in flatten_dict({"batch_stats": stats}, sep="/").items():
         assert np.array_equal(value, before[path]) == is_frozen(path), path
 
 
-def test_frozen_parameters_names_the_stem_and_the_stages():
-    assert frozen_parameters(0) == ()
-    assert frozen_parameters(2) == (
-        "backbone/stem_conv",
-        "backbone/stem_norm",
-        "backbone/layer1",
-        "backbone/layer2",
-    )
+def test_what_is_frozen_is_the_stem_and_the_stages_or_all_statistics():
+    assert ResNet(norm="batch").frozen == ()
+    parts = ("stem_conv", "stem_norm", "layer1", "layer2")
+    params = tuple(f"params/{part}" for part in parts)
+    statistics = tuple(f"batch_stats/{part}" for part in parts)
+    assert ResNet(norm="batch", frozen_stages=2).frozen == params + statistics
+    assert ResNet(norm="frozen", frozen_stages=2).frozen == (*params, "batch_stats")
     with pytest.raises(ValueError, match="found 5"):
-        frozen_parameters(5)
+        _ = ResNet(frozen_stages=5).frozen
+
+
+def test_caffes_weights_read_bgr_and_others_say_it_by_their_names():
+    assert ResNet(style="caffe").bgr_weights is True
+    assert ResNet().bgr_weights is None
 
 
 # The models of torchvision less their classifiers, 1000 x (512 or 2048) + 1000.

@@ -160,7 +160,7 @@ def test_parameter_counts_equal_the_published_ones(name):
 @pytest.mark.parametrize("size", [(64, 96), (40, 58)])
 def test_maps_have_their_strides_rounded_up(size):
     (maps, pyramid, (logits, boxes, objectness)), _ = shapes(Network(0.33, 0.125, 3), size)
-    wanted = [tuple(-(-side // stride) for side in size) for stride in cspdarknet.STRIDES]
+    wanted = [tuple(-(-side // stride) for side in size) for stride in CSPDarknet.strides]
     assert [x.shape[1:3] for x in maps] == [x.shape[1:3] for x in pyramid] == wanted
     points = sum(height * width for height, width in wanted)
     assert logits.shape == (1, points, 3) and boxes.shape == (1, points, 4)
