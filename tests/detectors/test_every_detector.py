@@ -1,5 +1,7 @@
 """What every detector keeps to, whatever its method."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,8 @@ class Case:
         self.name, self.detector = name, build(name)
         self.variables = drawn_variables(self.detector, draw_batch(name, 1))
         # One compile serves every test that asks for a loss or for a gradient.
-        self.gradient = jax.jit(jax.value_and_grad(self.detector.loss, has_aux=True))
+        loss = partial(self.detector.loss, final=True)  # With every term that there is.
+        self.gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
         self.predict = jax.jit(self.detector.predict)
 
     def loss(self, variables, batch, key):
@@ -149,7 +152,7 @@ def test_bfloat16_networks_give_a_finite_float32_loss_near_the_float32_one(case)
 
 def test_one_and_eight_devices_give_the_same_loss_and_gradient(case):
     skip_what_compiles_again(case)
-    detector, batch = build(case.name, norm="sync"), draw_batch(case.name, 8)
+    detector, batch = build(case.name, backbone=dict(norm="sync")), draw_batch(case.name, 8)
     variables = drawn_variables(detector, batch)
 
     def step(variables, batch):
@@ -202,19 +205,17 @@ def test_a_trained_tiny_model_finds_the_boxes(case):
         real = np.asarray(batch.valid[i])
         overlaps = np.asarray(pairwise_iou(found.boxes[i], batch.boxes[i]))[sure][:, real]
         same = np.asarray(found.labels[i])[sure][:, None] == np.asarray(batch.labels[i])[real]
-        if case.name == "rpn":
-            same = np.ones_like(same)  # It has one class.
         hits += ((overlaps > 0.5) & same).any(0).sum()
         total += real.sum()
     assert hits >= 0.8 * total, (hits, total)
 
 
 def test_an_rpn_alone_scores_every_object_with_label_0(case):
-    if case.name != "rpn":
+    if case.detector.tells_classes:
         pytest.skip("it tells classes apart")
     batch = case.batch()
     found = case.predict(case.variables, batch.images)
-    assert found.boxes.shape == (IMAGES, SETTINGS["rpn"]["num_proposals_test"], 4)
+    assert found.boxes.shape == (IMAGES, SETTINGS["rpn"]["rpn"]["test"]["num_proposals"], 4)
     assert not found.labels.any() and (np.asarray(found.scores) <= 1).all()
     other = batch._replace(labels=1 - batch.labels)
     totals = [float(case.loss(case.variables, b, KEY)[0]) for b in (batch, other)]
@@ -222,7 +223,7 @@ def test_an_rpn_alone_scores_every_object_with_label_0(case):
 
 
 def test_unknown_settings_and_names_list_the_known_ones():
-    with pytest.raises(UserError, match="no setting 'detph'; known: .*backbone, depth, width"):
-        detectors.build("faster_rcnn", num_classes=2, detph=18)
+    with pytest.raises(UserError, match="'nekc'; did you mean 'neck'.* known: pixels, backbone, "):
+        detectors.build("faster_rcnn", num_classes=2, nekc={"channels": 64})
     with pytest.raises(UserError, match="unknown detector 'yolo'; known: fast_rcnn, faster_rcnn"):
         detectors.build("yolo", num_classes=2)

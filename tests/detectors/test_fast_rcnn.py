@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,16 +7,19 @@ import pytest
 from tiny import CLASSES, build, draw_batch, drawn_variables
 
 from jaxdet.detectors import fast_rcnn
+from jaxdet.detectors.fast_rcnn import Pool, RoILoss, RoIStage
+from jaxdet.detectors.settings import Assign, BoxLoss, Coder, Sample, Suppress
 from jaxdet.ops import box_coder
 from jaxdet.types import Objects, Proposals, UserError
 
-KINDS = {"specific": False, "agnostic": True}
+KINDS = ("specific", "agnostic")
 LOSSES = {
-    "l1": {},
-    "smoothl1": dict(box_loss="smooth_l1"),
-    "no_pos": dict(box_loss="smooth_l1"),
-    "weights0_every4": dict(box_loss="smooth_l1"),
+    "l1": "l1",
+    "smoothl1": "smooth_l1",
+    "no_pos": "smooth_l1",
+    "weights0_every4": "smooth_l1",
 }
+STRIDES = (4, 8, 16, 32)
 
 
 def count_images(data):
@@ -42,26 +47,20 @@ def region_inputs(data):
     return jax.tree.map(jnp.asarray, (proposals, objects))
 
 
-def settings_of(data, **more):
-    return fast_rcnn.Settings(
-        num_classes=int(data["num_classes"]),
-        box_means=tuple(data["target_means"].tolist()),
-        box_stds=tuple(data["target_stds"].tolist()),
-        **more,
-    )
+def stage_of(data, **more):
+    means, stds = (tuple(data[f"target_{name}"].tolist()) for name in ("means", "stds"))
+    return RoIStage(coder=Coder(means=means, stds=stds), **more)
 
 
 def test_region_targets_equal_the_reference(golden):
     data = golden("mmdet_bbox_head")
     # Few enough candidates: all are taken.
-    s = settings_of(
-        data,
-        roi_num_samples=int(data["sampler_num"]),
-        roi_positive_fraction=float(data["sampler_pos_fraction"]),
-    )
+    number, fraction = int(data["sampler_num"]), float(data["sampler_pos_fraction"])
+    stage = stage_of(data, sample=Sample(num_samples=number, positive_fraction=fraction))
     proposals, objects = region_inputs(data)
-    targets = jax.jit(jax.vmap(lambda *a: fast_rcnn.region_targets(s, *a)))(
-        jax.random.split(jax.random.key(0), count_images(data)), proposals, objects
+    keys = jax.random.split(jax.random.key(0), count_images(data))
+    targets = jax.jit(partial(fast_rcnn.batch_targets, stage, int(data["num_classes"])))(
+        keys, proposals, objects
     )
     first = 0
     for i in range(count_images(data)):
@@ -82,8 +81,8 @@ def test_region_targets_equal_the_reference(golden):
         deltas = box_coder.encode(
             jnp.asarray(rois),
             targets.boxes[i][valid],
-            means=s.box_means,
-            stds=s.box_stds,
+            means=stage.coder.means,
+            stds=stage.coder.stds,
         )
         positive = np.asarray(targets.positive[i])[valid][mine]
         np.testing.assert_array_equal(
@@ -98,7 +97,7 @@ def test_region_targets_equal_the_reference(golden):
 def test_box_losses_equal_the_reference(golden, kind, variant):
     data = golden("mmdet_bbox_head")
     num_classes, labels = int(data["num_classes"]), data["targets/labels"]
-    s = settings_of(data, class_agnostic=KINDS[kind], **LOSSES[variant])
+    stage = stage_of(data, loss=RoILoss(box=BoxLoss(kind=LOSSES[variant])))
     positive = labels < num_classes
     if variant == "no_pos":
         labels, positive = np.full_like(labels, num_classes), np.zeros_like(positive)
@@ -110,8 +109,7 @@ def test_box_losses_equal_the_reference(golden, kind, variant):
     boxes = box_coder.decode(
         jnp.asarray(rois),
         jnp.asarray(data["targets/bbox_targets"]),
-        means=s.box_means,
-        stds=s.box_stds,
+        **vars(stage.coder),
     )
 
     def losses_where(valid):
@@ -123,7 +121,7 @@ def test_box_losses_equal_the_reference(golden, kind, variant):
             boxes=pad(np.where(positive[:, None], boxes, 0)),
         )
         deltas = pad(data[f"{kind}/bbox_pred"].reshape(len(labels), -1, 4))
-        return fast_rcnn.box_losses(s, pad(data["cls_score"]), deltas, targets)
+        return fast_rcnn.region_losses(stage, pad(data["cls_score"]), deltas, targets)
 
     every = np.ones(len(labels), bool)
     some = every & (np.arange(len(labels)) % 4 > 0) if variant == "weights0_every4" else every
@@ -139,12 +137,12 @@ def test_box_losses_equal_the_reference(golden, kind, variant):
 def test_detections_equal_the_reference(golden, kind, suffix):
     data = golden("mmdet_bbox_head")
     maximum = 15 if "max15" in suffix else 100
-    s = settings_of(data, class_agnostic=KINDS[kind], max_detections=maximum)
+    stage = stage_of(data, suppress=Suppress(max_detections=maximum))
     for i in range(count_images(data)):
         rows = data["rois"][:, 0] == i
         boxes = jnp.asarray(data["rois"][rows, 1:])
         proposals = Proposals(boxes, jnp.zeros(len(boxes)), jnp.ones(len(boxes), bool))
-        found = jax.jit(lambda *a: fast_rcnn.detections(s, *a))(
+        found = jax.jit(partial(fast_rcnn.detections, stage))(
             jnp.asarray(data["cls_score"][rows]),
             jnp.asarray(data[f"{kind}/bbox_pred"][rows].reshape(len(boxes), -1, 4)),
             proposals,
@@ -167,16 +165,15 @@ def test_detections_equal_the_reference(golden, kind, suffix):
 def test_scores_and_boxes_of_all_classes_equal_the_reference(golden, kind):
     """With no suppression to speak of, what comes out is what was decoded."""
     data = golden("mmdet_bbox_head")
-    s = settings_of(data)
+    stage = stage_of(data)
     for i in range(count_images(data)):
         rows = data["rois"][:, 0] == i
         deltas = data[f"{kind}/bbox_pred"][rows].reshape(rows.sum(), -1, 4)
         decoded = box_coder.decode(
             jnp.asarray(data["rois"][rows, None, 1:]),
             jnp.asarray(deltas),
-            means=s.box_means,
-            stds=s.box_stds,
             size=jnp.asarray(data["img_hw"][i]),
+            **vars(stage.coder),
         )
         expected = data[f"{kind}/decoded/img{i}"].reshape(deltas.shape)
         np.testing.assert_allclose(decoded, expected, rtol=1e-5, atol=1e-4)
@@ -186,14 +183,15 @@ def test_scores_and_boxes_of_all_classes_equal_the_reference(golden, kind):
 
 def losses_of(**settings):
     """Both losses of one image: a region of class 1 and a background one, all outputs 0."""
-    s = fast_rcnn.Settings(num_classes=2, box_stds=(1.0,) * 4, **settings)
+    stage = RoIStage(coder=Coder(), loss=RoILoss(**settings))
     rois = jnp.array([[[0.0, 0, 10, 10], [20, 20, 30, 30]]])
     matched = jnp.array([[[0.0, 0, 10, 20], [0, 0, 0, 0]]])
     flags = jnp.array([[True, False]])
     targets = fast_rcnn.RegionTargets(
         rois, jnp.array([[1, 2]]), flags, jnp.ones((1, 2), bool), matched
     )
-    terms = fast_rcnn.box_losses(s, jnp.zeros((1, 2, 3)), jnp.zeros((1, 2, 2, 4)), targets)
+    outputs = jnp.zeros((1, 2, 3)), jnp.zeros((1, 2, 2, 4))
+    terms = fast_rcnn.region_losses(stage, *outputs, targets)
     return float(terms["class_loss"]), float(terms["box_loss"])
 
 
@@ -202,8 +200,8 @@ def test_weights_and_kinds_of_the_losses_are_settings():
     assert losses_of() == pytest.approx((log3, (0.5 + log2) / 2))
     weighted = losses_of(class_weight=2.0, box_weight=3.0)
     assert weighted == pytest.approx((2 * log3, 3 * (0.5 + log2) / 2))
-    assert losses_of(roi_positive_weight=4.0)[0] == pytest.approx((4 + 1) * log3 / 2)
-    assert losses_of(box_loss="giou")[1] == pytest.approx(0.5 / 2)
+    assert losses_of(positive_weight=4.0)[0] == pytest.approx((4 + 1) * log3 / 2)
+    assert losses_of(box=BoxLoss(kind="giou"))[1] == pytest.approx(0.5 / 2)
 
 
 def proposals_of(boxes):
@@ -213,7 +211,7 @@ def proposals_of(boxes):
 
 def draw_targets(**settings):
     """Targets of three proposals (IoU 1, .2 and 0) and one object."""
-    s = fast_rcnn.Settings(num_classes=CLASSES, roi_num_samples=8, **settings)
+    stage = RoIStage(**(dict(sample=Sample(num_samples=8, positive_fraction=0.25)) | settings))
     objects = Objects(
         jnp.array([[0.0, 0, 10, 10], [np.nan] * 4]),
         jnp.array([1, 7]),
@@ -221,43 +219,44 @@ def draw_targets(**settings):
         jnp.array([False, False]),
     )
     proposals = proposals_of([[0, 0, 10, 10], [0, 0, 10, 2], [50, 50, 60, 60]])
-    return jax.jit(lambda *a: fast_rcnn.region_targets(s, jax.random.key(0), *a))(
-        proposals, objects
-    )
+    draw = partial(fast_rcnn.region_targets, stage, CLASSES, jax.random.key(0))
+    return jax.jit(draw)(proposals, objects)
 
 
 def test_ground_truth_is_a_region_of_its_own_unless_that_is_off():
-    taken = draw_targets(roi_positive_fraction=0.5)
+    half = Sample(num_samples=8, positive_fraction=0.5)
+    taken = draw_targets(sample=half)
     np.testing.assert_array_equal(taken.positive.sum(), 2)  # The proposal, and the object.
     np.testing.assert_array_equal(taken.valid.sum(), 4)
-    assert draw_targets(roi_positive_fraction=0.5, roi_add_ground_truth=False).positive.sum() == 1
+    assert draw_targets(sample=half, add_ground_truth=False).positive.sum() == 1
 
 
 def test_background_may_be_a_range_of_overlaps_and_be_capped():
-    some = draw_targets(roi_negative_iou=(0.1, 0.5))
+    assign = Assign(positive_iou=0.5, negative_iou=(0.1, 0.5), match_low_quality=False)
+    some = draw_targets(assign=assign)
     assert int(some.valid.sum() - some.positive.sum()) == 1  # The one of IoU .2.
-    few = draw_targets(roi_max_negatives_per_positive=0.5, roi_positive_fraction=0.5)
+    capped = Sample(num_samples=8, positive_fraction=0.5, max_negatives_per_positive=0.5)
+    few = draw_targets(sample=capped)
     assert (int(few.positive.sum()), int(few.valid.sum())) == (2, 3)
 
 
 def test_rescaled_regions_are_pooled_larger():
-    s = fast_rcnn.Settings(num_classes=1, roi_size=2, sampling_ratio=1, roi_scale=2.0)
+    settings = Pool(output_size=2, sampling_ratio=1, scale=2.0)
     ramp = jnp.broadcast_to(jnp.arange(32.0)[None, None, :, None], (1, 32, 32, 1))
     pyramid = tuple(ramp[:, :: 2**level, :: 2**level] for level in range(4))
     rois = jnp.array([[[40.0, 40, 48, 48]]])  # 10 to 12 on the finest map, 9 to 13 rescaled.
-    pooled = fast_rcnn.pool(s, pyramid, rois)[0, 0, 0, :, 0]
+    pooled = fast_rcnn.pool(settings, pyramid, STRIDES, rois)[0, 0, 0, :, 0]
     np.testing.assert_allclose(pooled, [9.5, 11.5])  # Centres of the halves, less half a cell.
 
 
 def test_regions_are_pooled_by_their_maximum_where_asked():
-    s = fast_rcnn.Settings(num_classes=1, roi_size=2, roi_pooling="pool")
+    settings, rois = Pool(output_size=2, kind="pool"), jnp.array([[[40.0, 40, 52, 52]]])
     ramp = jnp.broadcast_to(jnp.arange(32.0)[None, None, :, None], (1, 32, 32, 1))
     pyramid = tuple(ramp[:, :: 2**level, :: 2**level] for level in range(4))
-    pooled = fast_rcnn.pool(s, pyramid, jnp.array([[[40.0, 40, 52, 52]]]))[0, 0, 0, :, 0]
+    pooled = fast_rcnn.pool(settings, pyramid, STRIDES, rois)[0, 0, 0, :, 0]
     np.testing.assert_allclose(pooled, [11, 13])  # Cells 10 to 13, the last inclusive.
-    wrong = fast_rcnn.Settings(num_classes=1, roi_pooling="mean")
-    with pytest.raises(ValueError, match="roi_pooling must be 'align' or 'pool', found 'mean'"):
-        fast_rcnn.pool(wrong, pyramid, jnp.zeros((1, 1, 4)))
+    with pytest.raises(ValueError, match="pooling must be 'align' or 'pool', found 'mean'"):
+        fast_rcnn.pool(Pool(kind="mean"), pyramid, STRIDES, rois)
 
 
 def test_images_without_proposals_are_refused_with_what_to_set():
@@ -275,10 +274,8 @@ def test_images_without_proposals_are_refused_with_what_to_set():
 
 
 def test_only_valid_proposals_become_detections():
-    detector, batch = (
-        build("fast_rcnn", score_threshold=0.0),
-        draw_batch("fast_rcnn", 2),
-    )
+    detector = build("fast_rcnn", roi=dict(suppress=dict(score_threshold=0.0)))
+    batch = draw_batch("fast_rcnn", 2)
     variables = drawn_variables(detector, batch)
     images = batch.images
     none = images.proposals._replace(valid=images.proposals.valid & False)

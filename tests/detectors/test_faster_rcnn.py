@@ -1,8 +1,9 @@
 import jax
 import numpy as np
-from tiny import CLASSES, build, draw_batch, drawn_variables
+from tiny import CLASSES, SETTINGS, build, draw_batch, drawn_variables
 
-from jaxdet.detectors import fast_rcnn, faster_rcnn, features, rpn
+from jaxdet.detectors import fast_rcnn, faster_rcnn, features, nested, rpn
+from jaxdet.detectors.settings import Pixels
 from jaxdet.ops import box_coder
 
 KEY = jax.random.key(1)
@@ -21,22 +22,25 @@ def count_matrix(truth, prediction, valid, size):
     return matrix
 
 
-def stages(s, variables, batch):
+def stages(variables, batch):
     """What both stages compute and learn on the way to their losses."""
-    network = faster_rcnn.FasterRCNN(s)
+    settings = nested.fill(faster_rcnn.faster_rcnn, SETTINGS["faster_rcnn"])
+    first, second = settings["rpn"], settings["roi"]
+    heads = rpn.make_head(first), fast_rcnn.make_head(second, CLASSES)
+    parts = settings["backbone"], settings["neck"], *heads
+    network = faster_rcnn.FasterRCNN(*parts, second.pool.output_size)
+    strides = features.strides_of(network)
     keys = jax.vmap(jax.random.split)(jax.vmap(lambda i: jax.random.fold_in(KEY, i))(batch.index))
-    x = features.normalize(s, batch.images)
-    pyramid, _ = features.extract(network, variables, x, train=True)
+    pyramid, _ = features.extract(network, Pixels(), variables, batch.images, train=True)
     logits, deltas = network.apply(variables, pyramid, method="rpn")
-    anchors = rpn.make_anchors(s, pyramid, batch.images.sizes)
-    targets = rpn.batch_targets(s, keys[:, 0], anchors, batch)
-    proposals = rpn.propose(s, logits, deltas, anchors, batch.images, train=True)
-    regions = jax.vmap(lambda *a: fast_rcnn.region_targets(s, *a))(
-        keys[:, 1], proposals, batch.objects
-    )
-    outputs = network.apply(variables, fast_rcnn.pool(s, pyramid, regions.rois), method="roi")
+    anchors = rpn.make_anchors(first, pyramid, strides, batch.images.sizes)
+    targets = rpn.batch_targets(first, keys[:, 0], anchors, batch)
+    proposals = rpn.propose(first, first.train, logits, deltas, anchors, batch.images)
+    regions = fast_rcnn.batch_targets(second, CLASSES, keys[:, 1], proposals, batch.objects)
+    pooled = fast_rcnn.pool(second.pool, pyramid, strides, regions.rois)
+    outputs = network.apply(variables, pooled, method="roi")
     wanted = box_coder.encode(anchors.boxes[targets.index], targets.boxes)
-    wanted_regions = box_coder.encode(regions.rois, regions.boxes, stds=s.box_stds)
+    wanted_regions = box_coder.encode(regions.rois, regions.boxes, stds=second.coder.stds)
     return (logits, deltas, targets, wanted), (*outputs, regions, wanted_regions)
 
 
@@ -44,9 +48,8 @@ def test_the_loss_meters_and_confusion_matrices_equal_a_numpy_count():
     detector, batch = build("faster_rcnn"), draw_batch("faster_rcnn", 5)
     # Large logits: predictions of every kind.
     variables = jax.tree.map(lambda x: 3 * x, drawn_variables(detector, batch))
-    s = detector.predict.args[0]
     total, (metrics, _) = jax.jit(detector.loss)(variables, batch, KEY)
-    first, second = jax.tree.map(np.asarray, jax.jit(lambda *a: stages(s, *a))(variables, batch))
+    first, second = jax.tree.map(np.asarray, jax.jit(stages)(variables, batch))
 
     logits, deltas, targets, wanted = first
     logits = np.take_along_axis(logits, targets.index, 1)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,20 +7,20 @@ import pytest
 
 from jaxdet.detectors import retinanet
 from jaxdet.detectors.anchor_grid import Anchors
+from jaxdet.detectors.retinanet import RetinaLoss
+from jaxdet.detectors.settings import AnchorGrid, Assign, BoxLoss, Coder, Inside, Suppress
 from jaxdet.ops import anchors as anchor_ops
 from jaxdet.ops import box_coder
 from jaxdet.types import Objects
 
-LOSSES = {"l1": {}, "smoothl1_.11": dict(box_loss="smooth_l1", box_beta=0.11)}
+LOSSES = {"l1": BoxLoss(), "smoothl1_.11": BoxLoss(kind="smooth_l1", beta=0.11)}
+RULE = dict(inside=Inside(), assign=Assign(positive_iou=0.5, negative_iou=0.4))
+GRID = AnchorGrid(scales=anchor_ops.octave_scales(4.0, 3))
 
 
 @pytest.fixture(scope="module")
 def data(golden):
     return golden("mmdet_retina_head")
-
-
-def settings_of(data, **more):
-    return retinanet.Settings(num_classes=int(data["num_classes"]), **more)
 
 
 def reference_objects(data):
@@ -34,11 +36,11 @@ def reference_objects(data):
     return jax.tree.map(jnp.asarray, Objects(boxes, labels, valid, np.zeros_like(valid)))
 
 
-def reference_anchors(data, s):
+def reference_anchors(data):
     sizes = [tuple(size) for size in data["feat_sizes"].tolist()]
     strides = data["strides"].tolist()
-    num_base = len(s.scales) * len(s.anchor_ratios)
-    boxes = anchor_ops.pyramid_anchors(sizes, strides, scales=s.scales, ratios=s.anchor_ratios)
+    num_base = GRID.num_base
+    boxes = anchor_ops.pyramid_anchors(sizes, strides, scales=GRID.scales, ratios=GRID.ratios)
     covered = anchor_ops.pyramid_valid(
         sizes, strides, jnp.asarray(data["pad_hw"]), num_base=num_base
     )
@@ -55,20 +57,16 @@ def outputs(data, name, size):
     return jnp.asarray(np.concatenate(maps, axis=1))
 
 
-def targets_of(data, s, anchors):
-    return jax.jit(
-        jax.vmap(
-            lambda valid, size, objects: retinanet.anchor_targets(
-                s, anchors.boxes, valid, size, objects
-            )
-        )
-    )(anchors.valid, jnp.asarray(data["img_hw"]), reference_objects(data))
+def targets_of(data, anchors):
+    one = partial(retinanet.anchor_targets, num_classes=int(data["num_classes"]), **RULE)
+    return jax.jit(jax.vmap(partial(one, anchors.boxes)))(
+        anchors.valid, jnp.asarray(data["img_hw"]), reference_objects(data)
+    )
 
 
 def test_targets_equal_the_reference(data):
-    s = settings_of(data)
-    anchors = reference_anchors(data, s)
-    targets = targets_of(data, s, anchors)
+    anchors = reference_anchors(data)
+    targets = targets_of(data, anchors)
     valid, positive = np.asarray(targets.valid), np.asarray(targets.positive)
     np.testing.assert_array_equal(valid, data["tgt/label_weights"] > 0)
     np.testing.assert_array_equal(positive, data["tgt/bbox_weights"].any(-1))
@@ -82,12 +80,16 @@ def test_targets_equal_the_reference(data):
 
 @pytest.mark.parametrize("variant", LOSSES)
 def test_losses_equal_the_reference(data, variant):
-    s = settings_of(data, **LOSSES[variant])
-    anchors = reference_anchors(data, s)
-    found = jax.jit(lambda *args: retinanet.anchor_losses(s, *args[:2], anchors, args[2]))(
-        outputs(data, "cls", s.num_classes),
+    anchors, loss = reference_anchors(data), RetinaLoss(box=LOSSES[variant])
+
+    @jax.jit
+    def losses(logits, deltas, targets):
+        return retinanet.anchor_losses(loss, Coder(), logits, deltas, anchors, targets)
+
+    found = losses(
+        outputs(data, "cls", int(data["num_classes"])),
         outputs(data, "reg", 4),
-        targets_of(data, s, anchors),
+        targets_of(data, anchors),
     )
     for ours, theirs in (("class_loss", "loss_cls"), ("box_loss", "loss_bbox")):
         expected = data[f"{variant}/{theirs}"].sum()
@@ -96,16 +98,13 @@ def test_losses_equal_the_reference(data, variant):
 
 def test_detections_equal_the_reference(data):
     logits, deltas = outputs(data, "cls", int(data["num_classes"])), outputs(data, "reg", 4)
+    anchors = reference_anchors(data)
+    one = partial(retinanet.detections, anchors.boxes, level_sizes=anchors.level_sizes)
     for i in range(len(data["img_hw"])):
         expected, labels = data[f"dets/img{i}"], data[f"det_labels/img{i}"]
         # The reference was asked for as many as it found.
-        s = settings_of(data, max_detections=len(expected), max_candidates=logits[0].size)
-        anchors = reference_anchors(data, s)
-        found = jax.jit(
-            lambda *args, s=s, anchors=anchors: retinanet.detections(
-                s, anchors.boxes, *args, level_sizes=anchors.level_sizes
-            )
-        )(
+        suppress = Suppress(max_detections=len(expected), max_candidates=logits[0].size)
+        found = jax.jit(partial(one, pre_nms=1000, coder=Coder(), suppress=suppress))(
             logits[i],
             deltas[i],
             jnp.ones(len(anchors.boxes), bool),  # At test time all anchors take part.
@@ -119,13 +118,17 @@ def test_detections_equal_the_reference(data):
 
 def test_an_object_that_overlaps_no_anchor_trains_nothing():
     """The reference, with min_pos_iou 0, gives it every anchor of overlap 0."""
-    s = retinanet.Settings(num_classes=2)
     anchors = jnp.array([[0.0, 0, 8, 8], [8, 0, 16, 8]])
     objects = Objects(
         jnp.array([[50.0, 50, 60, 60]]), jnp.array([1]), jnp.array([True]), jnp.array([False])
     )
     found = retinanet.anchor_targets(
-        s, anchors, jnp.array([True, True]), jnp.array([64, 64]), objects
+        anchors,
+        jnp.array([True, True]),
+        jnp.array([64, 64]),
+        objects,
+        num_classes=2,
+        **RULE,
     )
     np.testing.assert_array_equal(found.labels, [2, 2])
     assert found.valid.all() and not found.positive.any()

@@ -1,18 +1,24 @@
+import dataclasses
+import math
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxdet.detectors import rpn
+from jaxdet.detectors.rpn import RPNLoss, RPNStage
+from jaxdet.detectors.settings import AnchorGrid, BoxLoss, Coder, Inside, Sample
 from jaxdet.ops import anchors as anchor_ops
 from jaxdet.ops import box_coder
 from jaxdet.types import Objects
 
 VARIANTS = {
     "border-1": {},
-    "border0": dict(allowed_border=0),
-    "ignore.5": dict(ignore_iof_threshold=0.5),
-    "smoothl1_b1_9": dict(rpn_box_loss="smooth_l1", rpn_beta=1 / 9),
+    "border0": dict(inside=Inside(allowed_border=0.0)),
+    "ignore.5": dict(assign=dataclasses.replace(RPNStage().assign, ignore_iof_threshold=0.5)),
+    "smoothl1_b1_9": dict(loss=RPNLoss(box=BoxLoss(kind="smooth_l1", beta=1 / 9))),
     "zero_gt_img1": {},
 }
 
@@ -71,15 +77,12 @@ def test_targets_and_losses_equal_the_reference(golden, variant):
     }
     anchors, images = reference_anchors(data), len(data["img_hw"])
     # Nothing is subsampled there.
-    s = rpn.Settings(num_classes=1, rpn_num_samples=len(anchors.boxes), **VARIANTS[variant])
-    targets = jax.jit(
-        jax.vmap(
-            lambda key, valid, size, objects: rpn.anchor_targets(
-                s, key, anchors.boxes, valid, size, objects
-            )
-        )
-    )(
+    every = Sample(num_samples=len(anchors.boxes), positive_fraction=0.5)
+    stage = RPNStage(sample=every, **VARIANTS[variant])
+    one = partial(rpn.anchor_targets, stage)
+    targets = jax.jit(jax.vmap(one, in_axes=(0, None, 0, 0, 0)))(
         jax.random.split(jax.random.key(0), images),
+        anchors.boxes,
         anchors.valid,
         jnp.asarray(data["img_hw"]),
         reference_objects(data, variant),
@@ -98,7 +101,7 @@ def test_targets_and_losses_equal_the_reference(golden, variant):
         np.testing.assert_allclose(deltas, expected, rtol=1e-5, atol=1e-6)
 
     def total(*outputs):
-        terms = rpn.rpn_losses(s, *outputs, anchors, targets)
+        terms = rpn.rpn_losses(stage, *outputs, anchors, targets)
         return sum(terms.values()), terms
 
     logits, deltas = rpn_outputs(data, "cls", ()), rpn_outputs(data, "reg", (4,))
@@ -116,13 +119,13 @@ def negatives(targets):
 
 def losses_of(**settings):
     """Both losses of one image: a positive of logit 0 and deltas 0, and a negative of logit 0."""
-    s = rpn.Settings(num_classes=1, **settings)
+    stage = RPNStage(loss=RPNLoss(**settings))
     boxes = jnp.array([[0.0, 0, 10, 10], [20, 20, 30, 30]])
     anchors = rpn.Anchors(boxes, jnp.ones((1, 2), bool), (2,))
     flags = jnp.array([[True, False]])
     matched = jnp.array([[[0.0, 0, 10, 20], [0, 0, 0, 0]]])
     targets = rpn.AnchorTargets(jnp.array([[0, 1]]), flags, jnp.ones((1, 2), bool), matched)
-    terms = rpn.rpn_losses(s, jnp.zeros((1, 2)), jnp.zeros((1, 2, 4)), anchors, targets)
+    terms = rpn.rpn_losses(stage, jnp.zeros((1, 2)), jnp.zeros((1, 2, 4)), anchors, targets)
     return float(terms["rpn_class_loss"]), float(terms["rpn_box_loss"])
 
 
@@ -130,20 +133,21 @@ def test_weights_and_kinds_of_the_losses_are_settings():
     log2 = np.log(2)
     # The object is twice as high: dy = .5, dh = log 2; two samples divide everything.
     assert losses_of() == pytest.approx((log2, (0.5 + log2) / 2))
-    weighted = losses_of(rpn_class_weight=2.0, rpn_box_weight=3.0)
+    weighted = losses_of(class_weight=2.0, box_weight=3.0)
     assert weighted == pytest.approx((2 * log2, 3 * (0.5 + log2) / 2))
-    assert losses_of(rpn_positive_weight=4.0)[0] == pytest.approx((4 + 1) * log2 / 2)
+    assert losses_of(positive_weight=4.0)[0] == pytest.approx((4 + 1) * log2 / 2)
     # IoU 1 / 2, and the hull is the object itself.
-    assert losses_of(rpn_box_loss="giou")[1] == pytest.approx(0.5 / 2)
+    assert losses_of(box=BoxLoss(kind="giou"))[1] == pytest.approx(0.5 / 2)
     with pytest.raises(ValueError, match="giuo"):
-        losses_of(rpn_box_loss="giuo")
+        losses_of(box=BoxLoss(kind="giuo"))
 
 
-def test_a_vgg_has_anchors_in_whole_cells_only():
-    s = rpn.Settings(num_classes=1, backbone="vgg", depth=16, norm="none", size_divisor=16)
+def test_anchors_may_be_in_whole_cells_only():
+    grid = AnchorGrid(divisor=16, whole_cells=True)
     maps = (jnp.zeros((2, 40, 64, 1)),)
-    anchors = rpn.make_anchors(s, maps, jnp.array([[600, 1000], [592, 1008]]))
-    counts = [37 * 62 * s.num_anchors, 37 * 63 * s.num_anchors]  # 600 / 16 = 37.5 rows.
+    sizes = jnp.array([[600, 1000], [592, 1008]])
+    anchors = rpn.make_anchors(RPNStage(anchors=grid), maps, (16,), sizes)
+    counts = [37 * 62 * grid.num_base, 37 * 63 * grid.num_base]  # 600 / 16 = 37.5 rows.
     np.testing.assert_array_equal(anchors.valid.sum(axis=1), counts)
 
 
@@ -153,22 +157,22 @@ def test_an_image_without_positives_may_count_one_or_none():
     none = jnp.zeros((1, 3), bool)
     targets = rpn.AnchorTargets(jnp.arange(3)[None], none, ~none, jnp.zeros((1, 3, 4)))
     for least, count in ((1, 4), (0, 3)):
-        s = rpn.Settings(num_classes=1, rpn_least_samples=least)
-        terms = rpn.rpn_losses(s, jnp.zeros((1, 3)), jnp.zeros((1, 3, 4)), anchors, targets)
+        stage = RPNStage(loss=RPNLoss(least_samples=least))
+        terms = rpn.rpn_losses(stage, jnp.zeros((1, 3)), jnp.zeros((1, 3, 4)), anchors, targets)
         np.testing.assert_allclose(terms["rpn_class_loss"], 3 * np.log(2) / count, rtol=1e-6)
 
 
 def test_decoded_losses_keep_to_the_limit_of_the_boxes():
     """A side may double at most: the delta that would make it four times as long is no use."""
-    s = dict(rpn_box_loss="iou", max_ratio=2.0)
+    loss = RPNLoss(box=BoxLoss(kind="iou"))
     boxes = jnp.array([[0.0, 0, 10, 10]])
     anchors = rpn.Anchors(boxes, jnp.ones((1, 1), bool), (1,))
     positive = jnp.ones((1, 1), bool)
     truth = jnp.array([[[-15.0, 0, 25, 10]]])
     targets = rpn.AnchorTargets(jnp.zeros((1, 1), int), positive, positive, truth)
     deltas = jnp.array([[[0, 0, np.log(4), 0]]], jnp.float32)
-    for ratio, loss in ((2.0, 0.5), (0.0, 0.0)):
-        settings = rpn.Settings(num_classes=1, **(s | dict(max_ratio=ratio)))
-        terms = rpn.rpn_losses(settings, jnp.zeros((1, 1)), deltas, anchors, targets)
+    for ratio, value in ((2.0, 0.5), (math.inf, 0.0)):
+        stage = RPNStage(coder=Coder(max_ratio=ratio), loss=loss)
+        terms = rpn.rpn_losses(stage, jnp.zeros((1, 1)), deltas, anchors, targets)
         # One positive, and a negative that is counted: halves.
-        np.testing.assert_allclose(terms["rpn_box_loss"], loss / 2, atol=1e-6)
+        np.testing.assert_allclose(terms["rpn_box_loss"], value / 2, atol=1e-6)

@@ -3,7 +3,9 @@
 Boxes are yxyx there and deltas (dy, dx, dh, dw); label 0 is background.
 """
 
+import dataclasses
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,26 +14,20 @@ import pytest
 
 from jaxdet.detectors import fast_rcnn, rpn
 from jaxdet.detectors.anchor_grid import Anchors
+from jaxdet.detectors.fast_rcnn import RoILoss, RoIStage
+from jaxdet.detectors.rpn import Propose, RPNLoss, RPNStage
+from jaxdet.detectors.settings import AnchorGrid, Assign, BoxLoss, Coder, Inside, Sample
+from jaxdet.models import VGG
 from jaxdet.ops import anchors as anchor_ops
 from jaxdet.ops import box_coder
 from jaxdet.types import Images, Objects, Proposals
 
-RPN = dict(
-    backbone="vgg",
-    depth=16,
-    norm="none",
-    anchor_scales=(8.0, 16.0, 32.0),
-    anchor_centre=0.5,
-    allowed_border=0.0,
-    count_touching=True,
-    rpn_min_positive_iou=0.0,
-    rpn_reassign_low_quality=False,
-    rpn_softmax=True,
-    rpn_box_loss="smooth_l1",
-    rpn_beta=1 / 9,
-    min_size_of_original=True,
-    filter_first=True,
-    max_ratio=0.0,
+RPN = RPNStage(
+    anchors=AnchorGrid(scales=(8.0, 16.0, 32.0), centre=0.5),
+    inside=Inside(allowed_border=0.0, count_touching=True),
+    assign=Assign(positive_iou=0.7, negative_iou=0.3, reassign_low_quality=False),
+    coder=Coder(max_ratio=math.inf),
+    loss=RPNLoss(box=BoxLoss(kind="smooth_l1", beta=1 / 9)),
 )
 
 
@@ -48,9 +44,9 @@ def data(golden):
 def grid(data):
     """The anchors of the reference's map."""
     size = tuple(data["anchor/anchors_hw"].tolist())
-    s = rpn.Settings(num_classes=1, **RPN)
+    anchors = RPN.anchors
     boxes = anchor_ops.pyramid_anchors(
-        [size], s.strides, scales=s.anchor_scales, ratios=s.anchor_ratios, centre=s.anchor_centre
+        [size], VGG.strides, scales=anchors.scales, ratios=anchors.ratios, centre=anchors.centre
     )
     return Anchors(jnp.asarray(boxes), jnp.ones((1, len(boxes)), bool), (len(boxes),))
 
@@ -67,10 +63,10 @@ def objects_of(boxes, labels=None, slots=9):
     )
 
 
-def draw_anchors(s, data):
+def draw_anchors(stage, data):
     """The targets of the reference's image."""
     anchors = grid(data)
-    return jax.jit(lambda *args: rpn.anchor_targets(s, jax.random.key(0), *args))(
+    return jax.jit(partial(rpn.anchor_targets, stage, jax.random.key(0)))(
         anchors.boxes,
         anchors.valid[0],
         jnp.asarray(data["anchor/img_size"]),
@@ -81,8 +77,8 @@ def draw_anchors(s, data):
 def test_anchor_targets_equal_the_reference(data):
     anchors, wanted = grid(data), data["anchor/label_full"]
     # All that can train do.
-    s = rpn.Settings(num_classes=1, rpn_num_samples=len(wanted), rpn_positive_fraction=1.0, **RPN)
-    targets = draw_anchors(s, data)
+    sample = Sample(num_samples=len(wanted), positive_fraction=1.0)
+    targets = draw_anchors(dataclasses.replace(RPN, sample=sample), data)
     index, valid, positive = map(np.asarray, (targets.index, targets.valid, targets.positive))
     assert valid.sum() == data["anchor/n_label_ge0"]
     np.testing.assert_array_equal(np.sort(index[positive]), np.flatnonzero(wanted == 1))
@@ -94,18 +90,15 @@ def test_anchor_targets_equal_the_reference(data):
 
 @pytest.mark.parametrize("train", [True, False])
 def test_proposals_equal_the_reference(data, train):
-    before, after, before_test, after_test = data[
-        "proposal_creator/cfg_train_pre_post_test_pre_post"
-    ].tolist()
-    s = rpn.Settings(
-        num_classes=1,
-        rpn_pre_nms=before,
+    counts = data["proposal_creator/cfg_train_pre_post_test_pre_post"].tolist()
+    before, after = counts[:2] if train else counts[2:]
+    settings = Propose(
+        pre_nms=before,
         num_proposals=after,
-        rpn_pre_nms_test=before_test,
-        num_proposals_test=after_test,
-        rpn_nms_iou=float(data["proposal_creator/nms_thresh"]),
-        min_proposal_size=float(data["proposal_creator/min_size"]),
-        **RPN,
+        iou_threshold=float(data["proposal_creator/nms_thresh"]),
+        min_size=float(data["proposal_creator/min_size"]),
+        min_size_of_original=True,
+        filter_first=True,
     )
     scores = data["proposal_creator/score"].astype(np.float64)
     # Any logits in the order of the scores.
@@ -117,7 +110,7 @@ def test_proposals_equal_the_reference(data, train):
     )
     deltas = swap(data["proposal_creator/loc"])
     anchors = grid(data)
-    found = jax.jit(lambda *args: rpn.propose(s, *args, anchors, images, train=train))(
+    found = jax.jit(lambda *args: rpn.propose(RPN, settings, *args, anchors, images))(
         logits[None], deltas[None]
     )
     wanted = swap(data[f"proposal_creator/roi_train{int(train)}"])
@@ -125,13 +118,12 @@ def test_proposals_equal_the_reference(data, train):
     np.testing.assert_allclose(found.boxes[0][found.valid[0]], wanted, rtol=1e-5, atol=1e-3)
 
 
-def draw_regions(s, data):
+def draw_regions(stage, num_classes, data):
     """The targets of the reference's image."""
     rois = swap(data["prop/rois"])
     proposals = Proposals(rois, jnp.zeros(len(rois)), jnp.ones(len(rois), bool))
-    return jax.jit(lambda *args: fast_rcnn.region_targets(s, jax.random.key(0), *args))(
-        proposals, objects_of(data["prop/gts"], data["prop/gt_labels"])
-    )
+    draw = partial(fast_rcnn.region_targets, stage, num_classes, jax.random.key(0))
+    return jax.jit(draw)(proposals, objects_of(data["prop/gts"], data["prop/gt_labels"]))
 
 
 def test_region_targets_equal_the_reference(data):
@@ -140,14 +132,11 @@ def test_region_targets_equal_the_reference(data):
     labels = data["prop/gt_labels"]
     count = len(data["prop/sample_roi_sorted"])
     # The reference's candidates: as many samples as there are, all of either kind.
-    s = fast_rcnn.Settings(
-        num_classes=int(labels.max()) + 1,
-        roi_num_samples=count,
-        roi_positive_fraction=1.0,
-        box_means=means,
-        box_stds=stds,
+    stage = RoIStage(
+        sample=Sample(num_samples=count, positive_fraction=1.0),
+        coder=Coder(means=means, stds=stds),
     )
-    targets = draw_regions(s, data)
+    targets = draw_regions(stage, int(labels.max()) + 1, data)
     valid, positive = np.asarray(targets.valid), np.asarray(targets.positive)
     assert valid.sum() == count
     found = np.asarray(swap(targets.rois))[valid]
@@ -178,22 +167,16 @@ def loc_losses(data, sigma, labels):
     valid, positive = jnp.asarray(labels >= 0)[None], jnp.asarray(labels > 0)[None]
     boxes = jnp.where(positive[..., None], boxes[None], 0)
     deltas = swap(data["pred_loc"])[None]
-    settings = RPN | dict(rpn_beta=1 / sigma**2)
+    box_loss = BoxLoss(kind="smooth_l1", beta=1 / sigma**2)
     first = rpn.rpn_losses(
-        rpn.Settings(num_classes=1, **settings),
+        dataclasses.replace(RPN, loss=RPNLoss(box=box_loss)),
         jnp.zeros((1, count)),
         deltas,
         Anchors(base, jnp.ones((1, count), bool), (count,)),
         rpn.AnchorTargets(jnp.arange(count)[None], positive, valid, boxes),
     )
-    second = fast_rcnn.box_losses(
-        fast_rcnn.Settings(
-            num_classes=1,
-            class_agnostic=True,
-            box_stds=(1.0,) * 4,
-            box_loss="smooth_l1",
-            box_beta=1 / sigma**2,
-        ),
+    second = fast_rcnn.region_losses(
+        RoIStage(coder=Coder(), loss=RoILoss(box=box_loss)),
         jnp.zeros((1, count, 2)),
         deltas[:, :, None],
         fast_rcnn.RegionTargets(base[None], jnp.where(positive, 0, 1), positive, valid, boxes),
@@ -217,7 +200,7 @@ def test_box_losses_without_positives_equal_the_reference(golden):
 
 def test_the_box_loss_over_positives_is_that_of_the_standalone_rpn():
     """10 x smooth L1 summed over the positives of the batch, divided by their number."""
-    s = rpn.Settings(num_classes=1, rpn_box_normalizer="positives", rpn_box_weight=10.0)
+    stage = RPNStage(loss=RPNLoss(box_normalizer="positives", box_weight=10.0))
     base = jnp.array([[0.0, 0, 10, 10]] * 4)
     anchors = Anchors(base, jnp.ones((2, 4), bool), (4,))
     matched = jnp.tile(jnp.array([[0.0, 0, 10, 20]]), (2, 4, 1))
@@ -226,12 +209,12 @@ def test_the_box_loss_over_positives_is_that_of_the_standalone_rpn():
     targets = rpn.AnchorTargets(
         index, positive, jnp.ones((2, 4), bool), jnp.where(positive[..., None], matched, 0)
     )
-    found = rpn.rpn_losses(s, jnp.zeros((2, 4)), jnp.zeros((2, 4, 4)), anchors, targets)
+    found = rpn.rpn_losses(stage, jnp.zeros((2, 4)), jnp.zeros((2, 4, 4)), anchors, targets)
     assert float(found["rpn_box_loss"]) == pytest.approx(10 * (0.5 + np.log(2)), rel=1e-5)
     assert float(found["rpn_class_loss"]) == pytest.approx(np.log(2), rel=1e-5)
     none = targets._replace(positive=positive & False, boxes=0 * targets.boxes)
-    found = rpn.rpn_losses(s, jnp.zeros((2, 4)), jnp.zeros((2, 4, 4)), anchors, none)
+    found = rpn.rpn_losses(stage, jnp.zeros((2, 4)), jnp.zeros((2, 4, 4)), anchors, none)
     assert float(found["rpn_box_loss"]) == 0
     with pytest.raises(ValueError, match="'samples' or 'positives', found 'anchors'"):
-        wrong = rpn.Settings(num_classes=1, rpn_box_normalizer="anchors")
+        wrong = RPNStage(loss=RPNLoss(box_normalizer="anchors"))
         rpn.rpn_losses(wrong, jnp.zeros((2, 4)), jnp.zeros((2, 4, 4)), anchors, none)

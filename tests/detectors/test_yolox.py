@@ -1,6 +1,5 @@
 """The numbers of YOLOX, from images to gradients and detections."""
 
-import dataclasses
 import functools
 
 import jax
@@ -12,17 +11,21 @@ from tiny import CLASSES, HEIGHT, WIDTH, build, draw_batch
 
 from jaxdet import interop
 from jaxdet.detectors import yolox
-from jaxdet.models.cspdarknet import NORM_MOMENTUM, STRIDES
+from jaxdet.detectors.yolox import Blocks, PointLoss, SimOTA
+from jaxdet.models import PAFPN, CSPDarknet, YOLOXHead
+from jaxdet.models.cspdarknet import NORM_MOMENTUM
 from jaxdet.ops import box_losses
 from jaxdet.ops.anchors import grid_points
 from jaxdet.ops.box_coder import decode_grid
 from jaxdet.ops.boxes import cxcywh_to_xyxy
 from jaxdet.types import Objects
 
+USUAL, LOSS = SimOTA(), PointLoss()
 # The rule of the code that the golden numbers are of.
-RULE = dict(centre_radius=1.5, inside_boxes=False, penalty=1e6)
+RULE = SimOTA(centre_radius=1.5, inside_boxes=False, penalty=1e6)
 TERMS = dict(box="iou", objectness="conf", class_="cls", l1="l1")
 
+STRIDES = CSPDarknet.strides
 # Pixels a cell of the map that each layer gives.
 LAYER_STRIDES = {
     **dict(stem=2, dark2=4, dark3=8, dark4=16, dark5=32),
@@ -52,15 +55,16 @@ def below(arrays, prefix):
 
 @pytest.fixture(scope="module")
 def model(golden):
-    """The golden network's settings, its variables and its input."""
+    """The golden network, its variables and its input."""
     data = golden("yolox_model")
-    sizes = dict(depth=float(data["depth"]), width=float(data["width"]))
-    s = yolox.Settings(num_classes=int(data["num_classes"]), l1_from_step=0, **sizes, **RULE)
+    blocks = Blocks(depth=float(data["depth"]), width=float(data["width"]))
+    parts = CSPDarknet(), PAFPN(), YOLOXHead()
+    network = yolox.make_network(int(data["num_classes"]), blocks, *parts, "float32")
     x = jnp.asarray(nhwc(data["input_net"]))
-    shapes = jax.eval_shape(yolox.YOLOX(s).init, jax.random.key(0), x)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x)
     variables, report = interop.from_torch(below(data, "param/"), shapes, bgr=False)
     assert not report.missing and not report.unused
-    return s, variables, x, data
+    return network, variables, x, data
 
 
 def points_of(x):
@@ -68,8 +72,8 @@ def points_of(x):
 
 
 def test_boxes_and_scores_of_every_point_equal_the_reference(model):
-    s, variables, x, data = model
-    raw = jax.jit(yolox.YOLOX(s).apply)(variables, x)
+    network, variables, x, data = model
+    raw = jax.jit(network.apply)(variables, x)
     outputs = yolox.Outputs(*raw, points_of(x))
     boxes, scores = yolox.decode(outputs)
     wanted = data["decoded"]
@@ -85,14 +89,14 @@ def test_boxes_and_scores_of_every_point_equal_the_reference(model):
 @pytest.fixture(scope="module")
 def trained(model, golden):
     """Outputs, targets, losses, statistics and gradients of the golden training step."""
-    s, variables, x, _ = model
+    network, variables, x, _ = model
     labels = golden("yolox_train")["labels"]
     valid = labels.any(axis=-1)
     # Garbage stands where the reference has zeros.
     boxes = np.where(valid[..., None], cxcywh_to_xyxy(jnp.asarray(labels[..., 1:])), np.nan)
     classes = np.where(valid, labels[..., 0], 99).astype(np.int32)
     objects = Objects(jnp.asarray(boxes), jnp.asarray(classes), jnp.asarray(valid), ~valid & False)
-    network, points = yolox.YOLOX(s), points_of(x)
+    points = points_of(x)
 
     @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
@@ -101,8 +105,8 @@ def trained(model, golden):
             variables | {"params": params}, x, train=True, mutable="batch_stats"
         )
         outputs = yolox.Outputs(*raw, points)
-        targets = jax.vmap(functools.partial(yolox.point_targets, s, points))(*raw, objects)
-        terms = yolox.point_losses(s, outputs, targets)
+        targets = jax.vmap(functools.partial(yolox.point_targets, RULE, points))(*raw, objects)
+        terms = yolox.point_losses(LOSS, outputs, targets, final=True)
         return sum(terms.values()), (outputs, targets, terms, updates["batch_stats"])
 
     return step(variables["params"]), objects
@@ -129,16 +133,17 @@ def test_training_outputs_and_the_assignment_equal_the_reference(trained, golden
         )
 
 
-def test_losses_with_and_without_l1_equal_the_reference(model, trained, golden):
+def test_losses_with_and_without_l1_equal_the_reference(trained, golden):
     data = golden("yolox_train")
     ((total, (outputs, targets, terms, _)), _), objects = trained
     np.testing.assert_allclose(total, data["l11/total_loss"], rtol=1e-5)
     for ours, theirs in TERMS.items():
         name = f"{ours.strip('_')}_loss"
         np.testing.assert_allclose(terms[name], data[f"l11/{theirs}_loss"], rtol=1e-4)
-    s = model[0]
-    late = dataclasses.replace(s, l1_from_step=7)
-    before, after = (yolox.point_losses(late, outputs, targets, step=step) for step in (6, 7))
+    before, after = (
+        yolox.point_losses(LOSS, outputs, targets, final=jnp.asarray(final))
+        for final in (False, True)
+    )
     assert float(before["l1_loss"]) == data["l10/l1_loss"] == 0
     np.testing.assert_allclose(sum(before.values()), data["l10/total_loss"], rtol=1e-5)
     np.testing.assert_allclose(after["l1_loss"], terms["l1_loss"], rtol=1e-6)
@@ -177,18 +182,18 @@ def test_running_statistics_equal_the_reference_up_to_the_unbiased_variance(trai
 
 
 @functools.cache
-def loss_of_outputs(devices, **settings):
+def loss_of_outputs(devices, assign=USUAL, loss=LOSS):
     """Loss, metrics and gradient of given outputs, on so many devices, jitted."""
-    s = yolox.Settings(num_classes=CLASSES, l1_from_step=0, **settings)
     sizes = [(HEIGHT // stride, WIDTH // stride) for stride in STRIDES]
     points = grid_points(sizes, STRIDES)
 
     def step(raw, objects):
         @functools.partial(jax.value_and_grad, has_aux=True)
         def total(raw):
-            targets = jax.vmap(functools.partial(yolox.point_targets, s, points))(*raw, objects)
+            one = functools.partial(yolox.point_targets, assign, points)
+            targets = jax.vmap(one)(*raw, objects)
             outputs = yolox.Outputs(*raw, points)
-            terms = yolox.point_losses(s, outputs, targets, axis_name="batch")
+            terms = yolox.point_losses(loss, outputs, targets, final=True, axis_name="batch")
             return sum(terms.values()), (terms, targets)
 
         (value, (terms, targets)), gradient = total(raw)
@@ -266,26 +271,26 @@ def test_the_rule_and_the_box_loss_are_settings():
     batch = draw_batch("yolox", 8)
     raw = drawn_outputs(batch)
     usual = run_on(1, raw, batch.objects)
-    master = run_on(1, raw, batch.objects, **RULE)
+    master = run_on(1, raw, batch.objects, assign=RULE)
     assert (usual[2].positive != master[2].positive).any()
-    giou = run_on(1, raw, batch.objects, box_loss="giou")
+    giou = run_on(1, raw, batch.objects, loss=PointLoss(box_kind="giou"))
     positive = usual[2].positive
     points = grid_points([(HEIGHT // n, WIDTH // n) for n in STRIDES], STRIDES)
     boxes = jax.vmap(functools.partial(decode_grid, points))(raw[1])
     wanted = box_losses.giou_loss(boxes, jnp.asarray(usual[2].boxes))[positive]
     wanted = wanted.sum() / positive.sum()
     np.testing.assert_allclose(giou[1]["box_loss"], 5 * wanted, rtol=1e-5)
-    with pytest.raises(ValueError, match="box_loss must be one of iou, giou; found 'diou'"):
-        yolox.Settings(num_classes=2, box_loss="diou")
+    with pytest.raises(ValueError, match="box_kind must be one of iou_square, giou; found 'diou'"):
+        yolox.yolox(num_classes=2, loss=PointLoss(box_kind="diou"))
 
 
 def test_metrics_count_positives_and_objects(monkeypatch):
     """The reference logs as num_fg how many points an object learns by."""
-    detector, batch = build("yolox", l1_from_step=None), draw_batch("yolox", 8)
+    detector, batch = build("yolox"), draw_batch("yolox", 8)
     raw = drawn_outputs(batch)
     sizes = [(HEIGHT // stride, WIDTH // stride) for stride in STRIDES]
     outputs = yolox.Outputs(*raw, grid_points(sizes, STRIDES))
-    monkeypatch.setattr(yolox, "_forward", lambda *args, **settings: (outputs, {}))
+    monkeypatch.setattr(yolox, "forward", lambda *args, **settings: (outputs, {}))
     total, (metrics, _) = detector.loss({}, batch, jax.random.key(0))
     positives = run_on(1, raw, batch.objects)[2].positive.sum()
     assert metrics.counts == {"positives": positives, "objects": batch.valid.sum()}

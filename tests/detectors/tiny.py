@@ -8,46 +8,51 @@ from jaxdet import detectors
 from jaxdet.types import Batch, Images, Proposals
 
 HEIGHT, WIDTH, SLOTS, CLASSES, GIVEN = 64, 96, 5, 2, 40
-FEATURES = dict(depth=10, width=8, norm="group", fpn_channels=16)
-FIRST_STAGE = dict(
-    anchor_scales=(4.0,),
-    rpn_num_samples=32,
-    rpn_pre_nms=60,
-    rpn_pre_nms_test=40,
-    num_proposals=40,
-    num_proposals_test=30,
+FEATURES = dict(backbone=dict(depth=10, width=8, norm="group"), neck=dict(channels=16))
+RPN = dict(
+    anchors=dict(scales=(4.0,)),
+    sample=dict(num_samples=32),
+    train=dict(pre_nms=60, num_proposals=40),
+    test=dict(pre_nms=40, num_proposals=30),
 )
-SECOND_STAGE = dict(
-    hidden=32, roi_num_samples=16, max_sampling=2, max_detections=10, max_candidates=60
+SUPPRESS = dict(max_detections=10, max_candidates=60)
+ROI = dict(
+    sample=dict(num_samples=16),
+    pool=dict(max_sampling=2),
+    head=dict(hidden=32),
+    suppress=SUPPRESS,
 )
 SETTINGS = {
-    "rpn": FEATURES | FIRST_STAGE,
+    "rpn": FEATURES | dict(rpn=RPN),
     "retinanet": FEATURES
     | dict(
-        octave_base_scale=2.0,
-        scales_per_octave=1,
-        tower_convs=1,
+        head=dict(num_convs=1),
+        anchors=dict(scales=(2.0,)),
         pre_nms=40,
-        max_detections=10,
-        max_candidates=60,
+        suppress=SUPPRESS,
     ),
-    "fast_rcnn": FEATURES | SECOND_STAGE,
+    "fast_rcnn": FEATURES | dict(roi=ROI),
     "yolox": dict(
-        depth=0.33,
-        width=0.125,
-        activation="relu",
-        norm="group",
-        l1_from_step=0,
-        max_detections=10,
-        max_candidates=60,
+        blocks=dict(depth=0.33, width=0.125, activation="relu", norm="group"),
+        suppress=SUPPRESS,
     ),
-    "faster_rcnn": FEATURES | FIRST_STAGE | SECOND_STAGE | dict(confusion=True),
+    "faster_rcnn": FEATURES | dict(rpn=RPN | dict(confusion=True), roi=ROI | dict(confusion=True)),
 }
 
 
 def build(name, **settings):
-    """A tiny detector."""
-    return detectors.build(name, num_classes=CLASSES, **(SETTINGS[name] | settings))
+    """A tiny detector, in which the nested settings differ."""
+    return detectors.build(name, num_classes=CLASSES, **merge(SETTINGS[name], settings))
+
+
+def merge(settings, changes):
+    """Nested settings with what the others have beside them or instead."""
+    both = {
+        key: merge(settings[key], change)
+        for key, change in changes.items()
+        if isinstance(change, dict) and key in settings
+    }
+    return settings | changes | both
 
 
 def draw_batch(name, count=8, seed=0, first=0):
