@@ -12,9 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdet.data.sources.pictures import draw_picture
-from jaxdet.ops import anchors, assignment, box_coder, box_losses, boxes, losses, nms, sampling
-from jaxdet.ops.roi_max_pooling import roi_pool
-from jaxdet.ops.roi_pooling import roi_align
+from jaxdet.ops import (
+    anchors,
+    assignment,
+    box_coder,
+    box_losses,
+    boxes,
+    losses,
+    sampling,
+    suppression,
+)
+from jaxdet.ops.roi_pooling import roi_align, roi_pool
 from jaxdet.visualize import BLACK, FONT, PALETTE, WHITE
 
 BLUE, ORANGE, GREEN, RED = PALETTE[:4]
@@ -145,8 +153,8 @@ def draw_nms():
     chain = jnp.array([[20.0, 14, 90, 74], [48, 14, 118, 74], [76, 14, 146, 74]])
     scores, real = jnp.array([0.9, 0.8, 0.7]), jnp.ones(3, bool)
     overlaps = np.asarray(boxes.pairwise_iou(chain, chain))
-    kept = nms.nms(chain, scores, real, iou_threshold=0.3)
-    soft = nms.soft_nms(chain, scores, real, method="linear", iou_threshold=0.3)
+    kept = suppression.nms(chain, scores, real, iou_threshold=0.3)
+    soft = suppression.soft_nms(chain, scores, real, method="linear", iou_threshold=0.3)
 
     def panel(scores, kept):
         canvas = np.full((round(80 * ZOOM), round(WIDTH * ZOOM), 3), 255, np.uint8)

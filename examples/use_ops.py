@@ -30,8 +30,8 @@ from jaxdet.ops.box_coder import decode
 from jaxdet.ops.box_losses import box_regression
 from jaxdet.ops.boxes import pairwise_iou
 from jaxdet.ops.losses import global_count, masked_sum, sigmoid_cross_entropy
-from jaxdet.ops.nms import nms_per_class
 from jaxdet.ops.sampling import sample_labels
+from jaxdet.ops.suppression import nms_per_class
 from jaxdet.types import Detections
 
 CLASSES = ("dark", "light")

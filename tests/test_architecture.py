@@ -79,8 +79,10 @@ def test_imports_only_go_down(path):
     assert imported_rooms(path) <= allowed
 
 
-@pytest.mark.parametrize("module, below", [("checks", set()), ("boxes", {"jaxdet.ops.checks"})])
-def test_checks_and_boxes_are_the_ground_of_ops(module, below):
+@pytest.mark.parametrize(
+    "module, below", [("contracts", set()), ("boxes", {"jaxdet.ops.contracts"})]
+)
+def test_contracts_and_boxes_are_the_ground_of_ops(module, below):
     ops = {name for name in imports_of(PACKAGE / "ops" / f"{module}.py") if "jaxdet.ops" in name}
 
     assert {name.rsplit(".", 1)[0] for name in ops} <= below

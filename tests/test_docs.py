@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 import jaxdet.ops
-from jaxdet.ops.checks import annotated_shape
+from jaxdet.ops.contracts import annotated_shape
 
 ROOT = pathlib.Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "ops.md").read_text()
-# `checks` is what ops are written with, not one of them.
-MODULES = sorted({info.name for info in pkgutil.iter_modules(jaxdet.ops.__path__)} - {"checks"})
+# `contracts` is what ops are written with, not one of them.
+MODULES = sorted({info.name for info in pkgutil.iter_modules(jaxdet.ops.__path__)} - {"contracts"})
 
 
 def load(module):
@@ -125,7 +125,7 @@ def test_the_python_in_a_document_runs(name):
 
 def test_the_doctests_of_the_ops_pass(soon_compiled):
     # In a process of their own: the annotations of made-up functions in them are not checked there.
-    modules = [f"jaxdet.ops.{module}" for module in [*MODULES, "checks"]]
+    modules = [f"jaxdet.ops.{module}" for module in [*MODULES, "contracts"]]
     code = (
         "import doctest, importlib\n"
         f"results = [doctest.testmod(importlib.import_module(m)) for m in {modules}]\n"

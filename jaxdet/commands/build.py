@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxdet import detectors, interop, settings
 from jaxdet.data import pipeline, sources
-from jaxdet.data.proposals import WithProposals
+from jaxdet.data.proposal_files import WithProposals
 from jaxdet.detectors import features
 from jaxdet.training.optimizer import build_optimizer
 from jaxdet.types import Detector, Images, Proposals, Source, UserError

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdet import settings, visualize
-from jaxdet.data import pipeline, proposals
+from jaxdet.data import pipeline, proposal_files
 from jaxdet.detectors import CLASS_BLIND
 from jaxdet.evaluation import EVALUATIONS, ImageDetections, runner
 from jaxdet.types import Example, Source
@@ -127,7 +127,7 @@ def _write_proposals(file, source, examples, found):
         ids += [i for i in _all_ids(source) if i not in known]
     nothing = ImageDetections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
     found = [*found, *[nothing] * (len(ids) - len(found))]
-    proposals.write(file, ids, [each.boxes for each in found], [each.scores for each in found])
+    proposal_files.write(file, ids, [each.boxes for each in found], [each.scores for each in found])
 
 
 def _spread(count, wanted):

@@ -22,11 +22,10 @@ from jaxdet.ops import box_coder, losses
 from jaxdet.ops import boxes as box_ops
 from jaxdet.ops.assignment import append_ground_truth, assign_by_iou
 from jaxdet.ops.box_losses import box_regression
-from jaxdet.ops.checks import check_at_least
-from jaxdet.ops.nms import nms_per_class
-from jaxdet.ops.roi_max_pooling import pyramid_roi_pool
-from jaxdet.ops.roi_pooling import pyramid_roi_align
+from jaxdet.ops.contracts import check_at_least
+from jaxdet.ops.roi_pooling import pyramid_roi_align, pyramid_roi_pool
 from jaxdet.ops.sampling import pad_labels, sample_labels
+from jaxdet.ops.suppression import nms_per_class
 from jaxdet.types import (
     Batch,
     Detections,

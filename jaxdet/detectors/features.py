@@ -16,7 +16,7 @@ from jaxdet.models.fpn import FPN
 from jaxdet.models.resnet import ResNet
 from jaxdet.models.vgg import VGG
 from jaxdet.ops import box_coder, pixels
-from jaxdet.ops.checks import check_at_least
+from jaxdet.ops.contracts import check_at_least
 from jaxdet.types import Images
 
 BACKBONES = ("resnet", "vgg")

@@ -22,9 +22,9 @@ from jaxdet.ops import anchors as anchor_ops
 from jaxdet.ops import box_coder, losses
 from jaxdet.ops.assignment import IGNORE, POSITIVE
 from jaxdet.ops.box_losses import box_regression
-from jaxdet.ops.checks import check_at_least
-from jaxdet.ops.nms import nms_per_class
+from jaxdet.ops.contracts import check_at_least
 from jaxdet.ops.proposals import best_of_levels
+from jaxdet.ops.suppression import nms_per_class
 from jaxdet.types import Batch, Detections, Detector, Images, Metrics, Objects
 
 # P3 to P5 are the backbone's, P6 and P7 convolutions on top of C5.

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import tqdm_utils
 
-from jaxdet.data.checks import is_pair
+from jaxdet.data.ranges import is_pair
 from jaxdet.data.sources.pictures import KINDS, Picture, draw_picture
 from jaxdet.data.sources.tfds import TfdsSource, read_tfds
 from jaxdet.types import UserError
