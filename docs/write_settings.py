@@ -1,6 +1,6 @@
 """Writes docs/settings.md: every setting of a config, with default and meaning.
 
-    python docs/write_settings.py
+python docs/write_settings.py
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,14 @@ INTRODUCTION = """\
 # Settings
 
 Every setting of a config. A recipe names those that are its own, the command line changes one by
-`--config.PATH=VALUE` (or a space for the `=`), and `jaxdet.build` takes those of the model as nested
-dictionaries: `config.model.roi.sample.num_samples = 64`, `--config.model.roi.sample.num_samples=64` and
-`jaxdet.build("faster_rcnn", num_classes=3, roi={"sample": {"num_samples": 64}})` are the same.
+`--config.PATH=VALUE` (or a space for the `=`), and `jaxdet.build` takes those of the model as
+nested dictionaries. These are the same:
+
+```
+config.model.roi.sample.num_samples = 64  # In a recipe.
+--config.model.roi.sample.num_samples=64  # On the command line.
+jaxdet.build("faster_rcnn", num_classes=3, roi={"sample": {"num_samples": 64}})  # In Python.
+```
 
 Lengths are in steps, or such as `"12 epochs"`: then an epoch is the number of images over
 `batch_size`. Tuples are written `"(1, 2)"`. "~" in paths is the home folder. A setting without a
@@ -70,7 +75,9 @@ def _table(tree: Mapping[str, Any], prefix: str = "") -> str:
     rows = ["| setting | default | meaning |", "|---|---|---|"]
     for path, key in schema.leaves(tree):
         default = "" if key.default is schema.REQUIRED else f"`{key.default!r}`"
-        rows.append(f"| `{prefix}{path}` | {default} | {key.meaning.replace('|', '/')} |")
+        rows.append(
+            f"| `{prefix}{path}` | {default} | {key.meaning.rstrip('.').replace('|', '/')} |"
+        )
     return "\n".join(rows) + "\n"
 
 

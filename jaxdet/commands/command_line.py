@@ -103,9 +103,10 @@ def read(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE[:ARGUMENT]", help="recipe, or a saved config.json")
-    parser.add_argument("--workdir", metavar="FOLDER", help="of the run; runs/<name of the recipe>")
-    parser.add_argument("--debug", action="store_true", help="show where an error comes from")
+    add = parser.add_argument
+    add("--config", metavar="FILE[:ARGUMENT]", help="a recipe, or the config.json of a run")
+    add("--workdir", metavar="FOLDER", help="of the run; runs/<name of the recipe>")
+    add("--debug", action="store_true", help="show where an error comes from")
     define(parser)
     flags = parser.parse_args(rest)
     workdir = _folder(flags.workdir) if flags.workdir else None

@@ -59,7 +59,8 @@ def read(named: str) -> tuple[dict[str, Any], str]:
         return read_json(path), path.parent.name
     config = _run(path, argument)
     words = "".join(letter if letter.isalnum() else "-" for letter in argument)
-    return config.copy_and_resolve_references().to_dict(), "-".join(filter(None, (path.stem, words)))
+    name = "-".join(filter(None, (path.stem, words)))
+    return config.copy_and_resolve_references().to_dict(), name
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """From a config to a run: sources, detector, optimizer and batches, each made once."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from jaxdet import detectors, interop
 from jaxdet.commands import lengths, results, schema
 from jaxdet.data import mosaic, pipeline, sources, transforms
-from jaxdet.data.proposals import WithProposals
+from jaxdet.data.proposal_files import WithProposals
 from jaxdet.data.sources.selection import NonEmpty
 from jaxdet.training import steps
 from jaxdet.training.multiscale import check_heights
@@ -73,7 +73,8 @@ def open_run(config: ConfigDict) -> Run:
     names = tuple(config.data.classes)
     names = names or tuple(open_source(config, config.data.train_split, ()).class_names)
     with mistakes_in("model"):
-        detector = detectors.build(config.detector, num_classes=len(names), **config.model.to_dict())
+        model = config.model.to_dict()
+        detector = detectors.build(config.detector, num_classes=len(names), **model)
     if not detector.tells_classes and len(names) > 1 and config.evaluation.name != "proposals":
         raise UserError(
             f"the detector {config.detector!r} tells no classes apart: set evaluation.name to "
@@ -274,18 +275,20 @@ def _check_lengths(config: ConfigDict) -> None:
             f"config.reload_best_at_milestones wants an evaluation up to step {min(drops)}, "
             f"found eval_every {config.eval_every}"
         )
-    late = {
-        "milestones": [milestone for milestone in used if milestone >= num_steps],
-        "warmup_steps": [n for n in [optimizer.warmup_steps] if n > num_steps],
-    }
-    for key, values in late.items():
-        if values:
-            logging.getLogger("jaxdet").warning(
-                "warning: config.optimizer.%s %s come to nothing: num_steps is %d",
-                key,
-                ", ".join(map(str, values)),
-                num_steps,
-            )
+    log = logging.getLogger("jaxdet")
+    late = [milestone for milestone in used if milestone >= num_steps]
+    if late:
+        log.warning(
+            "warning: config.optimizer.milestones %s come to nothing: num_steps is %d",
+            ", ".join(map(str, late)),
+            num_steps,
+        )
+    if optimizer.warmup_steps > num_steps:
+        log.warning(
+            "warning: config.optimizer.warmup_steps %d do not end: num_steps is %d",
+            optimizer.warmup_steps,
+            num_steps,
+        )
 
 
 def _check_first_weights(config: ConfigDict, detector: Detector) -> None:

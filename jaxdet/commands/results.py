@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdet import visualize
-from jaxdet.data import pipeline, proposals
+from jaxdet.data import pipeline, proposal_files
 from jaxdet.evaluation import EVALUATIONS, ImageDetections, runner
 from jaxdet.types import Detector, Example, Source
 
@@ -37,7 +37,7 @@ def evaluate(
         predict: `(variables, images) -> Detections`.
         variables: of the detector.
         proposals_file: where it is given, all images are predicted and what is
-            found on them is written as proposals (see `data.proposals`); then
+            found on them is written as proposals (see `data.proposal_files`); then
             `config.eval_images` of them are evaluated as usual.
     """
     max_images = 0 if proposals_file else config.eval_images
@@ -128,7 +128,7 @@ def _write_proposals(file, source, examples, found):
         ids += [i for i in _all_ids(source) if i not in known]
     nothing = ImageDetections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
     found = [*found, *[nothing] * (len(ids) - len(found))]
-    proposals.write(file, ids, [each.boxes for each in found], [each.scores for each in found])
+    proposal_files.write(file, ids, [each.boxes for each in found], [each.scores for each in found])
 
 
 def _spread(count, wanted):

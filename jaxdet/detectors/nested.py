@@ -82,9 +82,7 @@ def fill(builder: Callable, given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def fields_of(
-    value: Group | nn.Module, shared: Iterable[str] = ()
-) -> dict[str, dataclasses.Field]:
+def fields_of(value: Group | nn.Module, shared: Iterable[str] = ()) -> dict[str, dataclasses.Field]:
     """The fields of a group or a module that a dictionary may set.
 
     Args:
