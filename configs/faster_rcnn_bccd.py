@@ -5,68 +5,27 @@
 Trains on 292 images and is judged on the 72 test images, all at 320 x 240.
 """
 
+import base_blood_cells
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
     """The settings of the run."""
-    config = ConfigDict()
-    config.seed = 0
+    config = base_blood_cells.get_config()
     config.detector = "faster_rcnn"
-    config.init_from = ""
+    base_blood_cells.use_resnet(config)
 
-    config.batch_size = 8
-    config.num_steps = 1200
-    config.eval_every = 300
-    config.checkpoint_every = 100
-    config.log_every = 20
-    config.eval_images = 0
-    config.eval_batch_size = 8
-    config.num_pictures = 8
-    config.picture_score = 0.5
+    rpn = config.model.rpn = ConfigDict()
+    # Sides of 24, 48 and 96: platelets, red, white cells.
+    rpn.anchors = ConfigDict({"scales": (6.0,)})
+    rpn.train = ConfigDict({"pre_nms": 400, "num_proposals": 300})
+    rpn.test = ConfigDict({"pre_nms": 300, "num_proposals": 200})
+    roi = config.model.roi = ConfigDict()
+    roi.sample = ConfigDict({"num_samples": 64})
+    # Small images: cells spread over the levels.
+    roi.pool = ConfigDict({"finest_scale": 28.0, "max_sampling": 2})
+    roi.head = ConfigDict({"hidden": 256})
+    roi.suppress = ConfigDict({"max_candidates": 600})
 
-    config.data = ConfigDict()
-    config.data.source = "voc"
-    config.data.root = "data/bccd"
-    config.data.train_split = "trainval"
-    config.data.eval_split = "test"
-    config.data.classes = ("RBC", "WBC", "Platelets")
-    config.data.options = ConfigDict()
-    config.data.keep_empty = True
-    config.data.canvas = (240, 320)
-    config.data.resize = (240, 320)
-    config.data.max_boxes = 64
-    config.data.horizontal_flip = 0.5
-    config.data.vertical_flip = 0.5  # Cells have no upright.
-    config.data.brightness = 0.1
-    config.data.contrast = 0.1
-    config.data.saturation = 0.1
-    config.data.num_threads = 2
-
-    config.evaluation = ConfigDict()
-    config.evaluation.name = "coco"
-
-    config.model = ConfigDict()
-    config.model.depth = 18
-    config.model.norm = "batch"
-    config.model.frozen_stages = 0
-    config.model.fpn_channels = 96
-    config.model.hidden = 256
-    config.model.anchor_scales = (6.0,)  # Sides of 24, 48 and 96: platelets, red, white cells.
-    config.model.rpn_pre_nms = 400
-    config.model.rpn_pre_nms_test = 300
-    config.model.num_proposals = 300
-    config.model.num_proposals_test = 200
-    config.model.roi_num_samples = 64
-    config.model.finest_scale = 28.0  # Small images: cells spread over the levels.
-    config.model.max_sampling = 2
-    config.model.max_candidates = 600
-
-    config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 0.02
-    config.optimizer.base_batch_size = 8
-    config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_steps = 50
-    config.optimizer.clip_norm = 10.0
     return config

@@ -5,78 +5,33 @@
 The pictures are drawn on first use, into data/shapes.
 """
 
+import base_shapes
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
     """The settings of the run."""
-    config = ConfigDict()
-    config.seed = 0
+    config = base_shapes.get_config()
     config.detector = "faster_rcnn"
-    config.init_from = ""
-
-    config.batch_size = 8
     config.num_steps = 900
     config.eval_every = 300
-    config.checkpoint_every = 100
-    config.log_every = 20
-    config.eval_images = 0
-    config.eval_batch_size = 8
-    config.num_pictures = 8
-    config.picture_score = 0.5
-
-    config.data = ConfigDict()
-    config.data.source = "shapes"
-    config.data.root = "data"
-    config.data.train_split = "train"
-    config.data.eval_split = "test"
-    config.data.classes = ("circle", "square", "triangle", "star")
-    config.data.options = ConfigDict()
-    config.data.options.num_train = 1200
-    config.data.options.num_test = 200
-    config.data.options.max_objects = 10
-    config.data.options.size_range = (16, 72)
-    config.data.options.max_turn = 20.0  # Degrees; upright shapes are learnt in minutes.
-    config.data.options.empty_rate = 0.05
-    config.data.keep_empty = True
-    config.data.canvas = (160, 192)
-    config.data.resize = (160, 192)
-    config.data.max_boxes = 16
-    config.data.horizontal_flip = 0.5
-    config.data.vertical_flip = 0.0
-    config.data.num_threads = 2
-
-    config.evaluation = ConfigDict()
-    config.evaluation.name = "coco"
 
     config.model = ConfigDict()
-    config.model.depth = 18
-    config.model.width = 32
-    config.model.norm = "batch"
-    config.model.frozen_stages = 0
-    config.model.fpn_channels = 64
-    config.model.hidden = 256
-    config.model.anchor_scales = (5.0,)
-    config.model.rpn_num_samples = 128
-    config.model.rpn_pre_nms = 200
-    config.model.rpn_pre_nms_test = 150
-    config.model.num_proposals = 128
-    config.model.num_proposals_test = 96
-    config.model.roi_num_samples = 64
-    config.model.roi_positive_fraction = 0.5
-    config.model.finest_scale = 28.0  # Small images: shapes spread over the levels.
-    config.model.max_sampling = 2
-    config.model.max_detections = 30
-    config.model.max_candidates = 300
+    config.model.backbone = ConfigDict({"depth": 18, "width": 32, "norm": "batch"})
+    config.model.neck = ConfigDict({"channels": 64})
+    rpn = config.model.rpn = ConfigDict()
+    rpn.anchors = ConfigDict({"scales": (5.0,)})
+    rpn.sample = ConfigDict({"num_samples": 128})
+    rpn.train = ConfigDict({"pre_nms": 200, "num_proposals": 128})
+    rpn.test = ConfigDict({"pre_nms": 150, "num_proposals": 96})
+    roi = config.model.roi = ConfigDict()
+    roi.sample = ConfigDict({"num_samples": 64, "positive_fraction": 0.5})
+    # Small images: shapes spread over the levels.
+    roi.pool = ConfigDict({"finest_scale": 28.0, "max_sampling": 2})
+    roi.head = ConfigDict({"hidden": 256})
+    roi.suppress = ConfigDict({"max_detections": 30, "max_candidates": 300})
 
-    config.optimizer = ConfigDict()
-    config.optimizer.name = "adamw"  # From scratch it gets further than SGD in so few steps.
     config.optimizer.learning_rate = 1e-3
-    config.optimizer.base_batch_size = 8
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 50
-    config.optimizer.weight_decay = 0.01
-    config.optimizer.decay_biases = False
-    config.optimizer.decay_norms = False
-    config.optimizer.clip_norm = 10.0
     return config

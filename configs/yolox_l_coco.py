@@ -12,6 +12,6 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """The settings of the run."""
     config = yolox_s_coco.get_config()
-    config.model.depth = 1.0
-    config.model.width = 1.0
+    config.model.blocks.depth = 1.0
+    config.model.blocks.width = 1.0
     return config

@@ -12,6 +12,6 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """The settings of the run."""
     config = yolox_s_coco.get_config()
-    config.model.depth = 0.67
-    config.model.width = 0.75
+    config.model.blocks.depth = 0.67
+    config.model.blocks.width = 0.75
     return config

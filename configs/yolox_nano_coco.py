@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """The settings of the run."""
     config = yolox_tiny_coco.get_config()
-    config.model.width = 0.25
-    config.model.depthwise = True
+    config.model.blocks.width = 0.25
+    config.model.blocks.depthwise = True
     config.data.mosaic = 0.5
     return config

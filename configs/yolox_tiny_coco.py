@@ -12,9 +12,8 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """The settings of the run."""
     config = yolox_s_coco.get_config()
-    config.model.width = 0.375
+    config.model.blocks.width = 0.375
     config.data.canvas = (416, 416)
-    config.data.resize = (416, 416)
     config.multiscale_heights = tuple(range(320, 641, 32))
     config.data.affine_zoom = (0.5, 1.5)
     config.data.mixup = 0.0

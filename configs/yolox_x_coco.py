@@ -12,6 +12,6 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """The settings of the run."""
     config = yolox_s_coco.get_config()
-    config.model.depth = 1.33
-    config.model.width = 1.25
+    config.model.blocks.depth = 1.33
+    config.model.blocks.width = 1.25
     return config

@@ -11,10 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdet import ops
 from jaxdet.data.sources.pictures import draw_picture
-from jaxdet.ops import anchors, assignment, box_coder, box_losses, boxes, losses, nms, sampling
-from jaxdet.ops.roi_max_pooling import roi_pool
-from jaxdet.ops.roi_pooling import roi_align
 from jaxdet.visualize import BLACK, FONT, PALETTE, WHITE
 
 BLUE, ORANGE, GREEN, RED = PALETTE[:4]
@@ -36,9 +34,7 @@ def draw_anchors():
     scales, ratios = (1, 2), (0.5, 1.0, 2.0)
     panels = []
     for centre, place in ((0.0, "corner"), (0.5, "middle")):
-        every = anchors.pyramid_anchors(
-            [grid], [stride], scales=scales, ratios=ratios, centre=centre
-        )
+        every = ops.pyramid_anchors([grid], [stride], scales=scales, ratios=ratios, centre=centre)
         mine = every.reshape(*grid, -1, 4)[cell]
         canvas = _faded_scene()
         _grid_lines(canvas, stride)
@@ -49,7 +45,7 @@ def draw_anchors():
         panels.append((canvas, f"centre={centre}: in the cell's {place};\n{RATIO_NAMES}"))
 
     size = (88, 130)
-    valid = anchors.pyramid_valid([grid], [stride], jnp.array(size), num_base=1, divisor=1)
+    valid = ops.anchors.pyramid_valid([grid], [stride], jnp.array(size), num_base=1, divisor=1)
     canvas = _faded_scene()
     canvas[round(size[0] * ZOOM) :] = PALE
     canvas[:, round(size[1] * ZOOM) :] = PALE
@@ -67,11 +63,11 @@ def draw_deltas():
     """What `encode` says of an anchor and its object."""
     _, truth = _scene()
     anchor, target = jnp.array([64.0, 34, 104, 74]), truth[2]
-    deltas = np.asarray(box_coder.encode(anchor, jnp.asarray(target)))
+    deltas = np.asarray(ops.box_coder.encode(anchor, jnp.asarray(target)))
     canvas = _faded_scene()
     _box(canvas, anchor, ORANGE)
     _box(canvas, target, GREEN)
-    centres = np.asarray(boxes.xyxy_to_cxcywh(jnp.stack([anchor, target])))[:, :2]
+    centres = np.asarray(ops.boxes.xyxy_to_cxcywh(jnp.stack([anchor, target])))[:, :2]
     start, end = (tuple(int(v) for v in centre * ZOOM) for centre in centres)
     cv2.arrowedLine(canvas, start, end, BLACK, 2, cv2.LINE_AA, tipLength=0.15)
     words = np.full((canvas.shape[0], 330, 3), 255, np.uint8)
@@ -91,25 +87,21 @@ def draw_assignment():
     """Positive, negative and ignored anchors, and which of them a sampler draws."""
     stride = 8
     grid = (HEIGHT // stride, WIDTH // stride)
-    every = jnp.asarray(
-        anchors.pyramid_anchors([grid], [stride], scales=(4,), ratios=(1,), centre=0.5)
-    )
+    every = jnp.asarray(ops.pyramid_anchors([grid], [stride], scales=(4,), ratios=(1,), centre=0.5))
     _, truth = _scene()
 
     @jax.jit
     def learn(key, truth):
         usable, real = jnp.ones(len(every), bool), jnp.ones(len(truth), bool)
-        assigned = assignment.assign_by_iou(
+        assigned = ops.assign_by_iou(
             every, usable, truth, real, ~real, positive_iou=0.5, negative_iou=0.35
         )
-        samples = sampling.sample_labels(
-            key, assigned.labels, num_samples=24, positive_fraction=0.25
-        )
+        samples = ops.sample_labels(key, assigned.labels, num_samples=24, positive_fraction=0.25)
         return assigned, samples
 
     assigned, samples = learn(jax.random.key(3), truth)
     labels, index = np.asarray(assigned.labels), np.asarray(assigned.index)
-    centres = np.asarray(boxes.xyxy_to_cxcywh(every))[:, :2]
+    centres = np.asarray(ops.boxes.xyxy_to_cxcywh(every))[:, :2]
 
     def dots(chosen):
         canvas = _faded_scene()
@@ -144,9 +136,9 @@ def draw_nms():
     """A chain of three boxes under greedy and soft suppression."""
     chain = jnp.array([[20.0, 14, 90, 74], [48, 14, 118, 74], [76, 14, 146, 74]])
     scores, real = jnp.array([0.9, 0.8, 0.7]), jnp.ones(3, bool)
-    overlaps = np.asarray(boxes.pairwise_iou(chain, chain))
-    kept = nms.nms(chain, scores, real, iou_threshold=0.3)
-    soft = nms.soft_nms(chain, scores, real, method="linear", iou_threshold=0.3)
+    overlaps = np.asarray(ops.boxes.pairwise_iou(chain, chain))
+    kept = ops.nms(chain, scores, real, iou_threshold=0.3)
+    soft = ops.soft_nms(chain, scores, real, method="linear", iou_threshold=0.3)
 
     def panel(scores, kept):
         canvas = np.full((round(80 * ZOOM), round(WIDTH * ZOOM), 3), 255, np.uint8)
@@ -204,23 +196,23 @@ def draw_losses():
     logits = jnp.linspace(-4, 4, 81)
     ones = jnp.ones_like(logits)
     classes = [
-        ("sigmoid_cross_entropy", losses.sigmoid_cross_entropy(logits, ones), BLUE),
-        ("sigmoid_focal", losses.sigmoid_focal(logits, ones), RED),
+        ("sigmoid_cross_entropy", ops.losses.sigmoid_cross_entropy(logits, ones), BLUE),
+        ("sigmoid_focal", ops.losses.sigmoid_focal(logits, ones), RED),
     ]
     difference = jnp.linspace(-2, 2, 81)
     zeros = jnp.zeros_like(difference)
     deltas = [
-        ("l1", losses.l1(difference, zeros), BLUE),
-        ("smooth_l1, beta 1", losses.smooth_l1(difference, zeros), RED),
-        ("smooth_l1, beta 1/9", losses.smooth_l1(difference, zeros, beta=1 / 9), GREEN),
+        ("l1", ops.losses.l1(difference, zeros), BLUE),
+        ("smooth_l1, beta 1", ops.losses.smooth_l1(difference, zeros), RED),
+        ("smooth_l1, beta 1/9", ops.losses.smooth_l1(difference, zeros, beta=1 / 9), GREEN),
     ]
     shift = jnp.linspace(0, 3, 81)
     moved = jnp.stack([shift, 0 * shift, shift + 1, 0 * shift + 1], axis=-1)
     box = jnp.array([0.0, 0, 1, 1])
     whole = [
-        ("iou_loss", box_losses.iou_loss(moved, box), BLUE),
-        ("giou_loss", box_losses.giou_loss(moved, box), RED),
-        ("diou_loss", box_losses.diou_loss(moved, box), GREEN),
+        ("iou_loss", ops.iou_loss(moved, box), BLUE),
+        ("giou_loss", ops.giou_loss(moved, box), RED),
+        ("diou_loss", ops.diou_loss(moved, box), GREEN),
     ]
     return _row(
         [
@@ -258,8 +250,8 @@ def _probe_pooling(region, bins, rows=7, columns=9):
 
     @jax.jit
     def pool(rois):
-        align = roi_align(probes, rois, sampling_ratio=2, **settings)
-        return align, roi_pool(probes, rois, **settings)
+        align = ops.roi_align(probes, rois, sampling_ratio=2, **settings)
+        return align, ops.roi_pool(probes, rois, **settings)
 
     pooled = pool(jnp.array([region], jnp.float32))
     return [np.asarray(read).reshape(bins, bins, rows, columns) for read in pooled]

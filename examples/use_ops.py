@@ -24,21 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdet.ops.anchors import pyramid_anchors
-from jaxdet.ops.assignment import assign_by_iou
-from jaxdet.ops.box_coder import decode
-from jaxdet.ops.box_losses import box_regression
-from jaxdet.ops.boxes import pairwise_iou
-from jaxdet.ops.losses import global_count, masked_sum, sigmoid_cross_entropy
-from jaxdet.ops.nms import nms_per_class
-from jaxdet.ops.sampling import sample_labels
-from jaxdet.types import Detections
+from jaxdet import Detections, ops
 
 CLASSES = ("dark", "light")
 SIDE, MAX_OBJECTS, BATCH = 64, 3, 16
 SCALES, RATIOS, STRIDE = (1.5, 3.0), (0.5, 1.0, 2.0), 8
 GRID = [(SIDE // STRIDE, SIDE // STRIDE)]
-ANCHORS = jnp.asarray(pyramid_anchors(GRID, [STRIDE], scales=SCALES, ratios=RATIOS, centre=0.5))
+ANCHORS = jnp.asarray(ops.pyramid_anchors(GRID, [STRIDE], scales=SCALES, ratios=RATIOS, centre=0.5))
 STDS = (0.2, 0.2, 0.2, 0.2)
 
 
@@ -87,25 +79,26 @@ def network(params, x):
 
 def image_loss(key, logits, deltas, boxes, labels, valid):
     """Summed losses of ONE image, and its number of positives."""
-    usable, crowd = jnp.ones(len(ANCHORS), bool), jnp.zeros_like(valid)
-    assignment = assign_by_iou(
-        ANCHORS, usable, boxes, valid, crowd, positive_iou=0.5, negative_iou=0.4
-    )
-    samples = sample_labels(key, assignment.labels, num_samples=48, positive_fraction=0.5)
+    usable, thresholds = jnp.ones(len(ANCHORS), bool), dict(positive_iou=0.5, negative_iou=0.4)
+    assignment = ops.assign_by_iou(ANCHORS, usable, boxes, valid, **thresholds)
+    samples = ops.sample_labels(key, assignment.labels, num_samples=48, positive_fraction=0.5)
     logits, deltas, anchors = (x[samples.index] for x in (logits, deltas, ANCHORS))
     truth = assignment.index[samples.index]
     targets = jax.nn.one_hot(labels[truth], len(CLASSES)) * samples.positive[:, None]
-    class_loss = sigmoid_cross_entropy(logits, targets)
-    box_loss = box_regression(anchors, deltas, boxes[truth], kind="smooth_l1", stds=STDS)
-    total = masked_sum(class_loss, samples.valid) + masked_sum(box_loss, samples.positive)
-    return total, jnp.sum(samples.positive)
+    class_loss = ops.losses.sigmoid_cross_entropy(logits, targets)
+    box_loss = ops.box_losses.box_regression(
+        anchors, deltas, boxes[truth], kind="smooth_l1", stds=STDS
+    )
+    class_sum = ops.losses.masked_sum(class_loss, samples.valid)
+    box_sum = ops.losses.masked_sum(box_loss, samples.positive)
+    return class_sum + box_sum, jnp.sum(samples.positive)
 
 
 def batch_loss(params, key, pixels, *objects):
     """The losses of all images, divided by the positives of the batch."""
     keys = jax.random.split(key, len(pixels))
     totals, positives = jax.vmap(image_loss)(keys, *network(params, pixels), *objects)
-    return jnp.sum(totals) / global_count(jnp.sum(positives))
+    return jnp.sum(totals) / ops.losses.global_count(jnp.sum(positives))
 
 
 @jax.jit
@@ -113,10 +106,10 @@ def detect(params, pixels):
     """Detections of a batch: boxes (B, D, 4); scores, labels and valid (B, D)."""
 
     def one(logits, deltas):
-        boxes = decode(ANCHORS, deltas, stds=STDS, size=jnp.array([SIDE, SIDE]))
+        boxes = ops.box_coder.decode(ANCHORS, deltas, stds=STDS, size=jnp.array([SIDE, SIDE]))
         settings = dict(score_threshold=0.5, iou_threshold=0.4, max_detections=8)
         scores, usable = jax.nn.sigmoid(logits), jnp.ones(len(ANCHORS), bool)
-        return nms_per_class(boxes[:, None], scores, usable, max_candidates=64, **settings)
+        return ops.nms_per_class(boxes[:, None], scores, usable, max_candidates=64, **settings)
 
     return jax.vmap(one)(*network(params, pixels))
 
@@ -145,7 +138,8 @@ def train(num_steps):
 def show(boxes, labels, valid, found):
     """Prints the objects of one picture beside their best detections; gives their IoUs."""
     usable = found.valid & (found.labels == labels[:, None])
-    overlaps = np.asarray(pairwise_iou(jnp.asarray(boxes), jnp.asarray(found.boxes))) * usable
+    every_pair = ops.boxes.pairwise_iou(jnp.asarray(boxes), jnp.asarray(found.boxes))
+    overlaps = np.asarray(every_pair) * usable
     for slot in np.flatnonzero(valid):
         best = np.argmax(overlaps[slot])
         iou, where = overlaps[slot, best], found.boxes[best].round().astype(int)

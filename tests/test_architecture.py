@@ -1,6 +1,7 @@
 """The floors of the house, held by reading the source: imports only go down."""
 
 import ast
+import collections
 import pathlib
 import subprocess
 import sys
@@ -28,9 +29,11 @@ TOP = {
     "settings",
 }  # May import everything, and no other room imports them.
 HEAVY = (
-    "cv2 faster_coco_eval grain ml_collections orbax tensorboardX tensorflow "
+    "absl cv2 faster_coco_eval grain ml_collections orbax tensorboardX tensorflow "
     "tensorflow_datasets torch tqdm"
 ).split()
+# A source that reads a format and the metrics that go with it have the format's name.
+SAME_FORMAT = {"coco.py", "voc.py"}
 BANNED_NAMES = {"util", "utils", "misc", "common", "helper", "helpers"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -79,8 +82,10 @@ def test_imports_only_go_down(path):
     assert imported_rooms(path) <= allowed
 
 
-@pytest.mark.parametrize("module, below", [("checks", set()), ("boxes", {"jaxdet.ops.checks"})])
-def test_checks_and_boxes_are_the_ground_of_ops(module, below):
+@pytest.mark.parametrize(
+    "module, below", [("contracts", set()), ("boxes", {"jaxdet.ops.contracts"})]
+)
+def test_contracts_and_boxes_are_the_ground_of_ops(module, below):
     ops = {name for name in imports_of(PACKAGE / "ops" / f"{module}.py") if "jaxdet.ops" in name}
 
     assert {name.rsplit(".", 1)[0] for name in ops} <= below
@@ -107,8 +112,17 @@ def test_configs_import_only_ml_collections_and_one_another():
     } == {}
 
 
-def test_importing_jaxdet_loads_nothing_heavy():
-    code = f"import sys, jaxdet; print([name for name in {HEAVY} if name in sys.modules])"
+@pytest.mark.parametrize(
+    "used, unwanted",
+    [
+        ("dir(jaxdet)", ["jax", "numpy", "flax", *HEAVY]),
+        ("jaxdet.ops.nms, jaxdet.UserError", ["flax", "optax", *HEAVY]),
+        # Flax itself loads absl.
+        ("jaxdet.faster_rcnn, jaxdet.models", ["optax", *sorted({*HEAVY} - {"absl"})]),
+    ],
+)
+def test_what_is_used_of_jaxdet_loads_nothing_heavy(used, unwanted):
+    code = f"import sys, jaxdet; {used}; print([m for m in {unwanted} if m in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -131,6 +145,13 @@ def test_no_file_or_folder_is_a_box_for_odds_and_ends():
     parts = {part.removesuffix(".py") for path in SOURCES for part in name_of(path).split("/")}
 
     assert parts & BANNED_NAMES == set()
+
+
+def test_no_two_files_of_the_package_share_a_name():
+    counts = collections.Counter(path.name for path in MODULES)
+    shared = {name for name, count in counts.items() if count > 1}
+
+    assert shared == {"__init__.py", *SAME_FORMAT}
 
 
 def _identifiers(path):

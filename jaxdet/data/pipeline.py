@@ -9,7 +9,10 @@ import grain
 import numpy as np
 
 from jaxdet.data import padding, transforms
-from jaxdet.data.checks import (
+from jaxdet.data.loader import Loader
+from jaxdet.data.mosaic import Composition
+from jaxdet.data.proposal_files import take_proposals
+from jaxdet.data.ranges import (
     check_at_least,
     check_augmentation,
     check_canvas,
@@ -19,11 +22,8 @@ from jaxdet.data.checks import (
     check_resize,
     check_steps,
 )
-from jaxdet.data.images import TrainImages
-from jaxdet.data.loader import Loader
-from jaxdet.data.mosaic import Composition
-from jaxdet.data.proposals import take_proposals
 from jaxdet.data.sources.selection import NonEmpty
+from jaxdet.data.train_images import TrainImages
 from jaxdet.data.transforms import Augmentation, UnreadableImage
 from jaxdet.types import Source, UserError
 

@@ -31,10 +31,9 @@ from jaxdet.ops import box_coder, losses
 from jaxdet.ops import boxes as box_ops
 from jaxdet.ops.assignment import append_ground_truth, assign_by_iou
 from jaxdet.ops.box_losses import box_regression
-from jaxdet.ops.nms import nms_per_class
-from jaxdet.ops.roi_max_pooling import pyramid_roi_pool
-from jaxdet.ops.roi_pooling import pyramid_roi_align
+from jaxdet.ops.roi_pooling import pyramid_roi_align, pyramid_roi_pool
 from jaxdet.ops.sampling import pad_labels, sample_labels
+from jaxdet.ops.suppression import nms_per_class
 from jaxdet.types import Detections, Detector, Images, Metrics, Objects, Proposals, UserError
 
 # The coarsest map of an FPN holds no region; it serves the RPN alone.

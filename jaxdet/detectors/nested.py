@@ -82,6 +82,19 @@ def fill(builder: Callable, given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def fields_of(value: Group | nn.Module, shared: Iterable[str] = ()) -> dict[str, dataclasses.Field]:
+    """The fields of a group or a module that a dictionary may set.
+
+    Args:
+        value: the group or the module.
+        shared: what the detector sets in its own modules, see `SHARED`.
+    """
+    cls, hidden = type(value), ()
+    if isinstance(value, nn.Module):
+        hidden = (*SET_BY_DETECTOR, *(shared if cls in MODULES.values() else ()))
+    return {field.name: field for field in dataclasses.fields(cls) if field.name not in hidden}
+
+
 def check_known(given: Iterable[str], known: Iterable[str], where: str) -> None:
     """Refuses keys that are not known, and names the nearest that is.
 
@@ -177,14 +190,6 @@ def _names(given):
     return own | {key: names for key, names in parts.items() if names}
 
 
-def _fields(value, shared):
-    """The fields of a group or a module that a dictionary may set."""
-    cls, hidden = type(value), ()
-    if isinstance(value, nn.Module):
-        hidden = (*SET_BY_DETECTOR, *(shared if cls in MODULES.values() else ()))
-    return {field.name: field for field in dataclasses.fields(cls) if field.name not in hidden}
-
-
 def _describe(value, leaf, shared):
     if value is None and _is_module(leaf.type):
         return {"name": Leaf(NO_MODULE, str, nn.Module)}
@@ -193,7 +198,7 @@ def _describe(value, leaf, shared):
     found = {}
     if isinstance(value, nn.Module):
         found["name"] = Leaf(_name(type(value)), str, nn.Module)
-    for name, field in _fields(value, shared).items():
+    for name, field in fields_of(value, shared).items():
         part = getattr(value, name)
         found[name] = _describe(part, Leaf(part, field.type, type(value)), shared)
     return found
@@ -209,7 +214,7 @@ def _fill(value, given, where, shared, annotation=Any):
     if not isinstance(value, Group | nn.Module):
         check_known(given, (), where)
         return value
-    fields = _fields(value, shared)
+    fields = fields_of(value, shared)
     check_known(given, fields, where)
     changes = {
         key: _fill(getattr(value, key), part, f"{where}.{key}", shared, fields[key].type)

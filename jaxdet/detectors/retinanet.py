@@ -33,8 +33,8 @@ from jaxdet.ops import box_coder, losses
 from jaxdet.ops.anchors import octave_scales
 from jaxdet.ops.assignment import IGNORE, POSITIVE
 from jaxdet.ops.box_losses import box_regression
-from jaxdet.ops.nms import nms_per_class
 from jaxdet.ops.proposals import best_of_levels
+from jaxdet.ops.suppression import nms_per_class
 from jaxdet.types import Detections, Detector, Metrics, Objects
 
 

@@ -23,8 +23,8 @@ from jaxdet.ops import losses
 from jaxdet.ops.anchors import GridPoints
 from jaxdet.ops.box_coder import decode_grid, encode_grid
 from jaxdet.ops.box_losses import giou_loss, iou_loss
-from jaxdet.ops.nms import nms_best_class
 from jaxdet.ops.simota import assign_simota
+from jaxdet.ops.suppression import nms_best_class
 from jaxdet.types import Detections, Detector, Images, Metrics, Objects
 
 BOX_LOSSES = ("iou_square", "giou")

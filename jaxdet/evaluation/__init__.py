@@ -9,10 +9,10 @@ Each module of `EVALUATIONS` has
 
 from types import ModuleType
 
-from jaxdet.evaluation import coco, proposals, voc
+from jaxdet.evaluation import coco, recall, voc
 from jaxdet.evaluation.runner import ImageDetections, run
 
 # As a config names them.
-EVALUATIONS: dict[str, ModuleType] = {"coco": coco, "voc": voc, "proposals": proposals}
+EVALUATIONS: dict[str, ModuleType] = {"coco": coco, "voc": voc, "proposals": recall}
 
-__all__ = ["EVALUATIONS", "ImageDetections", "coco", "proposals", "run", "voc"]
+__all__ = ["EVALUATIONS", "ImageDetections", "coco", "recall", "run", "voc"]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from jaxdet.evaluation.checks import check_input
+from jaxdet.evaluation.labels import check_input
 from jaxdet.evaluation.runner import ImageDetections
 from jaxdet.evaluation.table import Section, format_sections
 from jaxdet.types import Example

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from jaxdet.evaluation.checks import check_input
+from jaxdet.evaluation.labels import check_input
 from jaxdet.evaluation.runner import ImageDetections
 from jaxdet.evaluation.table import Section, format_sections
 from jaxdet.types import Example

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jaxdet.ops.checks import check_at_least, check_fractions, check_shapes
+from jaxdet.ops.contracts import check_at_least, check_fractions, check_shapes
 
 
 class GridPoints(NamedTuple):

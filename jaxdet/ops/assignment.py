@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from jaxdet.ops import boxes as box_ops
-from jaxdet.ops.checks import check_fractions, check_shapes
+from jaxdet.ops.contracts import check_fractions, check_shapes
 
 POSITIVE = 1
 NEGATIVE = 0

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Real
 
 from jaxdet.ops import boxes as box_ops
 from jaxdet.ops.anchors import GridPoints
-from jaxdet.ops.checks import check_shapes
+from jaxdet.ops.contracts import check_shapes
 
 # Sides grow or shrink by at most this factor: exp() of a wild delta stays finite.
 MAX_RATIO = 1000 / 16

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Real
 
 from jaxdet.ops import box_coder, losses
 from jaxdet.ops import boxes as box_ops
-from jaxdet.ops.checks import check_shapes
+from jaxdet.ops.contracts import check_shapes
 
 IOU_FORMS = ("linear", "log", "square")
 BOX_LOSS_KINDS = ("l1", "smooth_l1", "iou", "giou", "diou")

@@ -7,7 +7,7 @@ computed in float32 and returned as float32, whatever comes in.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Real
 
-from jaxdet.ops.checks import check_at_least, check_shapes
+from jaxdet.ops.contracts import check_at_least, check_shapes
 
 # Keeps 0 / 0 out of overlaps of empty boxes, as the reference does (bbox_overlaps, eps).
 _EPSILON = 1e-6

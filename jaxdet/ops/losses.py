@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Real, Shaped
 
-from jaxdet.ops.checks import check_at_least, check_fractions, check_shapes
+from jaxdet.ops.contracts import check_at_least, check_fractions, check_shapes
 
 
 @check_shapes

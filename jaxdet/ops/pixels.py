@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from jaxdet.ops.checks import check_at_least, check_shapes
+from jaxdet.ops.contracts import check_at_least, check_shapes
 
 
 @check_shapes

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real, Shaped
 
-from jaxdet.ops import box_coder, nms
+from jaxdet.ops import box_coder
 from jaxdet.ops import boxes as box_ops
-from jaxdet.ops.checks import check_at_least, check_shapes
+from jaxdet.ops.contracts import check_at_least, check_shapes
+from jaxdet.ops.suppression import nms_sorted
 from jaxdet.types import Proposals
 
 
@@ -91,7 +92,7 @@ def generate_proposals(
     best, index = best_of_levels(ranked, level_sizes, pre_nms)
     boxes = decode(index)
     valid = (best > -jnp.inf) & box_ops.has_min_size(boxes, min_size)
-    suppress = jax.vmap(lambda b, v: nms.nms_sorted(b, v, iou_threshold=iou_threshold))
+    suppress = jax.vmap(lambda b, v: nms_sorted(b, v, iou_threshold=iou_threshold))
     keep = suppress(boxes, valid)
 
     ranked = jnp.where(keep, best, -jnp.inf).ravel()

@@ -1,14 +1,18 @@
-"""RoIAlign over one map or a whole pyramid, with fixed or adaptive sampling.
+"""RoIAlign and its older sibling RoIPool, over one map or a whole pyramid.
 
-RoIPool, its older sibling, is in `roi_max_pooling`.
-
+RoIAlign averages samples, in a fixed number or as many as a region has cells.
 Bilinear interpolation is separable, so a region is read in two steps: a small
 grid of map cells is gathered (the lines that its samples touch), then one
 matrix for each axis takes the cells to the output bins. Adaptive sampling
 costs no more than fixed: its samples change the matrices only.
 
+RoIPool takes the largest value in each bin of a region, both rounded to whole
+cells, as Fast R-CNN and the VGG detectors have it.
+
 Reference: He et al., Mask R-CNN, sec. 3, arXiv:1703.06870; mmcv 1.3,
-RoIAlign with `aligned`; Lin et al., FPN, eq. 1, arXiv:1612.03144.
+RoIAlign with `aligned`; Lin et al., FPN, eq. 1, arXiv:1612.03144. Girshick,
+Fast R-CNN, sec. 2.1, arXiv:1504.08083; torchvision's and mmcv's RoIPool for
+the rounding.
 """
 
 from collections.abc import Sequence
@@ -19,9 +23,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Real
 
-from jaxdet.ops.checks import check_at_least, check_shapes
+from jaxdet.ops.contracts import check_at_least, check_shapes
 
 ADAPTIVE = 0
+
+# Corners are integers in float32 up to here; nothing reads a map so large.
+_FARTHEST = 2.0**24
 
 
 class FlatPyramid(NamedTuple):
@@ -41,7 +48,7 @@ class FlatPyramid(NamedTuple):
 
 
 class _Axis(NamedTuple):
-    """What one axis of every region reads: `lines` of its map, weighed into bins."""
+    """What RoIAlign reads on one axis of every region: `lines` of its map, weighed into bins."""
 
     lines: Int[Array, "P T"]
     weights: Float[Array, "P O T"]
@@ -148,13 +155,12 @@ def pyramid_roi_align(
     check_at_least(1, max_sampling=max_sampling)
     bins = bins_of(output_size)
     cells, heights, widths, offsets = flatten_pyramid(pyramid, strides)
-    rois = jnp.nan_to_num(jax.lax.stop_gradient(rois).astype(jnp.float32))
-    level = map_levels(rois, num_levels=len(pyramid), finest_scale=finest_scale)
-    scaled = rois / jnp.array(strides)[level, None] - (0.5 if aligned else 0.0)
+    corners, level = _in_cells(rois, strides, finest_scale)
+    corners -= 0.5 if aligned else 0.0
     settings = dict(ratio=sampling_ratio, cap=max_sampling, min_length=0.0 if aligned else 1.0)
     longest = [max(level.shape[axis] for level in pyramid) for axis in (0, 1)]
-    y = _axis(scaled[:, 1], scaled[:, 3], heights[level], bins[0], longest[0], **settings)
-    x = _axis(scaled[:, 0], scaled[:, 2], widths[level], bins[1], longest[1], **settings)
+    y = _axis(corners[:, 1], corners[:, 3], heights[level], bins[0], longest[0], **settings)
+    x = _axis(corners[:, 0], corners[:, 2], widths[level], bins[1], longest[1], **settings)
 
     rows = offsets[level, None] + y.lines * widths[level, None]
     # Gathered as float32: the gradient sums many regions into a cell, in this type.
@@ -164,6 +170,77 @@ def pyramid_roi_align(
     interpolate = partial(jnp.einsum, precision="highest")
     pooled = interpolate("pot,ptuc->pouc", y.weights.astype(cells.dtype), patches)
     return interpolate("pqu,pouc->poqc", x.weights.astype(cells.dtype), pooled)
+
+
+@check_shapes
+def roi_pool(
+    features: Float[Array, "H W C"],
+    rois: Real[Array, "P 4"],
+    *,
+    stride: float,
+    output_size: int | tuple[int, int] = 7,
+) -> Float[Array, "P h w C"]:
+    """RoIPool on one feature map; the arguments are those of `pyramid_roi_pool`.
+
+    >>> cells = jnp.arange(16.0).reshape(4, 4, 1)
+    >>> roi_pool(cells, jnp.array([[0, 0, 30, 14]]), stride=10, output_size=2)[0, :, :, 0]
+    Array([[1., 3.],
+           [5., 7.]], dtype=float32)
+    """
+    return pyramid_roi_pool((features,), rois, strides=(stride,), output_size=output_size)
+
+
+@check_shapes
+def pyramid_roi_pool(
+    pyramid: Sequence[Float[Array, "_h _w C"]],
+    rois: Real[Array, "P 4"],
+    *,
+    strides: Sequence[float],
+    finest_scale: float = 56.0,
+    output_size: int | tuple[int, int] = 7,
+) -> Float[Array, "P h w C"]:
+    """Takes each region's bins from its level of the pyramid, the largest cell of each.
+
+    Corners are divided by the stride and rounded to cells, halves away from 0;
+    both ends belong to the region, which is at least one cell. A bin reaches
+    from the floor of its start to the ceiling of its end, so that neighbours
+    may share cells. What lies outside the map is cut off; a bin with nothing
+    left is 0. Exact for regions of any size: the time grows with the cells of
+    the largest bin, the memory does not.
+
+    The gradient goes to the largest cell of a bin, the first of equal ones. No
+    gradient flows to the regions. Bin edges are computed in integers; the
+    reference's float32 reaches a cell too far at a few sides, such as 57 cells
+    in 7 bins.
+
+    Args:
+        pyramid: maps of one image, finest first.
+        rois: regions in image pixels; any finite or infinite values.
+        strides: pixels a cell, of each map; finer first.
+        finest_scale: see `map_levels`.
+        output_size: bins an axis, or (height, width).
+
+    Raises:
+        ValueError: if the numbers of maps and strides differ, or a setting is
+            out of range.
+
+    >>> pyramid = jnp.zeros((16, 16, 1)), jnp.ones((8, 8, 1))
+    >>> rois = jnp.array([[0, 0, 8, 8], [0, 0, 32, 32]])
+    >>> pyramid_roi_pool(pyramid, rois, strides=(4, 8), finest_scale=8, output_size=1).ravel()
+    Array([0., 1.], dtype=float32)
+    """
+    bins = bins_of(output_size)
+    cells, heights, widths, offsets = flatten_pyramid(pyramid, strides)
+    corners, level = _in_cells(rois, strides, finest_scale)
+    corners = _round(corners)
+    rows = _bin_edges(corners[:, 1], corners[:, 3], heights[level], bins[0])
+    columns = _bin_edges(corners[:, 0], corners[:, 2], widths[level], bins[1])
+    largest, empty = _largest_cells(cells, rows, columns, offsets[level], widths[level])
+    # Read as float32: the gradient sums many regions into a cell, in this type.
+    pooled = jnp.take_along_axis(
+        cells.astype(jnp.float32), largest.reshape(-1, cells.shape[1]), axis=0
+    ).reshape(largest.shape)
+    return jnp.where(empty[..., None], 0, pooled).astype(cells.dtype)
 
 
 @check_shapes
@@ -203,6 +280,13 @@ def bins_of(output_size: int | tuple[int, int]) -> tuple[int, int]:
     if min(bins) < 1:
         raise ValueError(f"output_size must be at least 1, got {output_size}")
     return bins
+
+
+def _in_cells(rois, strides, finest_scale):
+    """Corners of each region in cells of the map that it is read from, and the level of that."""
+    rois = jnp.nan_to_num(jax.lax.stop_gradient(rois).astype(jnp.float32))
+    level = map_levels(rois, num_levels=len(strides), finest_scale=finest_scale)
+    return rois / jnp.array(strides, jnp.float32)[level, None], level
 
 
 def _axis(start, end, size, bins, longest, *, ratio, cap, min_length) -> _Axis:
@@ -256,3 +340,60 @@ def _lines_beside_samples(position, share):
     own_bin = jnp.eye(bins)[:, :, None, None]  # Lines of another bin weigh nothing.
     weights = (weights[:, None] * own_bin).reshape(num_rois, bins, bins * count * 2)
     return lines.reshape(num_rois, -1), weights
+
+
+def _round(values: Float[Array, "P 4"]) -> Int[Array, "P 4"]:
+    """Rounds halves away from 0; adding .5 and cutting would round .49999997 up."""
+    values = jnp.clip(values, -_FARTHEST, _FARTHEST)
+    whole = jnp.trunc(values)
+    away = jnp.abs(values - whole) >= 0.5
+    return (whole + jnp.where(away, jnp.sign(values), 0)).astype(jnp.int32)
+
+
+def _bin_edges(
+    start: Int[Array, " P"], end: Int[Array, " P"], size: Int[Array, " P"], bins: int
+) -> tuple[Int[Array, "P O"], Int[Array, "P O"]]:
+    """First line of each bin, and the one behind its last, inside a map of `size` lines."""
+    length = jnp.maximum(end - start + 1, 1)[:, None]
+    bin_ = jnp.arange(bins)
+    # bin * length / bins in two parts: the product would overflow for garbage regions.
+    whole, rest = length // bins, length % bins
+    first = bin_ * whole + bin_ * rest // bins
+    behind = (bin_ + 1) * whole - (-(bin_ + 1) * rest // bins)
+    edges = (start[:, None] + edge for edge in (first, behind))
+    return tuple(jnp.clip(edge, 0, size[:, None]) for edge in edges)
+
+
+def _largest_cells(cells, rows, columns, offset, width):
+    """The place of each bin's largest cell (P, h, w, C), and which bins are empty (P, h, w).
+
+    One cell of every bin a step; small bins look at their last cell again.
+    """
+    cells = jax.lax.stop_gradient(cells)
+    (top, bottom), (left, right) = rows, columns
+    empty = (bottom <= top)[:, :, None] | (right <= left)[:, None]
+    num_columns = jnp.maximum(jnp.max(right - left), 1)
+    num_steps = jnp.max(bottom - top) * num_columns
+
+    def place(step):
+        y = jnp.minimum(top + step // num_columns, bottom - 1)
+        x = jnp.minimum(left + step % num_columns, right - 1)
+        index = offset[:, None, None] + y[:, :, None] * width[:, None, None] + x[:, None]
+        return jnp.where(empty, 0, index)
+
+    def look(state):
+        step, best, largest = state
+        index = place(step)
+        seen = cells[index]
+        better = seen > best
+        return (
+            step + 1,
+            jnp.where(better, seen, best),
+            jnp.where(better, index[..., None], largest),
+        )
+
+    index = place(0)
+    largest = jnp.broadcast_to(index[..., None], (*index.shape, cells.shape[1]))
+    state = (jnp.array(1), cells[index], largest)
+    _, _, largest = jax.lax.while_loop(lambda state: state[0] < num_steps, look, state)
+    return largest, empty

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key
 
 from jaxdet.ops.assignment import IGNORE, NEGATIVE, POSITIVE
-from jaxdet.ops.checks import check_fractions, check_shapes
+from jaxdet.ops.contracts import check_fractions, check_shapes
 
 
 class Samples(NamedTuple):

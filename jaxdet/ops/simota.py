@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 from jaxdet.ops import boxes as box_ops
 from jaxdet.ops.anchors import GridPoints
-from jaxdet.ops.checks import check_at_least, check_shapes
+from jaxdet.ops.contracts import check_at_least, check_shapes
 
 # The reference's cross entropy takes no logarithm as lower: a class never costs more than this.
 _MAX_NEGATIVE_LOG = 100.0

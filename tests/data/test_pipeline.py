@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from drawn_data import ListSource, make_example, with_proposals, write_voc
 
-from jaxdet.data import proposals, transforms
-from jaxdet.data.images import TrainImages
+from jaxdet.data import proposal_files, transforms
 from jaxdet.data.loader import Loader
 from jaxdet.data.mosaic import Composition
 from jaxdet.data.pipeline import eval_batches, train_batches
 from jaxdet.data.sources.voc import read_voc
+from jaxdet.data.train_images import TrainImages
 from jaxdet.data.transforms import Augmentation
 from jaxdet.types import UserError
 
@@ -563,8 +563,10 @@ def test_a_proposals_file_goes_the_whole_way(tmp_path):
     images = {f"i{k}": ((40, 60), [("cat", (5, 5, 20, 20))]) for k in range(3)}
     source = read_voc(root=write_voc(tmp_path, images), split="train")
     boxes = [np.float32([[k, 0, 10 + k, 10], [0, 0, 5, 5]]) for k in range(3)]
-    proposals.write(tmp_path / "p.npz", ["i2", "i1", "i0"], boxes[::-1], [np.array([2.0, 1])] * 3)
-    source = proposals.WithProposals(source, tmp_path / "p.npz")
+    proposal_files.write(
+        tmp_path / "p.npz", ["i2", "i1", "i0"], boxes[::-1], [np.array([2.0, 1])] * 3
+    )
+    source = proposal_files.WithProposals(source, tmp_path / "p.npz")
     (batch,) = _take(1, source, batch_size=3, keep_empty=False, max_proposals=2, vertical_flip=0.0)
     assert batch.images.proposals.valid.all()
     (images, examples), *_ = _evaluate(source, max_proposals=2)[0]

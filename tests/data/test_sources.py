@@ -1,5 +1,8 @@
+import subprocess
+import sys
+
 import pytest
-from drawn_data import ListSource, make_example, write_voc
+from drawn_data import ListSource, make_example, write_coco, write_voc
 
 from jaxdet.data.sources import build
 from jaxdet.data.sources.selection import NonEmpty
@@ -71,3 +74,20 @@ def test_non_empty_reads_no_image_of_a_source_of_files(tmp_path):
 )
 def test_non_empty_leaves_out_tiny_images_and_boxes_that_training_cannot_use(example, kept):
     assert len(NonEmpty(ListSource([example]))) == kept
+
+
+def test_voc_and_coco_are_read_without_tfds(tmp_path):
+    voc = write_voc(tmp_path / "voc", {"a": ((40, 60), [("cat", (1, 1, 10, 10))])})
+    image = {"id": 1, "file_name": "a.jpg", "height": 40, "width": 60}
+    coco = write_coco(tmp_path / "coco", {"images": [image], "annotations": [], "categories": []})
+    code = (
+        "import sys\n"
+        "from jaxdet.data import sources\n"
+        f"for name, root in (('voc', {voc!r}), ('coco', {coco!r})):\n"
+        "    assert sources.build(name, root=root, split='train')[0].size == (40, 60)\n"
+        "print('tensorflow_datasets' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert result.stdout.strip() == "False"

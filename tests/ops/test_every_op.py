@@ -209,7 +209,7 @@ CASES = {
         },
         dict(kind="giou"),
     ),
-    "nms.nms": Case(
+    "suppression.nms": Case(
         lambda rng: {
             "boxes": boxes(rng, N),
             "scores": rng.random(N).astype(np.float32),
@@ -219,12 +219,12 @@ CASES = {
         dict(iou_threshold=0.3),
         {"boxes": "valid", "scores": "valid", "groups": "valid"},
     ),
-    "nms.nms_sorted": Case(
+    "suppression.nms_sorted": Case(
         lambda rng: {"boxes": boxes(rng, N), "valid": some(rng, N)},
         dict(iou_threshold=0.3),
         {"boxes": "valid"},
     ),
-    "nms.soft_nms": Case(
+    "suppression.soft_nms": Case(
         lambda rng: {
             "boxes": boxes(rng, N),
             "scores": rng.random(N).astype(np.float32),
@@ -233,7 +233,7 @@ CASES = {
         dict(iou_threshold=0.3),
         {"boxes": "valid", "scores": "valid"},
     ),
-    "nms.nms_per_class": Case(
+    "suppression.nms_per_class": Case(
         lambda rng: {
             "boxes": boxes(rng, N, K),
             "scores": rng.random((N, K)).astype(np.float32),
@@ -242,7 +242,7 @@ CASES = {
         PER_CLASS,
         {"boxes": "valid", "scores": "valid"},
     ),
-    "nms.nms_best_class": Case(
+    "suppression.nms_best_class": Case(
         lambda rng: {
             "boxes": boxes(rng, N),
             "scores": rng.random((N, K)).astype(np.float32),
@@ -274,11 +274,11 @@ CASES = {
     "roi_pooling.pyramid_roi_align": Case(
         lambda rng: {"pyramid": pyramid(rng), "rois": boxes(rng, N)}, ROI
     ),
-    "roi_max_pooling.roi_pool": Case(
+    "roi_pooling.roi_pool": Case(
         lambda rng: {"features": normal(rng, 10, 15, C), "rois": boxes(rng, N)},
         dict(stride=4, output_size=2),
     ),
-    "roi_max_pooling.pyramid_roi_pool": Case(
+    "roi_pooling.pyramid_roi_pool": Case(
         lambda rng: {"pyramid": pyramid(rng), "rois": boxes(rng, N)}, ROI
     ),
     "pixels.content_mask": Case(
@@ -303,7 +303,7 @@ DIFFERENTIABLE += [name for name in CASES if name.startswith("roi_") and "map" n
 def public_ops():
     names = set()
     for module in pkgutil.iter_modules(ops.__path__):
-        if module.name == "checks":
+        if module.name == "contracts":
             continue
         members = vars(importlib.import_module(f"jaxdet.ops.{module.name}"))
         names |= {

@@ -21,15 +21,24 @@ SOURCES: dict[str, tuple[Callable[..., Source], Callable]] = {
 COMMON = ("root", "split", "classes")
 
 
-def options(name: str) -> dict[str, Any]:
-    """The settings that only this source takes, with their defaults.
+def options_owner(name: str) -> Callable:
+    """What has the options of a source as its parameters.
 
     Raises:
         UserError: for an unknown name.
     """
     if name not in SOURCES:
         raise UserError(f"unknown data source {name!r}; there are {', '.join(SOURCES)}")
-    parameters = inspect.signature(SOURCES[name][1]).parameters
+    return SOURCES[name][1]
+
+
+def options(name: str) -> dict[str, Any]:
+    """The settings that only this source takes, with their defaults.
+
+    Raises:
+        UserError: for an unknown name.
+    """
+    parameters = inspect.signature(options_owner(name)).parameters
     return {key: p.default for key, p in parameters.items() if key not in COMMON}
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import logging
 import pathlib
@@ -11,20 +10,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 
-import cv2
 import numpy as np
-import tensorflow_datasets as tfds
-from tensorflow_datasets.core.utils import tqdm_utils
 
-from jaxdet.data.checks import is_pair
+from jaxdet.data.ranges import is_pair
 from jaxdet.data.sources.pictures import KINDS, Picture, draw_picture
 from jaxdet.data.sources.tfds import TfdsSource, read_tfds
 from jaxdet.types import UserError
 
 # Raised whenever the same settings give other pictures, so that old files are not read.
 _VERSION = "1.0.0"
-_JPEG_QUALITY = 90
 _INCOMPLETE = "incomplete."
 # Seconds; an unfinished folder that is older was left behind by a process that was killed.
 _STALE = 24 * 3600
@@ -106,56 +102,6 @@ def draw_split(settings: ShapesSettings, split: str) -> Iterator[Picture]:
         )
 
 
-class Shapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes the pictures that the settings describe."""
-
-    VERSION = tfds.core.Version(_VERSION)
-
-    def __init__(self, settings: ShapesSettings, **kwargs: object):
-        """Takes the settings, and what a TFDS builder takes."""
-        self._settings = settings
-        super().__init__(**kwargs)
-
-    def _info(self):
-        objects = {
-            "bbox": tfds.features.BBoxFeature(),
-            "label": tfds.features.ClassLabel(names=self._settings.classes),
-        }
-        features = {
-            "image": tfds.features.Image(encoding_format="jpeg"),
-            "image/id": np.int64,
-            "objects": tfds.features.Sequence(objects),
-        }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Generated pictures of shapes.",
-            features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(split) for split in ("train", "test")}
-
-    def _generate_examples(self, split):
-        for number, picture in enumerate(draw_split(self._settings, split)):
-            yield number, _to_record(number, picture)
-
-
-def _to_record(number, picture):
-    height, width = picture.image.shape[:2]
-    fractions = picture.boxes.astype(np.float64) / [width, height, width, height]
-    bgr = cv2.cvtColor(picture.image, cv2.COLOR_RGB2BGR)
-    encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
-    return {
-        "image": io.BytesIO(encoded.tobytes()),
-        "image/id": number,
-        "objects": [
-            {"bbox": tfds.features.BBox(y1, x1, y2, x2), "label": int(label)}
-            for (x1, y1, x2, y2), label in zip(fractions.tolist(), picture.labels, strict=True)
-        ],
-    }
-
-
 def _digest(settings):
     """A name for the settings, so that none reads another's files."""
     text = json.dumps([_VERSION, dataclasses.asdict(settings)], sort_keys=True)
@@ -164,17 +110,18 @@ def _digest(settings):
 
 def _prepare(settings, folder):
     """Writes the data set beside its final place, and moves it there when complete."""
+    # It loads TFDS, which sources of other formats do without.
+    from jaxdet.data.sources import picture_files
+
     count = settings.num_train + settings.num_test
     logging.getLogger("jaxdet").info("drawing %d pictures of shapes into %s", count, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(folder.parent)
     with tempfile.TemporaryDirectory(prefix=_INCOMPLETE, dir=folder.parent) as made:
-        builder = Shapes(settings, data_dir=made, file_format="array_record")
-        # TFDS prints that it downloads, which is not so.
-        with contextlib.redirect_stdout(io.StringIO()), _no_progress_bars():
-            builder.download_and_prepare()
+        draw = partial(draw_split, settings)
+        written = picture_files.write(draw, made, class_names=settings.classes)
         try:
-            pathlib.Path(builder.data_dir).rename(folder)
+            written.rename(folder)
         except OSError:
             # Another process was faster, with the same pictures.
             if not folder.is_dir():
@@ -186,16 +133,6 @@ def _remove_stale(parent):
         with contextlib.suppress(FileNotFoundError):  # Another process removed it just now.
             if time.time() - folder.stat().st_mtime > _STALE:
                 shutil.rmtree(folder)
-
-
-@contextlib.contextmanager
-def _no_progress_bars():
-    before = tqdm_utils._active  # TFDS has no public way to ask.
-    tfds.disable_progress_bar()
-    try:
-        yield
-    finally:
-        tfds.display_progress_bar(before)
 
 
 def _to_settings(classes, settings):

@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from jaxdet.data import transforms
 from jaxdet.data.sources.selection import MIN_IMAGE_SIDE, shows_object
@@ -136,6 +135,9 @@ def read_tfds(*, root: str, split: str, classes: tuple[str, ...] = ()) -> TfdsSo
     Raises:
         UserError: if there is no such folder, split, feature or class.
     """
+    # Here, so that other sources do without it.
+    import tensorflow_datasets as tfds
+
     folder = _find_prepared(pathlib.Path(root))
     builder = tfds.builder_from_directory(str(folder))
     features = builder.info.features

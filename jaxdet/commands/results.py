@@ -3,22 +3,22 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxdet import settings, visualize
-from jaxdet.data import pipeline, proposals
-from jaxdet.detectors import CLASS_BLIND
+from jaxdet import visualize
+from jaxdet.data import pipeline, proposal_files
 from jaxdet.evaluation import EVALUATIONS, ImageDetections, runner
-from jaxdet.types import Example, Source
+from jaxdet.types import Detector, Example, Source
 
-# Names of the classes in confusion matrices; those of regions are the source's.
-BACKGROUND = "background"
-ANCHOR_CLASSES = ("object", BACKGROUND)
+# What a batch of an evaluation takes of the section "data".
+EVAL_KEYS = ("canvas", "resize", "max_proposals", "num_threads")
+# The class of what a detector finds that tells none apart.
+OBJECT = ("object",)
 
 
 def evaluate(
@@ -37,7 +37,7 @@ def evaluate(
         predict: `(variables, images) -> Detections`.
         variables: of the detector.
         proposals_file: where it is given, all images are predicted and what is
-            found on them is written as proposals (see `data.proposals`); then
+            found on them is written as proposals (see `data.proposal_files`); then
             `config.eval_images` of them are evaluated as usual.
     """
     max_images = 0 if proposals_file else config.eval_images
@@ -63,6 +63,7 @@ def measure(
 
 def draw(
     config: ConfigDict,
+    detector: Detector,
     source: Source,
     predict: Callable,
     variables: Any,
@@ -75,31 +76,31 @@ def draw(
 
     Args:
         config: of the run.
+        detector: says what its labels and matrices mean.
         source: the examples.
         predict: as for `evaluate`.
         variables: of the detector.
-        matrices: counts, rows truth and columns prediction, by name; those of
-            the anchors begin with "rpn".
+        matrices: counts, rows truth and columns prediction, by name.
 
     Returns:
         Names and RGB pixels.
     """
-    pictures = _draw_images(config, source, predict, variables)
+    pictures = _draw_images(config, detector, source, predict, variables)
     for name, counts in matrices.items():
-        classes = ANCHOR_CLASSES if name.startswith("rpn") else (*source.class_names, BACKGROUND)
-        pictures.append((name, visualize.confusion_matrix(counts, classes)))
+        classes = [source.class_names if n is ... else (n,) for n in detector.matrices[name]]
+        pictures.append((name, visualize.confusion_matrix(counts, tuple(chain(*classes)))))
     return pictures
 
 
-def _draw_images(config, source, predict, variables):
+def _draw_images(config, detector, source, predict, variables):
     if config.num_pictures == 0:
         return []
     with closing(_eval_batches(config, source, config.num_pictures, keep_images=True)) as batches:
         found = runner.run(lambda images: predict(variables, images), batches)
     names, pictures = source.class_names, []
     for example, detections in zip(*found, strict=True):
-        if config.detector in CLASS_BLIND:
-            names = ANCHOR_CLASSES[:1]
+        if not detector.tells_classes:
+            names = OBJECT
             example = example._replace(labels=np.zeros_like(example.labels))
         picture = visualize.compare(
             example.image, example, detections, names, min_score=config.picture_score
@@ -127,7 +128,7 @@ def _write_proposals(file, source, examples, found):
         ids += [i for i in _all_ids(source) if i not in known]
     nothing = ImageDetections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
     found = [*found, *[nothing] * (len(ids) - len(found))]
-    proposals.write(file, ids, [each.boxes for each in found], [each.scores for each in found])
+    proposal_files.write(file, ids, [each.boxes for each in found], [each.scores for each in found])
 
 
 def _spread(count, wanted):
@@ -136,13 +137,9 @@ def _spread(count, wanted):
 
 
 def _eval_batches(config: ConfigDict, source: Source, max_images: int, **more: Any) -> Any:
+    keywords = {key: config.data[key] for key in EVAL_KEYS}
     return pipeline.eval_batches(
-        source,
-        batch_size=config.eval_batch_size,
-        max_images=max_images,
-        num_devices=jax.local_device_count(),
-        **settings.eval_keywords(config),
-        **more,
+        source, batch_size=config.eval_batch_size, max_images=max_images, **keywords, **more
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from jaxtyping import Array, Bool, Float, Real, Shaped
 
 from jaxdet.ops import boxes as box_ops
-from jaxdet.ops.checks import check_at_least, check_fractions, check_shapes
+from jaxdet.ops.contracts import check_at_least, check_fractions, check_shapes
 
 NAN = float("nan")
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxdet.data import transforms
 from jaxdet.data.loader import Loader
 from jaxdet.data.mosaic import Composition, compose
-from jaxdet.data.proposals import take_proposals
+from jaxdet.data.proposal_files import take_proposals
 from jaxdet.data.transforms import Augmentation, UnreadableImage
 from jaxdet.types import Example, Source, UserError
 

@@ -5,7 +5,7 @@ import pytest
 from evaluation.examples import make_detections, make_example, make_random
 
 from jaxdet.evaluation import coco
-from jaxdet.evaluation.proposals import evaluate, format_table
+from jaxdet.evaluation.recall import evaluate, format_table
 
 SMALL_BOX = [10, 10, 30, 30]
 MEDIUM_BOX = [100, 100, 150, 150]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from jaxdet.ops import boxes as box_ops
-from jaxdet.ops.checks import check_at_least, check_fractions, check_shapes
+from jaxdet.ops.contracts import check_at_least, check_fractions, check_shapes
 from jaxdet.types import Detections
 
 SOFT_NMS_METHODS = ("linear", "gaussian")
@@ -78,7 +78,7 @@ def nms_sorted(
 
     Greedy suppression is the one fixed point of "kept unless a kept, better
     box overlaps it": repeating that sentence settles box after box, usually
-    in four to six sweeps, without a loop over boxes.
+    in two to ten sweeps, without a loop over boxes.
 
     Args:
         boxes: candidate boxes, best first.

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdet.ops import boxes as box_ops
-from jaxdet.ops.nms import nms, nms_best_class, nms_per_class, nms_sorted, soft_nms
+from jaxdet.ops.suppression import nms, nms_best_class, nms_per_class, nms_sorted, soft_nms
 
 COUNT = 30
 THRESHOLDS = (0.0, 0.3, 0.5, 0.7, 1.0)

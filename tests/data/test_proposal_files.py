@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from drawn_data import ListSource, make_example, write_voc
 
-from jaxdet.data import proposals
-from jaxdet.data.proposals import WithProposals
+from jaxdet.data import proposal_files
+from jaxdet.data.proposal_files import WithProposals
 from jaxdet.data.sources.selection import NonEmpty
 from jaxdet.data.sources.voc import read_voc
 from jaxdet.types import Source, UserError
@@ -23,7 +23,7 @@ def _arrays(boxes=BOXES, scores=SCORES):
 @pytest.fixture
 def file(tmp_path):
     """Proposals of three images, of which the second has none."""
-    proposals.write(tmp_path / "made" / "p.npz", IDS, *_arrays())
+    proposal_files.write(tmp_path / "made" / "p.npz", IDS, *_arrays())
     return tmp_path / "made" / "p.npz"
 
 
@@ -82,7 +82,7 @@ def test_random_proposals_come_back(tmp_path):
     counts = rng.integers(0, 4, 50)
     boxes = [rng.uniform(0, 99, (n, 4)).astype(np.float32) for n in counts]
     scores = [-np.sort(-rng.random(n).astype(np.float32)) for n in counts]
-    proposals.write(tmp_path / "p.npz", range(50), boxes, scores)
+    proposal_files.write(tmp_path / "p.npz", range(50), boxes, scores)
     order = rng.permutation(50)
     source = WithProposals(
         ListSource([make_example([], id=int(i)) for i in order]), tmp_path / "p.npz"
@@ -94,7 +94,7 @@ def test_random_proposals_come_back(tmp_path):
 
 def test_write_puts_the_best_first_and_leaves_equal_ones_in_order(tmp_path):
     boxes = [[[k, 0, 9, 9] for k in range(4)]]
-    proposals.write(tmp_path / "p.npz", ["a"], *_arrays(boxes, [[0.25, 0.5, 0.25, 0.75]]))
+    proposal_files.write(tmp_path / "p.npz", ["a"], *_arrays(boxes, [[0.25, 0.5, 0.25, 0.75]]))
     (example,) = WithProposals(ListSource([make_example([], id="a")]), tmp_path / "p.npz")
     assert example.proposals[:, 0].tolist() == [3, 1, 0, 2]
     assert example.proposal_scores.tolist() == [0.75, 0.5, 0.25, 0.25]
@@ -102,11 +102,11 @@ def test_write_puts_the_best_first_and_leaves_equal_ones_in_order(tmp_path):
 
 def test_write_takes_other_numbers_and_no_image_at_all(tmp_path):
     file = tmp_path / "p.npz"
-    proposals.write(file, ["a"], [np.array([[1, 2, 3, 4]])], [np.array([0.1])])
+    proposal_files.write(file, ["a"], [np.array([[1, 2, 3, 4]])], [np.array([0.1])])
     (example,) = WithProposals(ListSource([make_example([], id="a")]), file)
     assert (example.proposals.dtype, example.proposal_scores.dtype) == (np.float32, np.float32)
     assert example.proposals.tolist() == [[1, 2, 3, 4]]
-    proposals.write(file, [], [], [])
+    proposal_files.write(file, [], [], [])
     assert len(WithProposals(ListSource([]), file)) == 0
 
 
@@ -130,7 +130,7 @@ NAN, INF = float("nan"), float("inf")
 def test_write_refuses_what_the_file_must_not_hold(file, ids, boxes, scores, message):
     before = file.read_bytes()
     with pytest.raises(UserError) as error:
-        proposals.write(file, ids, *_arrays(boxes, scores))
+        proposal_files.write(file, ids, *_arrays(boxes, scores))
     assert str(error.value).startswith(f"{file}: ")
     assert message in str(error.value)
     assert file.read_bytes() == before
@@ -150,7 +150,7 @@ def test_an_interrupted_write_leaves_the_old_file_or_none(file, monkeypatch):
     other = file.with_name("other.npz")
     for path in (file, other):
         with pytest.raises(KeyboardInterrupt):
-            proposals.write(path, ["z"], *_arrays([[]], [[]]))
+            proposal_files.write(path, ["z"], *_arrays([[]], [[]]))
     assert file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir()] == ["p.npz"]
 
@@ -206,7 +206,7 @@ def test_scores_may_rise_from_one_image_to_the_next(tmp_path):
     boxes, scores = [[[0, 0, 9, 9]] * n for n in (1, 0, 2, 0, 0, 1, 0)], [
         [0.1], [], [0.5, 0.2], [], [], [0.9], []
     ]  # fmt: skip
-    proposals.write(tmp_path / "p.npz", range(7), *_arrays(boxes, scores))
+    proposal_files.write(tmp_path / "p.npz", range(7), *_arrays(boxes, scores))
     source = WithProposals(ListSource([make_example([], id=5)]), tmp_path / "p.npz")
     assert source[0].proposal_scores.tolist() == pytest.approx([0.9])
 
@@ -232,7 +232,7 @@ def test_what_is_no_archive_is_refused(file, tmp_path):
 
 def test_missing_images_are_found_at_the_start_without_reading_an_image(file, voc):
     assert len(WithProposals(voc, file)) == 2
-    proposals.write(file, ["a", "c"], *_arrays(BOXES[:2], SCORES[:2]))
+    proposal_files.write(file, ["a", "c"], *_arrays(BOXES[:2], SCORES[:2]))
     with pytest.raises(UserError) as error:
         WithProposals(voc, file)
     assert str(error.value) == f"{file}: no proposals for 1 of 2 images, first 'b'"

@@ -1,0 +1,85 @@
+"""Writes docs/settings.md: every setting of a config, with default and meaning.
+
+python docs/write_settings.py
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxdet.commands import schema
+from jaxdet.data import sources
+from jaxdet.detectors import DETECTORS, nested
+from jaxdet.evaluation import EVALUATIONS
+from jaxdet.models import MODULES
+
+PAGE = Path(__file__).with_name("settings.md")
+INTRODUCTION = """\
+# Settings
+
+Every setting of a config. A recipe names those that are its own, the command line changes one by
+`--config.PATH=VALUE` (or a space for the `=`), and `jaxdet.build` takes those of the model as
+nested dictionaries. These are the same:
+
+```
+config.model.roi.sample.num_samples = 64  # In a recipe.
+--config.model.roi.sample.num_samples=64  # On the command line.
+jaxdet.build("faster_rcnn", num_classes=3, roi={"sample": {"num_samples": 64}})  # In Python.
+```
+
+Lengths are in steps, or such as `"12 epochs"`: then an epoch is the number of images over
+`batch_size`. Tuples are written `"(1, 2)"`. "~" in paths is the home folder. A setting without a
+default must be said. `train.py --config=A --against=B` prints what differs between two configs.
+This page is written by `docs/write_settings.py`.
+"""
+
+
+def write_page() -> str:
+    """The whole page."""
+    tree = schema.describe({"detector": "faster_rcnn", "data": {"source": "voc"}})
+    sections = [INTRODUCTION, "## The run\n", _table(schema.RUN)]
+    data = {key: value for key, value in tree["data"].items() if key != "options"}
+    sections += ["## data\n", _table(data, "data.")]
+    for source in sources.SOURCES:
+        keys = schema.options(source)
+        if keys:
+            sections += [f"### data.options of `{source}`\n", _table(keys, "data.options.")]
+    for name in EVALUATIONS:
+        found = schema.describe({"detector": "rpn", "data": {"source": "voc"}} | _named(name))
+        sections += [f"## evaluation, `{name}`\n", _table(found["evaluation"], "evaluation.")]
+    sections += ["## optimizer\n", _table(schema.OPTIMIZER, "optimizer.")]
+    for name in DETECTORS:
+        found = schema.describe({"detector": name, "data": {"source": "voc"}})
+        sections += [f"## model of `{name}`\n", _table(found["model"], "model.")]
+    sections += ["## Modules\n", _modules()]
+    return "\n".join(sections)
+
+
+def _named(evaluation: str) -> dict[str, Any]:
+    return {"evaluation": {"name": evaluation}}
+
+
+def _modules() -> str:
+    """The settings of modules that no detector has by default."""
+    text = "`model.backbone.name` and its like choose another module, which has its own settings.\n"
+    tables = [text]
+    shown = {"resnet", "fpn", "rpn_head", "box_head", "retina_head"}
+    for name, module in MODULES.items():
+        if name not in shown:
+            fields = nested.fields_of(module())
+            tables += [f"### `{name}`\n", _table(schema.taken(module, *fields))]
+    return "\n".join(tables)
+
+
+def _table(tree: Mapping[str, Any], prefix: str = "") -> str:
+    rows = ["| setting | default | meaning |", "|---|---|---|"]
+    for path, key in schema.leaves(tree):
+        default = "" if key.default is schema.REQUIRED else f"`{key.default!r}`"
+        rows.append(
+            f"| `{prefix}{path}` | {default} | {key.meaning.rstrip('.').replace('|', '/')} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(write_page())

@@ -1,0 +1,259 @@
+"""The command line of every command, and how a command ends.
+
+    --config FILE[:ARGUMENT]     a recipe, such as configs/quickstart.py
+    --config.SETTING VALUE       changes one of its settings; docs/settings.md lists them
+    --workdir FOLDER             the folder of the run
+
+Also with "=" between a flag and its value. Without --config the settings are
+those of the run in the workdir.
+"""
+
+import argparse
+import difflib
+import logging
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from ml_collections import ConfigDict
+
+from jaxdet.commands import config_files, schema
+from jaxdet.types import UserError
+
+TRACEBACK_NAME = "traceback.txt"  # In the workdir.
+# The settings that decide which others there are.
+_CHOICES = re.compile(r"detector|data\.source|evaluation\.name|model\.(.+\.)?name")
+
+
+class Arguments(NamedTuple):
+    """What the user asked for."""
+
+    config: ConfigDict
+    workdir: Path
+    flags: argparse.Namespace
+
+
+def run(
+    command: Callable[[Arguments], int],
+    argv: Sequence[str],
+    *,
+    usage: str,
+    define: Callable[[argparse.ArgumentParser], None],
+) -> NoReturn:
+    """Runs a command and ends the process with its status.
+
+    A mistake of the user's or of the disk's is one line and status 1. Where it
+    was found by an error in the code, and for all other errors, the traceback
+    is kept in the workdir; --debug shows it.
+
+    Args:
+        command: gives the exit status.
+        argv: the command line, the command's name first.
+        usage: what --help says first.
+        define: adds the command's own flags.
+    """
+    log, handler = logging.getLogger("jaxdet"), logging.StreamHandler()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False  # Imported packages may have given the root logger a handler.
+    debug, workdir = "--debug" in argv, None
+    try:
+        arguments = read(argv, usage=usage, define=define)
+        workdir = arguments.workdir
+        sys.exit(command(arguments))
+    except UserError as error:
+        _fail(str(error), error if error.__cause__ else None, workdir, debug)
+    except OSError as error:
+        line = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        _fail(line, error, None, debug)
+    except Exception as error:
+        # A mistake of ours, about which a line says too little.
+        if workdir is not None:
+            workdir.mkdir(parents=True, exist_ok=True)
+        line = f"{type(error).__name__}: {error}"
+        _fail(line, error, workdir, debug or workdir is None)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+        log.propagate = True
+
+
+def read(
+    argv: Sequence[str], *, usage: str = "", define: Callable[[Any], None] = lambda parser: None
+) -> Arguments:
+    """Reads a command line; the config comes with all its keys.
+
+    Args:
+        argv: the command line, the command's name first.
+        usage: what --help says first.
+        define: adds the command's own flags.
+
+    Raises:
+        UserError: for mistakes in the file, unknown flags, files or keys, keys
+            that are missing, and values of another type or out of range.
+    """
+    changes, rest = _split(argv[1:])
+    parser = _Parser(
+        prog=f"python {Path(argv[0]).name}" if argv[0] else None,
+        description=usage,
+        epilog=__doc__.partition("\n\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--config", metavar="FILE[:ARGUMENT]", help="a recipe, or the config.json of a run")
+    add("--workdir", metavar="FOLDER", help="of the run; runs/<name of the recipe>")
+    add("--debug", action="store_true", help="show where an error comes from")
+    define(parser)
+    flags = parser.parse_args(rest)
+    workdir = _folder(flags.workdir) if flags.workdir else None
+    config, name = config_files.read(_find_config(flags.config, workdir))
+    return Arguments(finish(config, changes), workdir or Path("runs", name), flags)
+
+
+def finish(config: Mapping[str, Any], changes: Sequence[tuple[str, str | None]] = ()) -> ConfigDict:
+    """A config with all keys, changed by paths and texts of their values.
+
+    Raises:
+        UserError: for keys that are unknown or missing, and values of another
+            type or out of their range.
+    """
+    config = _copy(config)
+    for path, text in changes:
+        if _CHOICES.fullmatch(path) and text:
+            _choose(config, path, text)
+    tree = schema.describe(config)
+    for path, text in changes:
+        if not _CHOICES.fullmatch(path):
+            _put(config, path, schema.read_value(text, _key(tree, path, config), path))
+    try:
+        found = schema.complete(config, tree)
+    except LookupError as error:
+        raise schema.unknown_key(error.args[0], tree, config["detector"]) from None
+    if not found["data"]["resize"]:
+        found["data"]["resize"] = tuple(sorted(found["data"]["canvas"]))
+    found["eval_batch_size"] = found["eval_batch_size"] or found["batch_size"]
+    return ConfigDict(found)
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """The changes of settings, and all other arguments."""
+    changes, rest, waiting = [], [], list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if not argument.startswith("--config."):
+            rest.append(argument)
+            continue
+        path, equals, text = argument.removeprefix("--config.").partition("=")
+        if not equals:
+            text = waiting.pop(0) if waiting and not waiting[0].startswith("--") else None
+        changes.append((path, text))
+    return changes, rest
+
+
+def _find_config(named: str | None, workdir: Path | None) -> str:
+    if named:
+        return named
+    if workdir and (workdir / config_files.SAVED_NAME).is_file():
+        return str(workdir / config_files.SAVED_NAME)
+    found = f"; {workdir} has no {config_files.SAVED_NAME}" if workdir else ""
+    raise UserError(f"name a config: --config=FILE, such as --config=configs/quickstart.py{found}")
+
+
+def _folder(text: str) -> Path:
+    if "://" in text:
+        raise UserError(f"--workdir wants a folder of this machine, found the URL {text}")
+    return Path(text).expanduser()
+
+
+def _choose(config: dict[str, Any], path: str, name: str) -> None:
+    """Names another detector, source, evaluation or module; what it does not know is dropped."""
+    section = _section(config, path.rpartition(".")[0])
+    key = path.rpartition(".")[2]
+    changed = section.get(key) != name
+    section[key] = name
+    if not changed:
+        return
+    if path == "data.source":
+        section["options"] = {}
+    elif path == "detector":
+        _keep_known(config)
+    elif key == "name":
+        for other in set(section) - {"name"}:
+            del section[other]
+
+
+def _keep_known(config: dict[str, Any]) -> None:
+    """Drops the groups of the model that another detector's builder does not take."""
+    given = config.get("model", {})
+    config["model"] = {}
+    tree = schema.describe(config)["model"]
+    for key, value in given.items():
+        try:
+            schema.complete({key: value}, {key: tree[key]})
+            config["model"][key] = value
+        except (LookupError, UserError):
+            logging.getLogger("jaxdet").warning(
+                "warning: config.model.%s is not for %s and left out", key, config["detector"]
+            )
+
+
+def _key(tree: Mapping[str, Any], path: str, config: Mapping[str, Any]) -> schema.Key:
+    key: Any = tree
+    for name in path.split("."):
+        if not isinstance(key, Mapping) or name not in key:
+            raise schema.unknown_key(path, tree, config["detector"])
+        key = key[name]
+    if isinstance(key, Mapping):
+        raise UserError(f"config.{path} has settings of its own: {', '.join(key)}")
+    return key
+
+
+def _section(config: dict[str, Any], path: str) -> dict[str, Any]:
+    for name in filter(None, path.split(".")):
+        config = config.setdefault(name, {})
+    return config
+
+
+def _put(config: dict[str, Any], path: str, value: Any) -> None:
+    section, _, name = path.rpartition(".")
+    _section(config, section)[name] = value
+
+
+def _copy(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in config.items()}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def parse_args(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """As usual, but unknown flags are answered with the nearest that is known."""
+        flags, unknown = self.parse_known_args(arguments)
+        if unknown:
+            name = unknown[0].partition("=")[0]
+            if not name.startswith("-"):
+                raise UserError(f"unexpected argument {name!r}")
+            near = difflib.get_close_matches(name, self._option_string_actions, n=1)
+            raise UserError(f"unknown flag {name}{f'; did you mean {near[0]}?' if near else ''}")
+        return flags
+
+    def error(self, message: str) -> NoReturn:
+        """Raises it."""
+        raise UserError(message)
+
+
+def _fail(line: str, error: Exception | None, workdir: Path | None, debug: bool) -> NoReturn:
+    """Says a line and, of an error in the code, where it is; keeps that in the workdir."""
+    line = " ".join(line.split())
+    text = "".join(traceback.format_exception(error)) if error else ""
+    if debug:
+        print(text, file=sys.stderr, end="")
+    elif error and workdir and workdir.is_dir():
+        (workdir / TRACEBACK_NAME).write_text(text)
+        line += f" (where: {workdir / TRACEBACK_NAME}, or --debug)"
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(1)

@@ -1,0 +1,168 @@
+"""Files of settings: a recipe with `get_config()`, or the config.json that a run has left."""
+
+import difflib
+import inspect
+import json
+import math
+import runpy
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxdet.commands import renamed, schema
+from jaxdet.training.writer import write_json
+from jaxdet.types import UserError
+
+SAVED_NAME = "config.json"  # In the workdir.
+
+# A run that is resumed with other values of these is the same run.
+FREE_KEYS = (
+    "checkpoint_every",
+    "data.num_threads",
+    "data.root",
+    "eval_batch_size",
+    "eval_every",
+    "eval_images",
+    "final_eval_every",
+    "log_every",
+    "num_pictures",
+    "picture_score",
+    "pictures_every",
+)
+# But for these, where the best checkpoint so far is reloaded: they choose it.
+CHOOSE_BEST = ("eval_every", "eval_images", "final_eval_every")
+
+
+def read(named: str) -> tuple[dict[str, Any], str]:
+    """Reads a file of settings, as they stand there.
+
+    Args:
+        named: FILE or FILE:ARGUMENT; the argument goes to its `get_config`.
+
+    Returns:
+        Nested settings, and a name for a run of them.
+
+    Raises:
+        UserError: for whatever is wrong in the file, with its line.
+    """
+    name, _, argument = named.partition(":")
+    path = Path(name).expanduser()
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, (p.name for p in path.parent.glob("*.py")), n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise UserError(f"no config file {path}{hint}")
+    if path.suffix == ".json":
+        return read_json(path), path.parent.name
+    config = _run(path, argument)
+    words = "".join(letter if letter.isalnum() else "-" for letter in argument)
+    name = "-".join(filter(None, (path.stem, words)))
+    return config.copy_and_resolve_references().to_dict(), name
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads what `save` wrote, of this version or of 0.1.
+
+    Raises:
+        UserError: if it is something else.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not the config of a run: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not the config of a run: it holds {values!r}")
+    if isinstance(values.get("model"), dict):
+        values["model"] = renamed.upgrade(values.get("detector", ""), values["model"])
+    return values
+
+
+def save(config: ConfigDict, path: Path) -> None:
+    """Writes a config as JSON, which has no infinite numbers: they become text."""
+    write_json(path, _with_text(config.to_dict()))
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two configs differ, by path; None stands for one that is not there."""
+    before, now = (dict(schema.leaves(json.loads(json.dumps(c)))) for c in (one, other))
+    return {
+        key: (before.get(key), now.get(key))
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    }
+
+
+def changes_of_run(config: ConfigDict, path: Path) -> list[str]:
+    """What makes another run of a config than the saved one; no file, nothing.
+
+    Left out are `FREE_KEYS`, but for `CHOOSE_BEST` where they matter.
+
+    Returns:
+        Sentences such as "optimizer.learning_rate was 0.1 and is 0.2".
+
+    Raises:
+        UserError: if the classes differ: labels would change their meaning.
+    """
+    if not path.exists():
+        return []
+    saved, now = read_json(path), config.to_dict()
+    try:
+        saved = schema.complete(saved, schema.describe(saved))
+    except (UserError, LookupError):
+        pass  # Of a version that knew other keys.
+    was, wanted = list(saved.get("data", {}).get("classes", ())), list(now["data"]["classes"])
+    if was != wanted:
+        raise UserError(f"the run in {path.parent} has data.classes {was}, found {wanted}")
+    free = set(FREE_KEYS)
+    if config.reload_best_at_milestones:
+        free -= set(CHOOSE_BEST)
+    return [
+        f"{key} was {before} and is {after}"
+        for key, (before, after) in differences(saved, now).items()
+        if key not in free
+    ]
+
+
+def _run(file: Path, argument: str) -> ConfigDict:
+    """Runs a config file, once; all that goes wrong in it is a UserError with the line.
+
+    It may import another one of its folder and change what that gives.
+    """
+    folder, known = str(file.resolve().parent), set(sys.modules)
+    sys.path.insert(0, folder)
+    try:
+        get_config = runpy.run_path(str(file)).get("get_config")
+        if get_config is None:
+            raise UserError(f"{file} has no function get_config()")
+        if argument and not inspect.signature(get_config).parameters:
+            raise UserError(f"{file} takes no argument, found {argument!r}")
+        config = get_config(argument) if argument else get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+        if isinstance(error, SyntaxError):
+            file, lines = error.filename, [error.lineno]
+            error = SyntaxError(error.msg)
+        place = f"{file}:{lines[-1]}" if lines else file
+        raise UserError(f"{place}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(folder)
+        for name in set(sys.modules) - known:  # Another folder may have one of the same name.
+            if Path(getattr(sys.modules[name], "__file__", None) or "").parent == Path(folder):
+                del sys.modules[name]
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"get_config() of {file} gives no ConfigDict, but {config!r}")
+    return config
+
+
+def _with_text(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_text(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_with_text(item) for item in value]
+    return "inf" if value == math.inf else value

@@ -1,0 +1,73 @@
+"""Evaluates a run: python eval.py --workdir=FOLDER [--checkpoint=best|latest|STEP] [--split=NAME].
+
+The settings are those that the run began with; --config=FILE names others, and
+--config.SETTING=VALUE changes one. The results of the run's own split are written
+to eval.json, those of another --split to eval_<split>.json.
+
+With --write_proposals=FILE.npz all detections on the split are written as
+proposals for a detector that takes given ones; FILE may hold {split}. All images
+of the split are predicted then; the results are of `eval_images` of them.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from jaxdet.commands import command_line, config_files, opening, results
+from jaxdet.evaluation import EVALUATIONS
+from jaxdet.training import steps
+from jaxdet.training.checkpoint import Checkpoints
+from jaxdet.training.writer import write_json
+from jaxdet.types import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command."""
+    command_line.run(evaluate, argv or sys.argv, usage=__doc__, define=_define_flags)
+
+
+def evaluate(arguments: command_line.Arguments) -> int:
+    """Evaluates one checkpoint, writes its results, prints the table; gives the exit status."""
+    config, workdir, flags = arguments
+    split = flags.split or config.data.eval_split
+    proposals_file = (flags.write_proposals or "").replace("{split}", split)
+    if proposals_file and not proposals_file.endswith(".npz"):
+        raise UserError(f"--write_proposals wants a file.npz, found {proposals_file}")
+    folder = workdir / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(f"no checkpoint to evaluate: there is no folder {folder}")
+    checkpoints = Checkpoints(folder)
+    step = checkpoints.find(flags.checkpoint)
+    changes = config_files.changes_of_run(config, workdir / config_files.SAVED_NAME)
+
+    run = opening.open_run(config)
+    source = opening.open_source(config, split, run.class_names)
+    variables = steps.put_state(checkpoints.restore_variables(step, like=run.variables))
+    checkpoints.close()
+    for change in changes:
+        print(f"warning: the run had another config: {change}", file=sys.stderr)
+
+    predict = steps.pmap_predict_step(run.detector)
+    found = results.evaluate(config, source, predict, variables, proposals_file=proposals_file)
+    if proposals_file:
+        print(f"proposals of {len(source)} images are written to {proposals_file}")
+    file = workdir / _name_results(split, own=config.data.eval_split)
+    write_json(file, found)
+    print(EVALUATIONS[config.evaluation.name].format_table(found))
+    print(f"checkpoint {step} ({flags.checkpoint}) on {split}; written to {file}")
+    return 0
+
+
+def _name_results(split: str, *, own: str) -> str:
+    if split == own:
+        return "eval.json"
+    return "eval_" + re.sub(r"[^\w.+-]+", "-", split) + ".json"
+
+
+def _define_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--checkpoint", default="best", metavar="NAME", help="best, latest or a step")
+    add("--split", metavar="NAME", help="split to evaluate; the run's own if none")
+    add("--write_proposals", metavar="FILE.npz", help="file for all detections")

@@ -1,0 +1,353 @@
+"""What a config may say: every key once, with its type, default, range and meaning.
+
+What belongs to a function or a class elsewhere is taken from there: its type and
+default from the signature, its meaning from the docstring, its range from the
+errors that it raises. The keys of a run are declared here.
+"""
+
+import ast
+import difflib
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from jaxdet import detectors
+from jaxdet.commands import lengths
+from jaxdet.commands.renamed import RENAMED
+from jaxdet.data import mosaic, pipeline, sources, transforms
+from jaxdet.detectors import nested
+from jaxdet.evaluation import EVALUATIONS
+from jaxdet.training.optimizer import build_optimizer
+from jaxdet.types import UserError
+
+REQUIRED = inspect.Parameter.empty
+MODULE_NAME = (
+    "which module it is: a name of `jaxdet.models.MODULES`, `none`, or `package.module:Class`"
+)
+
+
+class Key(NamedTuple):
+    """One setting.
+
+    Attributes:
+        default: its value where nothing is said, or REQUIRED.
+        type: its annotation.
+        meaning: a sentence or two; units and range where they are not plain.
+        low: the least number; None for none.
+        below: numbers are below this.
+        is_length: a number of steps, which may be said as "12 epochs".
+        is_path: a file or folder, whose "~" is the user's home.
+    """
+
+    default: Any
+    type: Any
+    meaning: str
+    low: float | None = None
+    below: float = math.inf
+    is_length: bool = False
+    is_path: bool = False
+
+
+def length(default: Any, meaning: str, low: int = 0) -> Key:
+    """A number of steps."""
+    return Key(default, int | str, meaning, low=low, is_length=True)
+
+
+RUN = {
+    "seed": Key(0, int, "of all draws", low=0),
+    "detector": Key(REQUIRED, str, f"the method: {', '.join(detectors.DETECTORS)}"),
+    "init_from": Key("", str, "file of pretrained weights; empty for none", is_path=True),
+    "batch_size": Key(REQUIRED, int, "images of a step, over all devices", low=1),
+    "num_steps": length(REQUIRED, "length of the run", low=1),
+    "final_steps": length(
+        0,
+        "in so many last steps there are no mosaics (with what moves and mixes them), a detector "
+        "that knows an L1 loss of raw boxes has it, and `warmup_cosine` stays at its lowest rate",
+    ),
+    "eval_every": length("1 epoch", "steps between evaluations; 0 evaluates at the end only"),
+    "final_eval_every": length(0, "the same in the final steps; 0 for `eval_every`"),
+    "eval_images": Key(0, int, "at most so many images are evaluated; 0 for all", low=0),
+    "eval_batch_size": Key(0, int, "images predicted at once; 0 for `batch_size`", low=0),
+    "checkpoint_every": length(1000, "steps between saves; 0 saves after evaluations only"),
+    "reload_best_at_milestones": Key(
+        False, bool, "whether the best parameters so far come back at each of optimizer.milestones"
+    ),
+    "log_every": length(50, "steps between lines of the log", low=1),
+    "num_pictures": Key(8, int, "pictures drawn at a time", low=0),
+    "picture_score": Key(0.5, float, "lowest score that is drawn"),
+    "pictures_every": length(0, "steps between pictures, besides those after evaluations; 0: none"),
+    "ema_decay": Key(
+        0.0,
+        float,
+        "averages of parameters and statistics are kept, and evaluated instead of them: what an "
+        "average keeps in a step, in the long run; 0 for none",
+        low=0,
+        below=1,
+    ),
+    "ema_ramp": Key(2000, int, "steps in which it grows to about 63 % of `ema_decay`", low=1),
+    "multiscale_heights": Key(
+        (),
+        tuple[int, ...],
+        "heights of the canvas, multiples of 32, one of which is drawn; batches are resized to it "
+        "on the device",
+    ),
+    "multiscale_every": Key(10, int, "steps for which a drawn height stays", low=1),
+}
+DATA = {
+    "source": Key(REQUIRED, str, f"what the data is: {', '.join(sources.SOURCES)}"),
+    "root": Key(REQUIRED, str, "its folder", is_path=True),
+    "train_split": Key("train", str, 'what is learnt; "a+b" joins two lists of VOC'),
+    "eval_split": Key("val", str, "what is evaluated"),
+    "classes": Key(
+        (), tuple[str, ...], "class names in the order of their labels; empty takes the data's own"
+    ),
+    "proposals": Key(
+        "", str, "file of given proposals; {split} stands for the name of the split", is_path=True
+    ),
+}
+# (height, width) of the canvas is (short, long) or (long, short) of a resize that fills it.
+RESIZE = "(short, long) sides that images are resized to within the canvas; several short ones, "
+RESIZE += "((480, 512), 800), are drawn from; () for the sides of the canvas"
+
+
+def describe(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All keys of a config, as nested dictionaries of `Key`.
+
+    Args:
+        config: nested settings. What it names (detector, modules, data source,
+            evaluation) decides on the keys.
+
+    Raises:
+        UserError: for a name that is unknown.
+    """
+    data, model = _section(config, "data"), _section(config, "model")
+    evaluation, source = _section(config, "evaluation").get("name", "coco"), data.get("source", "")
+    if evaluation not in EVALUATIONS:
+        raise UserError(f"unknown evaluation.name {evaluation!r}{_hint(evaluation, EVALUATIONS)}")
+    builder = detectors.find_builder(config.get("detector", ""))
+    with_names = {key: value for key, value in model.items() if isinstance(value, Mapping)}
+    return {
+        **RUN,
+        "data": {
+            **DATA,
+            **taken(pipeline.train_batches, "canvas", "max_boxes", "max_proposals", "keep_empty"),
+            **taken(pipeline.train_batches, "use_difficult", "num_threads"),
+            "resize": Key((), pipeline_type("resize") | tuple[()], RESIZE),
+            **taken(transforms.Augmentation, *transforms.Augmentation._fields),
+            **taken(mosaic.Composition, *mosaic.Composition._fields),
+            "options": options(source),
+        },
+        "evaluation": {
+            "name": Key("coco", str, f"what is measured: {', '.join(EVALUATIONS)}"),
+            **_keyword_only(EVALUATIONS[evaluation].evaluate),
+        },
+        "model": _from_leaves(nested.describe(builder, with_names)),
+        "optimizer": OPTIMIZER,
+    }
+
+
+def options(source: str) -> dict[str, Key]:
+    """The settings that only this data source takes.
+
+    Raises:
+        UserError: if it is unknown.
+    """
+    return taken(sources.options_owner(source), *sources.options(source))
+
+
+def taken(owner: Callable, *names: str, **ranges: Any) -> dict[str, Key]:
+    """Keys that are parameters of a function or fields of a class.
+
+    Args:
+        owner: has their types, defaults and, in its docstring, their meanings.
+        *names: of the parameters.
+        **ranges: more parameters, and the least number of each or other fields of `Key`.
+    """
+    parameters, meanings = inspect.signature(owner).parameters, meanings_in(owner)
+    found = {}
+    for name in (*names, *ranges):
+        more = ranges.get(name, {})
+        key = Key(parameters[name].default, parameters[name].annotation, meanings[name])
+        found[name] = key._replace(**(more if isinstance(more, dict) else {"low": more}))
+    return found
+
+
+def meanings_in(owner: Callable) -> dict[str, str]:
+    """What a docstring says of each argument or attribute."""
+    text = inspect.getdoc(owner) or ""
+    section = re.search(r"^(?:Args|Attributes)[^\n]*:\n((?:    .*\n|\n)*)", f"{text}\n", re.M)
+    if section is None:
+        return {}
+    items = re.findall(r"^    \**(\w+): (.*(?:\n        .*)*)", section[1], re.M)
+    return {name: " ".join(meaning.split()) for name, meaning in items}
+
+
+def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The items of nested dictionaries, with their paths: ("roi.sample.num_samples", 512)."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value
+
+
+def unknown_key(path: str, tree: Mapping[str, Any], detector: str) -> UserError:
+    """The error for a path that does not exist, with the nearest that does."""
+    paths = [known for known, _ in leaves(tree)]
+    sections = {known.rpartition(".")[0] for known in paths}
+    sections |= {section.partition(".")[0] for section in sections} - {""}
+    section, _, name = path.rpartition(".")
+    places = [f"model.{place}" for place in RENAMED.get(detector, {}).get(name, ())]
+    if section == "model" and places:
+        return UserError(f"there is no setting config.{path}: it is config.{places[0]} now")
+    # Where a part of the path is wrong the rest may be right, and the other way round.
+    ends = [known for known in paths if known.rpartition(".")[2] == path.rpartition(".")[2]]
+    near = difflib.get_close_matches(path, [*paths, *sections - {""}], n=1, cutoff=0.75)
+    near = near or difflib.get_close_matches(path, ends, n=1, cutoff=0.0)
+    hint = f"; did you mean config.{near[0]}?" if near else ""
+    while section and section not in sections:
+        section = section.rpartition(".")[0]
+    known = _at(tree, section)
+    listed = ", ".join(known) if isinstance(known, Mapping) else "none"
+    place = f"config.{section}" if section else "config"
+    return UserError(f"there is no setting config.{path}{hint}; {place} has {listed}")
+
+
+def complete(config: Mapping[str, Any], tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """A config with all keys, each of its type.
+
+    Args:
+        config: nested settings.
+        tree: its keys, from `describe`.
+        path: of both in the whole config, with a dot at its end.
+
+    Raises:
+        UserError: for a key that is unknown or missing, and a value of another
+            type or out of its range.
+    """
+    for name in config:
+        if name not in tree:
+            raise LookupError(f"{path}{name}")
+    found = {}
+    for name, key in tree.items():
+        place = f"{path}{name}"
+        if isinstance(key, Mapping):
+            part = config.get(name, {})
+            if not isinstance(part, Mapping):
+                raise UserError(f"config.{place} wants settings of its own, found {part!r}")
+            found[name] = complete(part, key, f"{place}.")
+        elif name in config:
+            found[name] = check(config[name], key, place)
+        elif key.default is REQUIRED:
+            raise UserError(f"config.{place} is missing: {key.meaning}")
+        else:
+            found[name] = key.default
+    return found
+
+
+def check(value: Any, key: Key, path: str) -> Any:
+    """A value as its key wants it: lists as tuples, whole numbers as floats, "~" as a folder.
+
+    Raises:
+        UserError: if it is of another type, or out of the key's range.
+    """
+    value = _with_tuples(value)
+    if value == "inf" and key.type is float:
+        value = math.inf  # As a file of JSON has it.
+    if isinstance(value, Mapping) or not nested.fits(value, key.type):
+        raise UserError(f"config.{path} wants {nested.written(key.type)}, found {value!r}")
+    if key.type is float:
+        value = float(value)
+    if key.is_length:
+        for each in value if isinstance(value, tuple) else (value,):
+            lengths.in_epochs(each, path)
+    if key.low is not None and not isinstance(value, str | tuple):
+        if not value >= key.low:
+            raise UserError(f"config.{path} wants at least {key.low}, found {value!r}")
+        if not value < key.below:
+            raise UserError(f"config.{path} wants less than {key.below}, found {value!r}")
+    return str(Path(value).expanduser()) if key.is_path and value else value
+
+
+def read_value(text: str | None, key: Key, path: str) -> Any:
+    """The value of a command line's --config.PATH=TEXT; None stands for a flag without a value.
+
+    Raises:
+        UserError: as `check`.
+    """
+    if text is None:
+        return check(True, key, path)
+    if key.type is str:
+        return check(text, key, path)
+    try:
+        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError):
+        value = text
+    return check(value, key, path)
+
+
+def pipeline_type(name: str) -> Any:
+    """The annotation of a parameter of the training pipeline."""
+    return inspect.signature(pipeline.train_batches).parameters[name].annotation
+
+
+def _keyword_only(function: Callable) -> dict[str, Key]:
+    parameters = inspect.signature(function).parameters.values()
+    return taken(function, *(p.name for p in parameters if p.kind is p.KEYWORD_ONLY))
+
+
+def _from_leaves(tree: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, leaf in tree.items():
+        if isinstance(leaf, Mapping):
+            found[name] = _from_leaves(leaf)
+        elif leaf.owner is nn.Module:
+            found[name] = Key(leaf.default, leaf.type, MODULE_NAME)
+        else:
+            found[name] = Key(leaf.default, leaf.type, meanings_in(leaf.owner).get(name, ""))
+    return found
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = config.get(name, {})
+    if not isinstance(section, Mapping):
+        raise UserError(f"config.{name} wants settings of its own, found {section!r}")
+    return section
+
+
+def _at(tree: Mapping[str, Any], path: str) -> Any:
+    for name in filter(None, path.split(".")):
+        tree = tree[name]
+    return tree
+
+
+def _hint(name: Any, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+
+
+def _with_tuples(value: Any) -> Any:
+    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+OPTIMIZER = {
+    **taken(
+        build_optimizer,
+        *("name", "schedule", "final_ratio", "warmup_ratio", "nesterov"),
+        *("decay_biases", "decay_norms", "frozen"),
+        learning_rate=0,
+        base_batch_size=1,
+        milestones={"type": tuple[int | str, ...], "is_length": True},
+        decay_factor=0,
+        warmup_steps={"type": int | str, "low": 0, "is_length": True},
+        momentum=0,
+        weight_decay=0,
+        bias_rate=0,
+        clip_norm=0,
+    ),
+}

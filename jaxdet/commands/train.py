@@ -1,0 +1,164 @@
+"""Trains a detector: python train.py --config=FILE [--workdir=FOLDER] [--config.SETTING=VALUE].
+
+Run again on the same workdir, it resumes; finished, it says so. Then --config may
+be left out: the run goes on with the settings that it began with.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxdet.commands import command_line, config_files, opening, results
+from jaxdet.evaluation import EVALUATIONS
+from jaxdet.training import loop, state, steps
+from jaxdet.training.checkpoint import Checkpoints
+from jaxdet.training.writer import Writer
+from jaxdet.types import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command."""
+    command_line.run(train, argv or sys.argv, usage=__doc__, define=_define_flags)
+
+
+def train(arguments: command_line.Arguments) -> int:
+    """Trains, or resumes; gives the exit status."""
+    config, workdir, flags = arguments
+    if flags.against:
+        return _compare(config, flags.against)
+    if flags.distributed:
+        _join(flags)
+    first_process = jax.process_index() == 0
+
+    run, training = opening.open_training(opening.open_run(config))
+    config, detector, tx = run.config, run.detector, training.tx
+    eval_source = opening.open_source(config, config.data.eval_split, run.class_names)
+    create = partial(state.create, tx=tx, ema=config.ema_decay > 0)
+    like = jax.eval_shape(create, run.variables)
+
+    evaluation = EVALUATIONS[config.evaluation.name]
+    checkpoints = Checkpoints(workdir / "checkpoints", metric=evaluation.BEST)
+    done = checkpoints.latest or 0
+    if done >= config.num_steps:
+        print(
+            f"{workdir} is finished: {done} of {config.num_steps} steps are done; "
+            "eval.py evaluates it again"
+        )
+        return 0
+    changes = []
+    if done:
+        start = checkpoints.restore("latest", like=like)
+        origin = f"resuming after step {done}"
+        changes = config_files.changes_of_run(config, workdir / config_files.SAVED_NAME)
+        for change in changes:
+            print(f"warning: the run began with another config: {change}", file=sys.stderr)
+    else:
+        variables, origin = opening.first_variables(run)
+        start = create(variables)
+
+    predict = steps.pmap_predict_step(detector)
+    batches = opening.train_batches(config, training.source, done)
+    writer = Writer(workdir, start_step=done, num_steps=config.num_steps, active=first_process)
+    if first_process:
+        _keep_config(config, workdir, done, changed=bool(changes))
+        print(config.to_json(indent=2))
+        print(f"{origin}; {len(training.source)} training images; writing to {workdir}")
+    try:
+        outcome = loop.train(
+            steps.put_state(start),
+            step=steps.pmap_train_step(
+                detector,
+                tx,
+                training.schedule,
+                seed=config.seed,
+                final_start=opening.final_start(config),
+                ema_decay=config.ema_decay,
+                ema_ramp=config.ema_ramp,
+                heights=config.multiscale_heights,
+                height_every=config.multiscale_every,
+            ),
+            batches=batches,
+            evaluate=partial(results.evaluate, config, eval_source, predict),
+            draw=partial(results.draw, config, detector, eval_source, predict),
+            writer=writer,
+            checkpoints=checkpoints,
+            num_steps=config.num_steps,
+            eval_every=config.eval_every,
+            checkpoint_every=config.checkpoint_every,
+            log_every=config.log_every,
+            pictures_every=config.pictures_every,
+            final_steps=config.final_steps,
+            final_eval_every=config.final_eval_every,
+            reload_best_at=config.optimizer.milestones if config.reload_best_at_milestones else (),
+        )
+    finally:
+        writer.close()
+        checkpoints.close()
+    return _say_outcome(config, workdir, outcome, batches)
+
+
+def _say_outcome(config: ConfigDict, workdir: Path, outcome: loop.Outcome, batches: object) -> int:
+    for sentence in losses_of_data(batches):
+        print(sentence)
+    if outcome.signal:
+        step = int(outcome.state.step)
+        print(f"stopped by signal {outcome.signal}; step {step} is saved, run again to resume")
+        return 128 + outcome.signal
+    if jax.process_index() == 0:
+        print(EVALUATIONS[config.evaluation.name].format_table(outcome.results))
+        print(f"pictures:    {workdir / 'pictures'}")
+        print(f"checkpoints: {workdir / 'checkpoints'}")
+        print(f"TensorBoard: tensorboard --logdir={workdir}")
+    return 0
+
+
+def losses_of_data(loader: object) -> list[str]:
+    """Sentences about the images and objects that a run could not use."""
+    sentences = []
+    if loader.unreadable:
+        sentences.append(f"{loader.unreadable} times an unreadable image gave way to the next")
+    if loader.left_out:
+        sentences.append(f"{loader.left_out} times an object found no slot in data.max_boxes")
+    return sentences
+
+
+def _keep_config(config: ConfigDict, workdir: Path, done: int, *, changed: bool) -> None:
+    """Writes the config of a run; what it began with stays as it is."""
+    if not done or changed:
+        name = f"config.{done}.json" if done else config_files.SAVED_NAME
+        config_files.save(config, workdir / name)
+
+
+def _compare(config: ConfigDict, against: str) -> int:
+    """Prints the settings in which two configs differ."""
+    other = command_line.finish(config_files.read(against)[0])
+    found = config_files.differences(other.to_dict(), config.to_dict())
+    for key, (before, now) in found.items():
+        print(f"{key}: {before} -> {now}")
+    print(f"{len(found)} settings differ from {against}")
+    return 0
+
+
+def _join(flags: argparse.Namespace) -> None:
+    """Joins the other processes of the run, before any device is used."""
+    given = {"num_processes": flags.num_processes, "process_id": flags.process_id}
+    try:
+        jax.distributed.initialize(flags.coordinator, **given)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"--distributed: {str(error).splitlines()[0]}") from error
+
+
+def _define_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--against", metavar="FILE", help="print what differs from this config, and end")
+    add("--distributed", action="store_true", help="join the other processes of the run first")
+    # On a cluster that JAX knows (TPU pods, Slurm, ...) these three are found by themselves.
+    add("--coordinator", metavar="HOST:PORT", help="of process 0")
+    add("--num_processes", type=int, metavar="N", help="processes of the run")
+    add("--process_id", type=int, metavar="I", help="which of them this is")
