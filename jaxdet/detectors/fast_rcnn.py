@@ -163,7 +163,7 @@ def fast_rcnn(
         UserError: in `loss` and `predict`, if the images have no proposals.
     """
     network = FastRCNN(backbone, neck, make_head(roi, num_classes), roi.pool.output_size)
-    network = features.configure_parts(network, dtype=jnp.dtype(dtype))
+    network = features.with_dtype(network, dtype)
     strides = features.strides_of(network)
 
     def loss(variables, batch, key, *, final=False, axis_name=None):

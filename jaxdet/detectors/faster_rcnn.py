@@ -11,7 +11,6 @@ from functools import partial
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxdet.detectors import fast_rcnn, features
@@ -78,7 +77,7 @@ def faster_rcnn(
     """
     heads = first.make_head(rpn), fast_rcnn.make_head(roi, num_classes)
     network = FasterRCNN(backbone, neck, *heads, roi.pool.output_size)
-    network = features.configure_parts(network, dtype=jnp.dtype(dtype))
+    network = features.with_dtype(network, dtype)
     strides = features.strides_of(network)
 
     def loss(variables, batch, key, *, final=False, axis_name=None):

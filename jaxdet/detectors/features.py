@@ -7,11 +7,15 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxdet.detectors.settings import Pixels
 from jaxdet.ops import pixels as pixel_ops
 from jaxdet.types import Detector, Images
+
+# float16 overflows without a scale of the loss; bfloat16 has float32's range.
+DTYPES = ("float32", "bfloat16")
 
 
 class Network(nn.Module):
@@ -30,10 +34,24 @@ class Network(nn.Module):
     backbone: nn.Module
     neck: nn.Module | None
 
-    def features(self, x: Float[Array, "B H W 3"], *, train: bool) -> tuple[Array, ...]:
-        """The pyramid of normalised images, finest level first."""
+    def maps(self, x: Float[Array, "B H W 3"], *, train: bool) -> tuple[Array, ...]:
+        """The maps of normalised images, finest first."""
         maps = self.backbone(x, train=train)
         return maps if self.neck is None else self.neck(maps, train=train)
+
+    def features(self, x: Float[Array, "B H W 3"], *, train: bool) -> tuple[Array, ...]:
+        """The maps as a pyramid, for heads that are the same on all levels.
+
+        Raises:
+            ValueError: if they have not the same number of channels.
+        """
+        maps = self.maps(x, train=train)
+        channels = [level.shape[-1] for level in maps]
+        if len(set(channels)) > 1:
+            raise ValueError(
+                f"the maps want the same number of channels, as a neck makes it; found {channels}"
+            )
+        return maps
 
 
 def strides_of(network: Network) -> tuple[int, ...]:
@@ -92,6 +110,17 @@ def configure_parts(network: Network, **attributes: Any) -> Network:
             if isinstance(part, nn.Module) and name != "parent"
         }
     )
+
+
+def with_dtype(network: Network, dtype: str) -> Network:
+    """A copy of a network that computes in a type.
+
+    Raises:
+        ValueError: if it is none of `DTYPES`.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; found {dtype!r}")
+    return configure_parts(network, dtype=jnp.dtype(dtype))
 
 
 def normalize(pixels: Pixels, images: Images) -> Float[Array, "B H W 3"]:

@@ -123,7 +123,7 @@ def retinanet(
     """
     head = features.configure(head, num_classes=num_classes, num_anchors=anchors.num_base)
     network = RetinaNet(backbone, neck, head)
-    network = features.configure_parts(network, dtype=jnp.dtype(dtype))
+    network = features.with_dtype(network, dtype)
     make_anchors = partial(
         anchor_grid.make_anchors, strides=features.strides_of(network), **vars(anchors)
     )

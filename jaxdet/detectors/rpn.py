@@ -163,7 +163,7 @@ def rpn(
     """
     del num_classes
     network = RPN(backbone, neck, make_head(rpn))
-    network = features.configure_parts(network, dtype=jnp.dtype(dtype))
+    network = features.with_dtype(network, dtype)
     strides = features.strides_of(network)
 
     def loss(variables, batch, key, *, final=False, axis_name=None):

@@ -124,7 +124,7 @@ class YOLOX(features.Network):
 
     def __call__(self, x: Float[Array, "B H W 3"], *, train: bool = False) -> tuple[Array, ...]:
         """Class logits, offsets and objectness of all grid points."""
-        return self.head(self.features(x, train=train), train=train)
+        return self.head(self.maps(x, train=train), train=train)
 
 
 def yolox(
@@ -209,7 +209,7 @@ def make_network(
 
     head = features.configure(head, num_classes=num_classes)
     network = YOLOX(own(backbone), own(neck), own(head))
-    return features.configure_parts(network, dtype=jnp.dtype(dtype))
+    return features.with_dtype(network, dtype)
 
 
 def forward(

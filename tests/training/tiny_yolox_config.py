@@ -25,11 +25,8 @@ def get_config() -> ConfigDict:
     config.data.max_boxes = 24
 
     config.model = ConfigDict()
-    config.model.depth = 0.33
-    config.model.width = 0.0625
-    config.model.activation = "relu"
-    config.model.max_detections = 10
-    config.model.max_candidates = 40
+    config.model.blocks = ConfigDict({"depth": 0.33, "width": 0.0625, "activation": "relu"})
+    config.model.suppress = ConfigDict({"max_detections": 10, "max_candidates": 40})
 
     config.optimizer.learning_rate = 0.01
     config.optimizer.schedule = "warmup_cosine"

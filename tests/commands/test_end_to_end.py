@@ -1,0 +1,194 @@
+"""train.py and eval.py, from the command line to the files they leave."""
+
+import json
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from training.metric_lines import read_lines
+
+NUM_STEPS = 24
+YOLOX = Path(__file__).parents[1] / "training" / "tiny_yolox_config.py"
+
+
+def read_checkpoint(workdir, step):
+    folder = workdir / "checkpoints" / str(step)
+    with ocp.StandardCheckpointer() as checkpointer:
+        return [checkpointer.restore(folder / item) for item in ("variables", "training")]
+
+
+def wait_for(path, process):
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+
+
+def test_a_run_leaves_everything_to_look_at(trained):
+    config = json.loads((trained.workdir / "config.json").read_text())
+    assert config["model"]["backbone"]["width"] == 4
+    suppress = config["model"]["roi"]["suppress"]
+    assert suppress["max_candidates"] == 2000, "a default that the file does not name"
+    results = json.loads((trained.workdir / "eval.json").read_text())
+    assert set(results) >= set("AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl".split())
+    assert set(results["per_class"]) == {"circle", "square"}
+    lines = read_lines(trained.workdir)
+    assert lines[-1]["step"] == NUM_STEPS and lines[-1]["eval/AP"] == results["AP"]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < losses[0]
+    pictures = sorted(path.name[:7] for path in (trained.workdir / "pictures").glob("*.png"))
+    assert pictures == ["0000008"] * 2 + ["0000016"] * 2 + ["0000024"] * 2
+    assert list(trained.workdir.glob("events.out.tfevents.*"))
+    assert (trained.workdir / "checkpoints" / str(NUM_STEPS)).is_dir()
+
+
+def test_a_run_prints_its_config_the_table_and_where_things_are(trained):
+    assert '"learning_rate": 0.02' in trained.out
+    assert "AP50" in trained.out
+    for folder in ("pictures", "checkpoints"):
+        assert str(trained.workdir / folder) in trained.out
+    assert f"tensorboard --logdir={trained.workdir}" in trained.out
+    assert trained.err.count("drawing 24 pictures of shapes into") == 1
+    assert trained.err.count("step 12: reloaded the parameters of step 8, the best so far") == 1
+
+
+def test_a_run_killed_half_way_and_resumed_ends_with_the_same_bits(trained, place, start):
+    workdir = place.folder / "killed"
+    process = start("train.py", workdir)
+    wait_for(workdir / "checkpoints" / "9", process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+    config = (workdir / "config.json").read_text()
+    # Another setting, though the schedule has no use for it.
+    process = start("train.py", workdir, "--config.optimizer.final_ratio=0.5")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "another config: optimizer.final_ratio was 0.0 and is 0.5" in err
+    assert (workdir / "config.json").read_text() == config
+    step = out.split("resuming after step ")[1].split(";")[0]
+    resumed = json.loads((workdir / f"config.{step}.json").read_text())
+    assert resumed["optimizer"]["final_ratio"] == 0.5
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        read_checkpoint(workdir, NUM_STEPS),
+        read_checkpoint(trained.workdir, NUM_STEPS),
+    )
+    assert read_lines(workdir) == read_lines(trained.workdir)
+    assert (workdir / "eval.json").read_text() == (trained.workdir / "eval.json").read_text()
+
+
+def test_two_processes_train_as_one_with_two_devices(place, start):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    short = ("--config.num_steps=3", "--config.eval_every=0", "--config.log_every=1")
+    short += ("--config.evaluation.name=voc",)
+    joined = ("--distributed", f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
+    apart, alone = place.folder / "two_processes", place.folder / "one_process"
+    processes = [start("train.py", apart, *short, *joined, f"--process_id={i}") for i in (0, 1)]
+    for process in processes:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    process = start("train.py", alone, *short, devices=2)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    for one, other in zip(read_lines(apart), read_lines(alone), strict=True):
+        assert one.keys() == other.keys()
+        measured = [key for key in one if one[key] is not None]
+        assert [one[k] for k in measured] == pytest.approx([other[k] for k in measured], rel=1e-5)
+    assert list(json.loads((apart / "eval.json").read_text())) == ["mAP", "per_class"]
+    assert read_lines(alone)[-1].keys() >= {"eval/mAP", "eval/per_class/square/AP"}
+    metrics = (alone / "checkpoints" / "3" / "metrics" / "metrics").read_text()
+    assert list(json.loads(metrics)) == ["mAP"], "by which the best is chosen"
+
+
+def test_a_run_that_is_told_to_stop_saves_and_says_so(place, start, weights):
+    workdir = place.folder / "stopped"
+    process = start("train.py", workdir, f"--config.init_from={weights.file}")
+    wait_for(workdir / "checkpoints" / "3", process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert f"weights from {weights.file}: {len(weights.tensors)} arrays loaded" in out
+    line = out.splitlines()[-1]
+    assert line.startswith("stopped by signal 15; step ") and "Traceback" not in err
+    step = int(line.split("step ")[1].split()[0])
+    assert step < NUM_STEPS
+    assert (workdir / "checkpoints" / str(step)).is_dir()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_finished_run_says_so_and_writes_nothing(trained, run, named):
+    def stamps():
+        return {path: path.stat().st_mtime_ns for path in trained.workdir.rglob("*")}
+
+    before = stamps()
+    config = {} if named else {"config": None}
+    ended = run("train.py", f"--workdir={trained.workdir}", **config)
+    assert ended.status == 0
+    assert f"is finished: {NUM_STEPS} of {NUM_STEPS} steps are done" in ended.out
+    assert stamps() == before
+
+
+def test_eval_takes_the_best_checkpoint(trained, place, start):
+    workdir = shutil.copytree(trained.workdir, place.folder / "evaluated")
+    (workdir / "eval.json").unlink()
+    # Where weights came from does not matter any more; the config is the run's.
+    process = start("eval.py", workdir, "--config.init_from=gone.npz", config=None)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "(best)" in out and "AP50" in out
+    found = json.loads((workdir / "eval.json").read_text())["AP"]
+    assert found == max(line["eval/AP"] for line in read_lines(workdir) if "eval/AP" in line)
+
+
+def test_eval_of_another_split_writes_its_proposals_and_leaves_the_results(trained, place, start):
+    workdir = shutil.copytree(trained.workdir, place.folder / "proposing")
+    before = (workdir / "eval.json").read_text()
+    options = ("--split=train", f"--write_proposals={workdir}/{{split}}.npz")
+    process = start("eval.py", workdir, *options, "--config.evaluation.name=voc", config=None)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "(best) on train" in out and f"16 images are written to {workdir}/train.npz" in out
+    results = json.loads((workdir / "eval_train.json").read_text())
+    assert f"all   {100 * results['mAP']:8.1f}" in out and "AP50" not in out
+    assert (workdir / "eval.json").read_text() == before
+    with np.load(workdir / "train.npz") as written:
+        assert len(written["ids"]) == 16 and written["counts"].max() <= 10
+        assert written["boxes"].shape == (written["counts"].sum(), 4)
+
+
+def test_tensorflow_is_never_imported(trained, place):
+    assert not (place.folder / "tensorflow_was_imported").exists()
+
+
+def test_yolox_killed_before_its_final_steps_ends_with_the_same_bits(place, start):
+    """Mosaics and drawn heights before, no mosaics and an L1 loss behind, averages all along."""
+    whole, killed = place.folder / "yolox", place.folder / "yolox_killed"
+    out, err = start("train.py", whole, config=YOLOX).communicate()
+    assert "AP50" in out, err
+    process = start("train.py", killed, config=YOLOX)
+    wait_for(killed / "checkpoints" / "3", process)  # The final steps begin behind the fourth.
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    out, err = start("train.py", killed, config=YOLOX).communicate()
+    assert "resuming after step 3;" in out, err
+
+    variables, training = read_checkpoint(whole, 8)
+    assert training.keys() == {"step", "opt_state", "params", "batch_stats"}
+    averages, params = (jax.tree.leaves(tree["params"]) for tree in (variables, training))
+    assert all((a != p).any() for a, p in zip(averages, params, strict=True) if np.any(p))
+    jax.tree.map(np.testing.assert_array_equal, read_checkpoint(killed, 8), [variables, training])
+    lines = read_lines(whole)
+    assert read_lines(killed) == lines
+    assert [line["step"] for line in lines if "eval/AP" in line] == [6, 8]
+    assert {line["step"]: line["l1_loss"] > 0 for line in lines if "l1_loss" in line} == {
+        2: False, 3: False, 4: False, 6: True, 8: True
+    }  # fmt: skip

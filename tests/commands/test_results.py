@@ -1,0 +1,140 @@
+"""What variables find on a source: results, pictures, proposals."""
+
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxdet import detectors, visualize
+from jaxdet.commands import opening, results
+from jaxdet.data import sources
+from jaxdet.evaluation import EVALUATIONS
+from jaxdet.types import Detections, Detector, Example, UserError
+
+NOTHING = Detector(*[lambda: None] * 3)
+
+
+class FourPictures:
+    """A source whose third picture is broken, seen by a detector that finds nothing."""
+
+    class_names = ("circle", "square")
+    broken = 2
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        image = cv2.imencode(".png", np.full((200, 300, 3), 60 * i + 30, np.uint8))[1].tobytes()
+        none = np.zeros(0, bool)
+        return Example(
+            id=f"picture {i}",
+            image=b"broken" if i == self.broken else image,
+            boxes=np.zeros((0, 4), np.float32),
+            labels=np.zeros(0, np.int32),
+            crowd=none,
+            difficult=none,
+            area=np.zeros(0),
+            size=(200, 300),
+        )
+
+    @staticmethod
+    def predict(variables, images):
+        shape = (*images.scales.shape, 1)
+        zeros = np.zeros(shape, np.float32)
+        return Detections(np.zeros((*shape, 4), np.float32), zeros, zeros.astype(int), zeros > 0)
+
+    @staticmethod
+    def predict_whole(variables, images):
+        """Finds the whole picture; the score is its brightness."""
+        boxes = np.tile(np.float32([0, 0, 999, 999]), (*images.scales.shape, 1, 1))
+        scores = images.pixels[..., :1, 0, 0] / np.float32(255)
+        return Detections(boxes, scores, np.zeros(scores.shape, int), scores > 0)
+
+
+def test_an_image_that_cannot_be_read_is_left_out_and_said(configure, caplog):
+    config = configure("--config.num_pictures=4")
+    source = FourPictures()
+    results.evaluate(config, source, source.predict, {})
+    assert "evaluated 3 of 4 images" in caplog.text
+    pictures = results.draw(config, NOTHING, source, source.predict, {})
+    assert [name for name, _ in pictures] == ["picture 0", "picture 1", "picture 3"]
+    assert [np.bincount(pixels.ravel()).argmax() for _, pixels in pictures] == [30, 90, 210]
+
+
+@pytest.mark.parametrize("tells, names", [(True, ("circle", "square")), (False, ("object",))])
+def test_what_tells_no_classes_apart_is_drawn_as_objects(configure, monkeypatch, tells, names):
+    drawn, blank = [], np.zeros((2, 2, 3), np.uint8)
+    monkeypatch.setattr(visualize, "compare", lambda *given, **_: drawn.append(given) or blank)
+    config = configure("--config.num_pictures=1")
+    detector = NOTHING._replace(tells_classes=tells)
+    results.draw(config, detector, FourPictures(), FourPictures.predict, {})
+    assert [given[3] for given in drawn] == [names]
+
+
+def test_confusion_matrices_are_drawn_with_the_names_of_their_classes(configure, monkeypatch):
+    drawn, blank = [], np.zeros((2, 2, 3), np.uint8)
+    monkeypatch.setattr(visualize, "confusion_matrix", lambda *given: drawn.append(given) or blank)
+    source = FourPictures()
+    matrices = {"rpn_confusion": np.eye(2, dtype=int), "roi_confusion": np.eye(3, dtype=int)}
+    config = configure("--config.num_pictures=0")
+    detector = detectors.build(
+        "faster_rcnn", num_classes=2, rpn={"confusion": True}, roi={"confusion": True}
+    )
+    pictures = results.draw(config, detector, source, source.predict, {}, matrices)
+    assert [name for name, _ in pictures] == list(matrices)
+    assert [names for _, names in drawn] == [
+        ("object", "background"),
+        ("circle", "square", "background"),
+    ]
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_of_each_evaluation_at_most_so_many_images_are_evaluated(configure, monkeypatch, name):
+    config = configure(f"--config.evaluation.name={name}", "--config.eval_images=2")
+    seen, evaluate = [], EVALUATIONS[name].evaluate
+
+    def look(examples, *detections, **settings):
+        seen.extend(example.id for example in examples)
+        return evaluate(examples, *detections, **settings)
+
+    monkeypatch.setattr(EVALUATIONS[name], "evaluate", look)
+    source = FourPictures()
+    source.broken = None
+    found = results.evaluate(config, source, source.predict_whole, {})
+    assert seen == ["picture 0", "picture 2"]
+    assert EVALUATIONS[name].BEST in found
+
+
+def test_proposals_that_are_written_can_be_given(configure, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(sources, "build", lambda *arguments, **settings: FourPictures())
+    config = configure("--config.evaluation.name=proposals", "--config.eval_images=2")
+    seen = SimpleNamespace(evaluate=lambda *given, **settings: {"given": given, **settings})
+    monkeypatch.setitem(EVALUATIONS, "proposals", seen)
+    source, file = FourPictures(), tmp_path / "new" / "VOC2007" / "test.npz"
+    found = results.evaluate(config, source, source.predict_whole, {}, proposals_file=str(file))
+    examples, detections, class_names = found.pop("given")
+    assert [example.id for example in examples] == ["picture 0", "picture 1"]
+    assert (len(detections), class_names) == (2, source.class_names)
+    assert found == {"limits": (100, 300, 1000)}
+    assert "evaluated 3 of 4 images" in caplog.text
+
+    config.data.proposals = f"{tmp_path}/new/{{split}}.npz"
+    given = opening.open_source(config, "VOC2007/test", ())
+    for i, count in enumerate([1, 1, 0, 1]):  # The third cannot be read.
+        example = given[i]
+        np.testing.assert_array_equal(example.proposals, np.tile([0, 0, 300, 200], (count, 1)))
+        np.testing.assert_allclose(example.proposal_scores, [(60 * i + 30) / 255] * count)
+    with pytest.raises(UserError, match="no proposals file .*new/train.npz"):
+        opening.open_source(config, "train", ())
+
+
+def test_of_all_images_that_get_proposals_a_part_is_evaluated(configure, monkeypatch, tmp_path):
+    config = configure("--config.eval_images=2")
+    monkeypatch.setattr(EVALUATIONS["coco"], "evaluate", lambda examples, *_: {"of": examples})
+    source, file = FourPictures(), str(tmp_path / "test.npz")
+    source.broken = None
+    found = results.evaluate(config, source, source.predict_whole, {}, proposals_file=file)
+    assert [example.id for example in found["of"]] == ["picture 0", "picture 2"]
+    with np.load(file) as written:
+        assert len(written["ids"]) == 4
