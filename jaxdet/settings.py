@@ -61,7 +61,7 @@ DEFAULT_EVALUATION = "coco"
 
 # Arguments that a config does not choose in the section.
 EVALUATION_OWN = ("class_names", "detections", "examples")
-MODEL_OWN = ("l1_from_step", "num_classes")
+MODEL_OWN = ("num_classes",)
 OPTIMIZER_OWN = ("batch_size", "final_steps", "num_steps")
 PIPELINE_OWN = (
     "augmentation",
@@ -69,7 +69,6 @@ PIPELINE_OWN = (
     "final_start",
     "keep_images",
     "max_images",
-    "num_devices",
     "process_count",
     "process_index",
     "seed",
