@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxdet.commands import schema
+from jaxdet.commands import keys, schema
 from jaxdet.data import sources
 from jaxdet.detectors import DETECTORS, nested
 from jaxdet.evaluation import EVALUATIONS
@@ -36,27 +36,25 @@ This page is written by `docs/write_settings.py`.
 
 def write_page() -> str:
     """The whole page."""
-    tree = schema.describe({"detector": "faster_rcnn", "data": {"source": "voc"}})
     sections = [INTRODUCTION, "## The run\n", _table(schema.RUN)]
-    data = {key: value for key, value in tree["data"].items() if key != "options"}
-    sections += ["## data\n", _table(data, "data.")]
+    sections += ["## data\n", _table(schema.DATA, "data.")]
     for source in sources.SOURCES:
-        keys = schema.options(source)
-        if keys:
-            sections += [f"### data.options of `{source}`\n", _table(keys, "data.options.")]
+        options = schema.options(source)
+        if options:
+            sections += [f"### data.options of `{source}`\n", _table(options, "data.options.")]
     for name in EVALUATIONS:
-        found = schema.describe({"detector": "rpn", "data": {"source": "voc"}} | _named(name))
+        found = _describe(evaluation={"name": name})
         sections += [f"## evaluation, `{name}`\n", _table(found["evaluation"], "evaluation.")]
     sections += ["## optimizer\n", _table(schema.OPTIMIZER, "optimizer.")]
     for name in DETECTORS:
-        found = schema.describe({"detector": name, "data": {"source": "voc"}})
+        found = _describe(detector=name)
         sections += [f"## model of `{name}`\n", _table(found["model"], "model.")]
     sections += ["## Modules\n", _modules()]
     return "\n".join(sections)
 
 
-def _named(evaluation: str) -> dict[str, Any]:
-    return {"evaluation": {"name": evaluation}}
+def _describe(**config: Any) -> dict[str, Any]:
+    return schema.describe({"detector": "rpn", "data": {"source": "voc"}, **config})
 
 
 def _modules() -> str:
@@ -67,14 +65,14 @@ def _modules() -> str:
     for name, module in MODULES.items():
         if name not in shown:
             fields = nested.fields_of(module())
-            tables += [f"### `{name}`\n", _table(schema.taken(module, *fields))]
+            tables += [f"### `{name}`\n", _table(keys.taken(module, *fields))]
     return "\n".join(tables)
 
 
 def _table(tree: Mapping[str, Any], prefix: str = "") -> str:
     rows = ["| setting | default | meaning |", "|---|---|---|"]
     for path, key in schema.leaves(tree):
-        default = "" if key.default is schema.REQUIRED else f"`{key.default!r}`"
+        default = "" if key.default is keys.REQUIRED else f"`{key.default!r}`"
         rows.append(
             f"| `{prefix}{path}` | {default} | {key.meaning.rstrip('.').replace('|', '/')} |"
         )

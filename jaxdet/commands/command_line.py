@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from ml_collections import ConfigDict
 
-from jaxdet.commands import config_files, schema
+from jaxdet.commands import config_files, keys, schema
 from jaxdet.types import UserError
 
 TRACEBACK_NAME = "traceback.txt"  # In the workdir.
@@ -128,7 +128,7 @@ def finish(config: Mapping[str, Any], changes: Sequence[tuple[str, str | None]] 
     tree = schema.describe(config)
     for path, text in changes:
         if not _CHOICES.fullmatch(path):
-            _put(config, path, schema.read_value(text, _key(tree, path, config), path))
+            _put(config, path, keys.read_value(text, _key(tree, path, config), path))
     try:
         found = schema.complete(config, tree)
     except LookupError as error:
@@ -201,7 +201,7 @@ def _keep_known(config: dict[str, Any]) -> None:
             )
 
 
-def _key(tree: Mapping[str, Any], path: str, config: Mapping[str, Any]) -> schema.Key:
+def _key(tree: Mapping[str, Any], path: str, config: Mapping[str, Any]) -> keys.Key:
     key: Any = tree
     for name in path.split("."):
         if not isinstance(key, Mapping) or name not in key:

@@ -1,23 +1,14 @@
-"""What a config may say: every key once, with its type, default, range and meaning.
+"""What a config may say: every key once."""
 
-What belongs to a function or a class elsewhere is taken from there: its type and
-default from the signature, its meaning from the docstring, its range from the
-errors that it raises. The keys of a run are declared here.
-"""
-
-import ast
 import difflib
 import inspect
-import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 
 from jaxdet import detectors
-from jaxdet.commands import lengths
+from jaxdet.commands.keys import REQUIRED, Key, check, length, meanings_in, taken
 from jaxdet.commands.renamed import RENAMED
 from jaxdet.data import mosaic, pipeline, sources, transforms
 from jaxdet.detectors import nested
@@ -25,37 +16,9 @@ from jaxdet.evaluation import EVALUATIONS
 from jaxdet.training.optimizer import build_optimizer
 from jaxdet.types import UserError
 
-REQUIRED = inspect.Parameter.empty
 MODULE_NAME = (
     "which module it is: a name of `jaxdet.models.MODULES`, `none`, or `package.module:Class`"
 )
-
-
-class Key(NamedTuple):
-    """One setting.
-
-    Attributes:
-        default: its value where nothing is said, or REQUIRED.
-        type: its annotation.
-        meaning: a sentence or two; units and range where they are not plain.
-        low: the least number; None for none.
-        below: numbers are below this.
-        is_length: a number of steps, which may be said as "12 epochs".
-        is_path: a file or folder, whose "~" is the user's home.
-    """
-
-    default: Any
-    type: Any
-    meaning: str
-    low: float | None = None
-    below: float = math.inf
-    is_length: bool = False
-    is_path: bool = False
-
-
-def length(default: Any, meaning: str, low: int = 0) -> Key:
-    """A number of steps."""
-    return Key(default, int | str, meaning, low=low, is_length=True)
 
 
 RUN = {
@@ -109,10 +72,36 @@ DATA = {
     "proposals": Key(
         "", str, "file of given proposals; {split} stands for the name of the split", is_path=True
     ),
+    "canvas": Key(
+        REQUIRED, tuple[int, int], "(height, width) that all images are padded to, pixels"
+    ),
+    "resize": Key(
+        (),
+        tuple[int | tuple[int, ...], int] | tuple[()],
+        "(short, long) sides that images are resized to within the canvas; one of several short "
+        "ones, ((480, 512), 800), is drawn; () for the sides of the canvas",
+    ),
+    **taken(pipeline.train_batches, "max_boxes", "max_proposals", "keep_empty", "use_difficult"),
+    **taken(pipeline.train_batches, "num_threads"),
+    **taken(transforms.Augmentation, *transforms.Augmentation._fields),
+    **taken(mosaic.Composition, *mosaic.Composition._fields),
 }
-# (height, width) of the canvas is (short, long) or (long, short) of a resize that fills it.
-RESIZE = "(short, long) sides that images are resized to within the canvas; several short ones, "
-RESIZE += "((480, 512), 800), are drawn from; () for the sides of the canvas"
+OPTIMIZER = {
+    **taken(
+        build_optimizer,
+        *("name", "schedule", "final_ratio", "warmup_ratio", "nesterov"),
+        *("decay_biases", "decay_norms", "frozen"),
+        learning_rate=0,
+        base_batch_size=1,
+        milestones={"type": tuple[int | str, ...], "is_length": True},
+        decay_factor=0,
+        warmup_steps={"type": int | str, "low": 0, "is_length": True},
+        momentum=0,
+        weight_decay=0,
+        bias_rate=0,
+        clip_norm=0,
+    ),
+}
 
 
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,15 +122,7 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     with_names = {key: value for key, value in model.items() if isinstance(value, Mapping)}
     return {
         **RUN,
-        "data": {
-            **DATA,
-            **taken(pipeline.train_batches, "canvas", "max_boxes", "max_proposals", "keep_empty"),
-            **taken(pipeline.train_batches, "use_difficult", "num_threads"),
-            "resize": Key((), pipeline_type("resize") | tuple[()], RESIZE),
-            **taken(transforms.Augmentation, *transforms.Augmentation._fields),
-            **taken(mosaic.Composition, *mosaic.Composition._fields),
-            "options": options(source),
-        },
+        "data": {**DATA, "options": options(source)},
         "evaluation": {
             "name": Key("coco", str, f"what is measured: {', '.join(EVALUATIONS)}"),
             **_keyword_only(EVALUATIONS[evaluation].evaluate),
@@ -158,33 +139,6 @@ def options(source: str) -> dict[str, Key]:
         UserError: if it is unknown.
     """
     return taken(sources.options_owner(source), *sources.options(source))
-
-
-def taken(owner: Callable, *names: str, **ranges: Any) -> dict[str, Key]:
-    """Keys that are parameters of a function or fields of a class.
-
-    Args:
-        owner: has their types, defaults and, in its docstring, their meanings.
-        *names: of the parameters.
-        **ranges: more parameters, and the least number of each or other fields of `Key`.
-    """
-    parameters, meanings = inspect.signature(owner).parameters, meanings_in(owner)
-    found = {}
-    for name in (*names, *ranges):
-        more = ranges.get(name, {})
-        key = Key(parameters[name].default, parameters[name].annotation, meanings[name])
-        found[name] = key._replace(**(more if isinstance(more, dict) else {"low": more}))
-    return found
-
-
-def meanings_in(owner: Callable) -> dict[str, str]:
-    """What a docstring says of each argument or attribute."""
-    text = inspect.getdoc(owner) or ""
-    section = re.search(r"^(?:Args|Attributes)[^\n]*:\n((?:    .*\n|\n)*)", f"{text}\n", re.M)
-    if section is None:
-        return {}
-    items = re.findall(r"^    \**(\w+): (.*(?:\n        .*)*)", section[1], re.M)
-    return {name: " ".join(meaning.split()) for name, meaning in items}
 
 
 def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -250,52 +204,6 @@ def complete(config: Mapping[str, Any], tree: Mapping[str, Any], path: str = "")
     return found
 
 
-def check(value: Any, key: Key, path: str) -> Any:
-    """A value as its key wants it: lists as tuples, whole numbers as floats, "~" as a folder.
-
-    Raises:
-        UserError: if it is of another type, or out of the key's range.
-    """
-    value = _with_tuples(value)
-    if value == "inf" and key.type is float:
-        value = math.inf  # As a file of JSON has it.
-    if isinstance(value, Mapping) or not nested.fits(value, key.type):
-        raise UserError(f"config.{path} wants {nested.written(key.type)}, found {value!r}")
-    if key.type is float:
-        value = float(value)
-    if key.is_length:
-        for each in value if isinstance(value, tuple) else (value,):
-            lengths.in_epochs(each, path)
-    if key.low is not None and not isinstance(value, str | tuple):
-        if not value >= key.low:
-            raise UserError(f"config.{path} wants at least {key.low}, found {value!r}")
-        if not value < key.below:
-            raise UserError(f"config.{path} wants less than {key.below}, found {value!r}")
-    return str(Path(value).expanduser()) if key.is_path and value else value
-
-
-def read_value(text: str | None, key: Key, path: str) -> Any:
-    """The value of a command line's --config.PATH=TEXT; None stands for a flag without a value.
-
-    Raises:
-        UserError: as `check`.
-    """
-    if text is None:
-        return check(True, key, path)
-    if key.type is str:
-        return check(text, key, path)
-    try:
-        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (ValueError, SyntaxError):
-        value = text
-    return check(value, key, path)
-
-
-def pipeline_type(name: str) -> Any:
-    """The annotation of a parameter of the training pipeline."""
-    return inspect.signature(pipeline.train_batches).parameters[name].annotation
-
-
 def _keyword_only(function: Callable) -> dict[str, Key]:
     parameters = inspect.signature(function).parameters.values()
     return taken(function, *(p.name for p in parameters if p.kind is p.KEYWORD_ONLY))
@@ -329,25 +237,3 @@ def _at(tree: Mapping[str, Any], path: str) -> Any:
 def _hint(name: Any, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-
-
-def _with_tuples(value: Any) -> Any:
-    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
-
-
-OPTIMIZER = {
-    **taken(
-        build_optimizer,
-        *("name", "schedule", "final_ratio", "warmup_ratio", "nesterov"),
-        *("decay_biases", "decay_norms", "frozen"),
-        learning_rate=0,
-        base_batch_size=1,
-        milestones={"type": tuple[int | str, ...], "is_length": True},
-        decay_factor=0,
-        warmup_steps={"type": int | str, "low": 0, "is_length": True},
-        momentum=0,
-        weight_decay=0,
-        bias_rate=0,
-        clip_norm=0,
-    ),
-}

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxdet.commands import lengths
-from jaxdet.commands.schema import Key, length
+from jaxdet.commands.keys import Key, length
 from jaxdet.types import UserError
 
 TREE = {
