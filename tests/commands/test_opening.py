@@ -32,7 +32,7 @@ def traced(monkeypatch):
     "arguments, message",
     [
         (["--config.model.backbone.depth=51"], "config.model: depth must be one of"),
-        (["--config.model.backbone.norm=foo"], "config.model: kind must be one of"),
+        (["--config.model.backbone.norm=foo"], "config.model: norm must be one of"),
         (["--config.model.roi.head.hidden=0"], "config.model: hidden must be at least 1, found 0"),
         (["--config.model.rpn.assign.positive_iou=1.5"], "config.model: positive_iou must lie in"),
         (["--config.model.roi.suppress.max_candidates=2"], "model: max_candidates 2 < max_detecti"),
