@@ -33,7 +33,6 @@ COMMON = {
     "data.resize": (240, 320),
     "data.horizontal_flip": 0.0,
     "data.num_threads": 2,
-    "model.norm": "group",
     "optimizer.name": "adamw",
     "optimizer.learning_rate": 1e-3,
     "optimizer.base_batch_size": 2,
@@ -42,18 +41,20 @@ COMMON = {
     "optimizer.clip_norm": 10.0,
 }
 STILL = {f"data.{name}": 0.0 for name in "vertical_flip brightness contrast saturation".split()}
+RESNET = STILL | {"model.backbone.norm": "group"}
 VGG = {
-    "model.frozen_stages": 0,
-    "model.width": 16,
-    "model.anchor_scales": (1.0, 2.0, 4.0, 7.0),
-    "model.rpn_pre_nms": 600,
-    "model.rpn_pre_nms_test": 400,
-    "model.num_proposals": 300,
+    "model.backbone.norm": "group",
+    "model.backbone.frozen_stages": 0,
+    "model.backbone.width": 16,
+    "model.rpn.anchors.scales": (1.0, 2.0, 4.0, 7.0),
+    "model.rpn.train.pre_nms": 600,
+    "model.rpn.test.pre_nms": 400,
+    "model.rpn.train.num_proposals": 300,
 }
 # Name -> config, overrides, and where the result of the evaluation stands.
 RUNS = {
-    "faster_rcnn": ("faster_rcnn_bccd", STILL, "AP50"),
-    "retinanet": ("retinanet_bccd", STILL, "AP50"),
+    "faster_rcnn": ("faster_rcnn_bccd", RESNET, "AP50"),
+    "retinanet": ("retinanet_bccd", RESNET, "AP50"),
     "faster_rcnn_vgg16": (
         "faster_rcnn_vgg16_voc07",
         VGG
@@ -61,11 +62,12 @@ RUNS = {
             "pictures_every": 0,
             "reload_best_at_milestones": False,
             "evaluation.name": "coco",
-            "model.hidden": 256,
-            "model.min_proposal_size": 4.0,
-            "model.num_proposals_test": 200,
-            "model.max_detections": 100,
-            "model.max_candidates": 600,
+            "model.roi.head.hidden": 256,
+            "model.rpn.train.min_size": 4.0,
+            "model.rpn.test.min_size": 4.0,
+            "model.rpn.test.num_proposals": 200,
+            "model.roi.suppress.max_detections": 100,
+            "model.roi.suppress.max_candidates": 600,
         },
         "AP50",
     ),
@@ -74,17 +76,18 @@ RUNS = {
         VGG
         | {
             # Proposals may overlap objects by half and one another by .7; detections may not.
-            "model.rpn_negative_iou": 0.5,
-            "model.rpn_nms_iou": 0.5,
+            "model.rpn.assign.negative_iou": 0.5,
+            "model.rpn.test.iou_threshold": 0.5,
             # An anchor that never trains, at the border, says what it likes.
-            "model.allowed_border": -1.0,
-            "model.rpn_reassign_low_quality": True,
+            "model.rpn.inside.allowed_border": -1.0,
+            "model.rpn.assign.reassign_low_quality": True,
         },
         "AP50",
     ),
     "yolox": (
         "yolox_bccd",
         {
+            "model.blocks.norm": "group",
             "data.vertical_flip": 0.0,
             "data.hsv": (0.0, 0.0, 0.0),
             "data.mosaic": 0.0,

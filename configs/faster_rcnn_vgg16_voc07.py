@@ -11,8 +11,6 @@ an image read: the canvas beside it (there nothing). From scratch:
 --config.model.backbone.norm=group --config.model.backbone.frozen_stages=0 --config.init_from=
 """
 
-import math
-
 import base_vgg16
 from ml_collections import ConfigDict
 
@@ -31,14 +29,14 @@ def get_config() -> ConfigDict:
     config.evaluation.eleven_point = True
 
     rpn = config.model.rpn
-    rpn.coder = ConfigDict({"max_ratio": math.inf})
+    rpn.coder = ConfigDict({"max_ratio": float("inf")})
     rpn.loss.box.beta = 1 / 9  # Sigma 3.
     small = {"min_size": 16.0, "min_size_of_original": True, "filter_first": True}
     rpn.train = ConfigDict({"pre_nms": 12000, "num_proposals": 2000, **small})
     rpn.test.update(small)
     rpn.confusion = True
     roi = config.model.roi = ConfigDict()
-    roi.coder = ConfigDict({"max_ratio": math.inf})
+    roi.coder = ConfigDict({"max_ratio": float("inf")})
     roi.sample = ConfigDict({"num_samples": 128})
     roi.pool = ConfigDict({"kind": "pool"})
     roi.head = ConfigDict({"hidden": 4096})

@@ -21,8 +21,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from jaxdet import commands, configuration
-from jaxdet.detectors import yolox
+from jaxdet.commands import command_line, opening
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.types import Images, UserError
 
@@ -37,24 +36,22 @@ def export(workdir: str, *, raw: bool, batch_size: int = 0) -> bytes:
         UserError: if raw outputs are wanted of a detector that has none, or any
             number of images (`batch_size` 0) of one that pools them in turns.
     """
-    config = configuration.read_command_line(["", f"--workdir={workdir}"]).config
+    config = command_line.read(["", f"--workdir={workdir}"]).config
     if raw and config.detector != "yolox":
         raise UserError(f"--raw wants a run of yolox, found {config.detector}")
     if config.detector in TWO_STAGES and not batch_size:
         raise UserError(f"{config.detector} wants a --batch_size")
-    num_classes = len(commands.class_names(config))
-    detector = commands.build_detector(config, num_classes=num_classes)
+    opened = opening.open_run(config)
     checkpoints = Checkpoints(pathlib.Path(workdir, "checkpoints"))
-    like = commands.abstract_variables(config, detector)
-    variables = jax.tree.map(jnp.asarray, checkpoints.restore_variables("best", like=like))
+    variables = checkpoints.restore_variables("best", like=opened.variables)
+    variables = jax.tree.map(jnp.asarray, variables)
     checkpoints.close()
-    settings = yolox.Settings(num_classes=num_classes, **config.model) if raw else None
 
     def run(pixels, sizes):
         images = Images(pixels, sizes, jnp.ones(pixels.shape[:1]))
-        if raw:
-            return tuple(yolox.raw_outputs(settings, variables, images)[:3])
-        return tuple(detector.predict(variables, images))
+        if raw:  # Without the grid points, which are constants.
+            return tuple(opened.detector.raw(variables, images)[:3])
+        return tuple(opened.detector.predict(variables, images))
 
     batch = batch_size or jax.export.symbolic_shape("batch")[0]
     pixels = jax.ShapeDtypeStruct((batch, *config.data.canvas, 3), jnp.uint8)

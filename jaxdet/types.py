@@ -102,6 +102,8 @@ class Detector(NamedTuple):
             the last part of a run has begun; False itself, not a traced
             boolean, where the run has none.
         predict: `(variables, images) -> Detections`, of fixed size.
+        raw: `(variables, images) -> ` what prediction decides on, for export or
+            a suppression of one's own; None where a detector does not give it.
         frozen: "/"-joined paths into the variables, such as
             "params/backbone/layer1": what is at or below them never moves. An
             optimizer must leave these parameters out, as weight decay would
@@ -117,6 +119,7 @@ class Detector(NamedTuple):
     init: Callable
     loss: Callable
     predict: Callable
+    raw: Callable | None = None
     frozen: tuple[str, ...] = ()
     tells_classes: bool = True
     bgr_weights: bool | None = None

@@ -23,11 +23,7 @@ FLOORS = {
     "training": GROUND,
     "interop": GROUND | {"models"},
 }
-TOP = {
-    "commands",
-    "configuration",
-    "settings",
-}  # May import everything, and no other room imports them.
+TOP = {"commands"}  # May import everything, and no other room imports it.
 HEAVY = (
     "absl cv2 faster_coco_eval grain ml_collections orbax tensorboardX tensorflow "
     "tensorflow_datasets torch tqdm"

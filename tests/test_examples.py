@@ -10,8 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdet import commands, configuration
-from jaxdet.detectors import yolox
+from jaxdet.commands import command_line, config_files, opening
 from jaxdet.training import state
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.types import Images
@@ -45,23 +44,22 @@ def saved(tmp_path_factory):
     """The working folder of a tiny YOLOX, its detector, its variables and two images."""
     workdir = tmp_path_factory.mktemp("exported")
     config_file = pathlib.Path(__file__).parent / "training" / "tiny_yolox_config.py"
-    config = configuration.read_command_line(["", f"--config={config_file}"]).config
-    configuration.save(config, workdir / configuration.SAVED_NAME)
-    detector = commands.build_detector(config, num_classes=2)
+    config = command_line.read(["", f"--config={config_file}"]).config
+    config_files.save(config, workdir / config_files.SAVED_NAME)
+    run = opening.open_run(config)
     rng = np.random.default_rng(0)
-    shapes = commands.abstract_variables(config, detector)
-    variables = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32) / 8, shapes)
+    variables = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32) / 8, run.variables)
     checkpoints = Checkpoints(workdir / "checkpoints", metric="AP")
     checkpoints.save(state.create(variables, optax.sgd(0.0), ema=True), {"AP": 0.5})
     checkpoints.close()
     pixels = rng.integers(0, 256, (2, *config.data.canvas, 3), np.uint8)
     images = Images(pixels, np.int32([[64, 64], [40, 50]]), np.ones(2, np.float32))
-    return workdir, detector, yolox.Settings(num_classes=2, **config.model), variables, images
+    return workdir, run.detector, variables, images
 
 
 @pytest.mark.parametrize("raw", [False, True])
 def test_an_exported_yolox_gives_what_it_gives_here(saved, monkeypatch, capsys, raw):
-    workdir, detector, settings, variables, images = saved
+    workdir, detector, variables, images = saved
     file = workdir / "program"
     options = ["--raw"] if raw else []
     arguments = [f"--workdir={workdir}", f"--out={file}", *options]
@@ -70,7 +68,7 @@ def test_an_exported_yolox_gives_what_it_gives_here(saved, monkeypatch, capsys, 
     program = jax.export.deserialize(file.read_bytes())
     found = program.call(images.pixels, images.sizes)
     if raw:
-        wanted = jax.jit(lambda v, i: yolox.raw_outputs(settings, v, i)[:3])(variables, images)
+        wanted = jax.jit(detector.raw)(variables, images)[:3]
     else:
         wanted = jax.jit(detector.predict)(variables, images)
         assert wanted.valid.any()
@@ -84,7 +82,7 @@ def test_what_cannot_be_exported_is_said(saved, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run_main("export_detector", monkeypatch, capsys, *arguments)
     assert "has no config.json" in capsys.readouterr().err
-    config = configuration.read_command_line(["", f"--workdir={workdir}"]).config
+    config = command_line.read(["", f"--workdir={workdir}"]).config
     for detector, options, message in (
         ("faster_rcnn", [], "faster_rcnn wants a --batch_size"),
         ("rpn", ["--raw"], "--raw wants a run of yolox, found rpn"),
@@ -92,7 +90,7 @@ def test_what_cannot_be_exported_is_said(saved, monkeypatch, capsys):
         other = workdir / detector
         other.mkdir()
         config.detector, config.model = detector, {}
-        configuration.save(config, other / configuration.SAVED_NAME)
+        config_files.save(config, other / config_files.SAVED_NAME)
         with pytest.raises(SystemExit):
             run_main(
                 "export_detector", monkeypatch, capsys, f"--workdir={other}", "--out=x", *options

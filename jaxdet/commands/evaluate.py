@@ -42,6 +42,7 @@ def evaluate(arguments: command_line.Arguments) -> int:
     step = checkpoints.find(flags.checkpoint)
     changes = config_files.changes_of_run(config, workdir / config_files.SAVED_NAME)
 
+    steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
     run = opening.open_run(config)
     source = opening.open_source(config, split, run.class_names)
     variables = steps.put_state(checkpoints.restore_variables(step, like=run.variables))

@@ -84,12 +84,11 @@ def open_run(config: ConfigDict) -> Run:
     return Run(config, names, detector, _trace(config, detector))
 
 
-def open_training(run: Run, *, starts: bool = True) -> tuple[Run, Training]:
+def open_training(run: Run) -> tuple[Run, Training]:
     """Reads the training data of a run and makes its optimizer.
 
     Args:
         run: its lengths may be said in epochs.
-        starts: whether it may start, and so need its first weights.
 
     Returns:
         The run with its lengths in steps, and what a training needs.
@@ -98,8 +97,9 @@ def open_training(run: Run, *, starts: bool = True) -> tuple[Run, Training]:
         UserError: for what does not work in the config or in the data.
     """
     config = run.config
-    if starts:
-        _check_first_weights(config, run.detector)
+    steps.check_division(config.batch_size, jax.devices(), name="config.batch_size")
+    steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
+    _check_first_weights(config, run.detector)
     tree = schema.describe(config.to_dict())
     late = lengths.wants_epochs(config.to_dict(), tree)
     if not late:
@@ -199,8 +199,6 @@ def check_settings(config: ConfigDict) -> None:
         keep_empty=config.data.keep_empty, **{key: config.data[key] for key in TRAIN_KEYS}
     )
     check_heights(config.multiscale_heights)
-    steps.check_division(config.batch_size, jax.devices(), name="config.batch_size")
-    steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
     if bool(config.data.proposals) != bool(config.data.max_proposals):
         raise UserError(
             "config.data.proposals and config.data.max_proposals are set both or neither, found "

@@ -184,13 +184,16 @@ def yolox(
         means = {**terms, "positives_per_object": ratio}
         return sum(terms.values()), (Metrics(means, counts), batch_stats)
 
+    def raw(variables, images):
+        """The outputs that prediction decides on."""
+        return forward(network, pixels, variables, images, train=False)[0]
+
     def predict(variables, images):
         """Detections of every image, best first, in canvas pixels."""
-        outputs, _ = forward(network, pixels, variables, images, train=False)
-        boxes, scores = decode(outputs)
+        boxes, scores = decode(raw(variables, images))
         return jax.vmap(partial(detections, suppress))(boxes, scores, images.sizes)
 
-    return features.make_detector(network, pixels, total_loss, predict)
+    return features.make_detector(network, pixels, total_loss, predict, raw=raw)
 
 
 def make_network(
