@@ -7,6 +7,7 @@ import json
 import operator
 import pathlib
 import pkgutil
+import pydoc
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 
+import jaxdet
 from jaxdet import ops
 from jaxdet.ops.contracts import annotated_shape
 
@@ -135,7 +137,7 @@ def test_every_setting_in_a_note_of_the_guide_exists():
     assert {"reassign_low_quality", "stds", "finest_scale"} <= named <= settings
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/ops.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/ops.md", "docs/detectors.md"])
 def test_the_python_in_a_document_runs(name):
     blocks, names = python_blocks(ROOT / name), {}
 
@@ -194,3 +196,18 @@ def test_the_pictures_of_the_guide_are_those_that_the_script_draws(tmp_path):
         # Letters differ with OpenCV's version, what is drawn does not.
         assert np.abs(drawn.astype(int) - kept).mean() < 4, name
         assert path.stat().st_size < 60_000
+
+
+def test_the_help_of_a_detector_is_as_it_prints():
+    printed = pydoc.render_doc(jaxdet.faster_rcnn, renderer=pydoc.plaintext)
+    shown = re.search(r"```text\n(.*?)```", (ROOT / "docs" / "detectors.md").read_text(), re.DOTALL)
+
+    assert shown[1].strip() == printed.partition("\n\n")[2].strip()
+
+
+def test_the_page_of_settings_is_what_the_script_writes():
+    spec = importlib.util.spec_from_file_location("settings", ROOT / "docs" / "write_settings.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    assert script.PAGE.read_text() == script.write_page()

@@ -84,7 +84,7 @@ def test_nothing_is_named_like_a_module_that_it_would_hide():
 
     assert in_ops & {info.name for info in pkgutil.iter_modules(ops.__path__)} == set()
     rooms = {info.name for info in pkgutil.iter_modules(jaxdet.__path__)}
-    assert {*dir(jaxdet)} & rooms == {"models", "ops"}
+    assert {*dir(jaxdet)} & rooms == {"detectors", "models", "ops"}
 
 
 @pytest.mark.parametrize("package", [jaxdet, ops])
@@ -105,8 +105,8 @@ def test_help_shows_every_function(package):
 
 
 def test_jaxdet_names_its_detectors_structs_and_version():
-    names = "Batch Detections Detector Images Proposals UserError __version__ build fast_rcnn "
-    names += "faster_rcnn models ops retinanet rpn yolox"
+    names = "Batch Detections Detector Images Proposals UserError __version__ build detectors "
+    names += "fast_rcnn faster_rcnn models ops retinanet rpn yolox"
 
     assert dir(jaxdet) == names.split()
     assert jaxdet.__version__ == importlib.metadata.version("jaxdet")
