@@ -74,7 +74,7 @@ def draw_batch(source: Source, canvas: tuple[int, int]) -> np.ndarray:
         batch = next(batches)
     panels = []
     for pixels, boxes, labels, valid in zip(
-        batch.images.pixels[0], batch.boxes[0], batch.labels[0], batch.valid[0], strict=True
+        batch.images.pixels, batch.boxes, batch.labels, batch.valid, strict=True
     ):
         panels.append(_drawn(pixels, boxes[valid], labels[valid]))
     return grid(panels, 2)

@@ -69,7 +69,6 @@ PIPELINE_OWN = (
     "final_start",
     "keep_images",
     "max_images",
-    "num_devices",
     "process_count",
     "process_index",
     "seed",

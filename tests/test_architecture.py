@@ -91,8 +91,9 @@ def test_data_never_touches_a_device(path):
     assert "jax" not in {name.split(".")[0] for name in imports_of(path)}
 
 
-def test_only_the_training_steps_use_pmap():
-    users = {name_of(path) for path in SOURCES if "pmap" in _identifiers(path)}
+def test_only_the_training_steps_use_pmap_and_count_devices():
+    names = {"pmap", "shard_map", "device_count", "local_device_count"}
+    users = {name_of(path) for path in SOURCES if names & _identifiers(path)}
 
     assert {name for name in users if not name.startswith("tests/")} == {"jaxdet/training/steps.py"}
 

@@ -125,7 +125,6 @@ def train_batches(config: ConfigDict, source: Source, start_step: int) -> Any:
         final_start=config.num_steps - config.final_steps,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        num_devices=jax.local_device_count(),
         **settings.train_keywords(config),
     )
 

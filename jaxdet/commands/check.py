@@ -19,6 +19,7 @@ from jaxdet.commands.build import (
 from jaxdet.commands.predict import measure
 from jaxdet.data import pipeline
 from jaxdet.detectors import CLASS_BLIND
+from jaxdet.training.steps import check_division
 from jaxdet.types import Batch, Detector, UserError
 
 
@@ -39,10 +40,8 @@ def check(config: ConfigDict, *, starts: bool = True) -> None:
     settings.check_numbers(config)
     pipeline.check_train_settings(**settings.train_keywords(config))
     # Found here and not after the data is made, or at the first evaluation.
-    devices = {"batch_size": jax.device_count(), "eval_batch_size": jax.local_device_count()}
-    for key, count in devices.items():
-        if config[key] % count:
-            raise UserError(f"config.{key} {config[key]} does not divide among {count} devices")
+    check_division(config.batch_size, jax.devices(), name="config.batch_size")
+    check_division(config.eval_batch_size, name="config.eval_batch_size")
     make_optimizer(config)
     detector = build_detector(config, num_classes=len(config.data.classes) or 1)
     if starts:
@@ -102,7 +101,7 @@ def _check_first_weights(config: ConfigDict) -> None:
 def _trace(config: ConfigDict, detector: Detector) -> None:
     """Lets the detector meet its settings and shapes, and computes nothing."""
     variables = abstract_variables(config, detector)
-    batch_size, max_boxes = config.batch_size // jax.device_count(), config.data.max_boxes
+    batch_size, max_boxes = config.batch_size, config.data.max_boxes
     slots = jax.ShapeDtypeStruct((batch_size, max_boxes), np.bool_)
     batch = Batch(
         images=blank_images(config, batch_size),

@@ -6,7 +6,6 @@ from contextlib import closing
 from types import MappingProxyType
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -140,7 +139,6 @@ def _eval_batches(config: ConfigDict, source: Source, max_images: int, **more: A
         source,
         batch_size=config.eval_batch_size,
         max_images=max_images,
-        num_devices=jax.local_device_count(),
         **settings.eval_keywords(config),
         **more,
     )

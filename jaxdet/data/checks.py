@@ -9,13 +9,10 @@ from jaxdet.data.transforms import Augmentation
 from jaxdet.types import UserError
 
 
-def check_division(batch_size: int, process_count: int, num_devices: int) -> None:
+def check_division(batch_size: int, process_count: int) -> None:
     """Refuses batches that cannot be shared evenly, and empty ones."""
-    if batch_size < 1 or batch_size % (process_count * num_devices):
-        raise UserError(
-            f"batch_size {batch_size} does not divide among {process_count} processes "
-            f"of {num_devices} devices"
-        )
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(f"batch_size {batch_size} does not divide among {process_count} processes")
 
 
 def check_steps(**steps: object) -> None:

@@ -1,6 +1,4 @@
-"""Batches of fixed size: made blank, filled row by row, and divided among devices."""
-
-from typing import Any
+"""Batches of fixed size: made blank, and filled row by row."""
 
 import numpy as np
 
@@ -68,15 +66,6 @@ def write_objects(batch: Batch, row: int, example: Example, place: int) -> None:
     batch.valid[row, :count] = ~example.crowd
     batch.crowd[row, :count] = example.crowd
     batch.index[row] = place % 2**32
-
-
-def split(batch: Any, num_devices: int) -> Any:
-    """Divides the leading axis of every array in a tuple of tuples; None stays None."""
-    if batch is None:
-        return None
-    if isinstance(batch, np.ndarray):
-        return batch.reshape(num_devices, -1, *batch.shape[1:])
-    return type(batch)(*(split(part, num_devices) for part in batch))
 
 
 def _blank_proposals(rows, max_proposals):

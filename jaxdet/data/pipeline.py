@@ -2,7 +2,7 @@
 
 The order of the whole run is fixed first. Place p of that order always shows
 the same image, changed by the same random draws; batch n is made of places
-n * batch_size and up, and only then divided among processes and devices.
+n * batch_size and up, and only then divided among processes.
 """
 
 import grain
@@ -72,7 +72,6 @@ def train_batches(
     use_difficult: bool = False,
     process_index: int = 0,
     process_count: int = 1,
-    num_devices: int = 1,
     num_threads: int = 4,
     final_start: int | None = None,
     **augmentation: float | str | tuple[float, ...],
@@ -87,7 +86,7 @@ def train_batches(
 
     Args:
         source: the examples.
-        batch_size: images of a batch over all processes and devices.
+        batch_size: images of a batch over all processes.
         seed: 0 or more.
         canvas: (height, width) that all images are padded to.
         resize: (short, long) sides as in `transforms.fit_scale`; with several
@@ -100,7 +99,6 @@ def train_batches(
         use_difficult: whether difficult objects are learnt; else they are crowd.
         process_index: which process this is, of `process_count`.
         process_count: number of processes that share each batch.
-        num_devices: devices of this process.
         num_threads: threads, each of which makes a batch at a time.
         final_start: batches from this n on are made without mosaics, as if those
             were off; None for never.
@@ -108,8 +106,8 @@ def train_batches(
             for images that become no mosaic, and of `mosaic.Composition`.
 
     Returns:
-        Batches of NumPy arrays with leading axes (devices, images of a device).
-        A slot is `valid`, or `crowd`, or zeros and neither.
+        Batches of NumPy arrays, of this process's images. A slot is `valid`, or
+        `crowd`, or zeros and neither.
 
     Raises:
         UserError: for settings out of range, or if no image is left; from the
@@ -126,7 +124,7 @@ def train_batches(
         num_threads=num_threads,
         **augmentation,
     )
-    check_division(batch_size, process_count, num_devices)
+    check_division(batch_size, process_count)
     check_at_least(0, seed=seed)
     check_steps(start_step=start_step, final_start=0 if final_start is None else final_start)
     composition, settings = _divide(augmentation)
@@ -152,7 +150,7 @@ def train_batches(
             loader.note_left_out(example, left_out, max_boxes)
             padding.write_image(batch.images, row, example, scale)
             padding.write_objects(batch, row, example, place)
-        return padding.split(batch, num_devices)
+        return batch
 
     return Loader(make, start=start_step, stop=_FOREVER, num_threads=num_threads)
 
@@ -164,7 +162,6 @@ def eval_batches(
     canvas: tuple[int, int],
     resize: tuple[int | tuple[int, ...], int],
     max_proposals: int = 0,
-    num_devices: int = 1,
     max_images: int = 0,
     keep_images: bool = False,
     num_threads: int = 4,
@@ -177,24 +174,22 @@ def eval_batches(
         canvas: (height, width) that all images are padded to.
         resize: (short, long) sides; of several short sides the largest counts.
         max_proposals: as in `train_batches`.
-        num_devices: devices that share a batch.
         max_images: above 0, so many images at most, spread evenly.
         keep_images: whether the Examples carry their original RGB pixels, for
             drawing; else their `image` is empty, so that they can be collected.
         num_threads: threads, each of which makes a batch at a time.
 
     Returns:
-        Pairs of Images, with leading axes (devices, images of a device), and
-        the Examples of the batch in that order. Boxes, proposals and size are
-        the original's, as the source gives them. Rows without an Example are
-        blank: at the end, and in place of images that cannot be read, which
-        are left out and counted.
+        Pairs of Images and the Examples of the batch in that order. Boxes,
+        proposals and size are the original's, as the source gives them. Rows
+        without an Example are blank: at the end, and in place of images that
+        cannot be read, which are left out and counted.
 
     Raises:
         UserError: for settings out of range; from the loader, if
             `max_proposals` is above 0 and an example has none.
     """
-    check_division(batch_size, 1, num_devices)
+    check_division(batch_size, 1)
     check_at_least(0, max_proposals=max_proposals)
     check_at_least(1, num_threads=num_threads)
     check_canvas(canvas)
@@ -216,7 +211,7 @@ def eval_batches(
             shown = transforms.clean(take_proposals(example, max_proposals))
             padding.write_image(images, len(examples), transforms.resize(shown, scale), scale)
             examples.append(example if keep_images else example._replace(image=b""))
-        return padding.split(images, num_devices), examples
+        return images, examples
 
     return Loader(make, start=0, stop=-(-count // batch_size), num_threads=num_threads)
 

@@ -27,10 +27,11 @@ def run(
     held on the device.
 
     Args:
-        predict: maps images to detections with the same leading axes.
-        batches: pairs of images, with leading axes (devices, B), and the
-            examples of the real ones, in order; where there are fewer examples
-            than images, the trailing images are padding and are dropped.
+        predict: maps images to their detections, in order, and does not wait
+            for them.
+        batches: pairs of images and the examples of the real ones, in order;
+            where there are fewer examples than images, the trailing images are
+            padding and are dropped.
 
     Returns:
         The examples as given, and the detections of each: the valid ones, in
@@ -41,7 +42,7 @@ def run(
     """
     examples, detections = [], []
     for output, contents, real in _dispatch_one_ahead(predict, batches):
-        boxes, scores, labels, valid = (_join_devices(field) for field in output)
+        boxes, scores, labels, valid = map(np.asarray, output)
         for i, example in enumerate(real):
             keep = valid[i]
             restored = restore_boxes(boxes[i][keep], content=contents[i], size=example.size)
@@ -72,17 +73,11 @@ def restore_boxes(
 def _dispatch_one_ahead(predict, batches) -> Iterator:
     waiting = None
     for images, real in batches:
-        contents = np.reshape(images.sizes, (-1, 2))
-        if len(real) > len(contents):
-            raise ValueError(f"{len(real)} examples in a batch of {len(contents)} images")
-        dispatched = predict(images), contents, real
+        if len(real) > len(images.sizes):
+            raise ValueError(f"{len(real)} examples in a batch of {len(images.sizes)} images")
+        dispatched = predict(images), images.sizes, real
         if waiting is not None:
             yield waiting
         waiting = dispatched
     if waiting is not None:
         yield waiting
-
-
-def _join_devices(field):
-    array = np.asarray(field)
-    return array.reshape(-1, *array.shape[2:])

@@ -42,7 +42,7 @@ def draw_height(seed: int, step: int, *, heights: Sequence[int], every: int) -> 
 
 
 def resize_batch(batch: Batch, height: int) -> Batch:
-    """Resizes the canvas of a device's batch to another height.
+    """Resizes the canvas of a batch to another height.
 
     The width is the canvas's at the same ratio, rounded to a multiple of 32.
     Pixels are bilinear between the centres of pixels, without antialiasing, as
@@ -52,7 +52,7 @@ def resize_batch(batch: Batch, height: int) -> Batch:
     to at least 1; scales by the ratio of the heights.
 
     Args:
-        batch: without the axis of devices.
+        batch: on the device.
         height: new height in pixels, static, a multiple of 32. At the
             canvas's own height the batch stays as it is.
     """

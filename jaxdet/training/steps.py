@@ -1,9 +1,29 @@
 """The steps that run on the devices, and the only calls of jax.pmap.
 
+Nothing else knows that there are several devices: batches go in flat and
+detections come out flat. Each device gets an equal share, rows in order.
+
 The state has no leading axis: it lies on a mesh of the local devices, one copy
 on each, goes in whole (`in_axes=None`) and comes out whole (`out_axes=None`).
 Under `out_axes=None` a value that differs between devices silently becomes
 that of device 0, so everything that a step returns is reduced before.
+
+pmap is in maintenance mode. To leave it for `jit(shard_map(step))` is to change
+this file alone, with `check_vma=False`: the state has the spec `P()`, batch and
+detections have `P("batch")`, and the reshapes go. One process keeps its local
+mesh. Several train on a mesh of all their devices, where
+`jax.make_array_from_process_local_data` puts each one's rows, and predict on
+their local meshes, with variables that are copied there.
+
+`check_vma=True` finds what `out_axes=None` hides: it refuses a result under
+`P()` that is not reduced. It also makes the gradient of parameters that are
+alike on all devices the sum over them, not the device's own, so parameters would
+have to be `jax.lax.pcast` to "varying" before; and it refuses loops whose state
+is alike at first and differs later, as in `ops.nms`, without the same cast.
+
+`jit` that divides by itself, without `shard_map`, is no way. Suppression's while
+loop would ask all devices, in every turn, whether any of them goes on; and
+`lax.map` over images, as in RoI pooling, would gather those of all devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +38,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxdet.training.multiscale import check_heights, draw_height, resize_batch
 from jaxdet.training.optimizer import GRADIENT_NORM
 from jaxdet.training.state import TrainState
-from jaxdet.types import Batch, Detector, Metrics
+from jaxdet.types import Batch, Detections, Detector, Images, Metrics, UserError
 
 AXIS_NAME = "batch"
 
@@ -36,6 +56,24 @@ def put_state(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
     mesh = Mesh(np.asarray(devices or jax.local_devices()), (AXIS_NAME,))
     host = jax.tree.map(np.array, tree)
     return jax.device_put(host, NamedSharding(mesh, PartitionSpec()))
+
+
+def check_division(
+    batch_size: int, devices: Sequence[jax.Device] | None = None, *, name: str = "a batch of"
+) -> None:
+    """Checks that devices can share a batch.
+
+    Args:
+        batch_size: images of the batch.
+        devices: those that share it, by default the local ones.
+        name: of the number, for the message.
+
+    Raises:
+        UserError: if it does not divide.
+    """
+    count = len(devices or jax.local_devices())
+    if batch_size % count:
+        raise UserError(f"{name} {batch_size} does not divide among {count} devices")
 
 
 def pmap_train_step(
@@ -58,7 +96,8 @@ def pmap_train_step(
         schedule: learning rate by step, reported with the metrics.
         seed: of the run; the run's key is the same for every step and device,
             and the detector folds it with `batch.index`.
-        devices: by default those of all processes.
+        devices: local devices, of a training by one process; by default those
+            of all processes.
         ema_decay: see `train_step`.
         ema_ramp: likewise.
         heights: canvas heights to train at, multiples of 32; the batches are
@@ -68,12 +107,13 @@ def pmap_train_step(
     Returns:
         `(state, batch, done) -> (state, metrics)`. The state must come from
         `put_state` or from the step before, and is donated: it can't be read
-        afterwards. The batch has a leading axis of local devices. `done` are
-        the steps done so far, a number of the host: to read `state.step`
-        would be to wait for the step before.
+        afterwards. The batch, of NumPy arrays, has the rows of this process.
+        `done` are the steps done so far, a number of the host: to read
+        `state.step` would be to wait for the step before.
 
     Raises:
-        ValueError: if the decay or a height is out of its range.
+        ValueError: if the decay or a height is out of its range; from the step,
+            if a batch does not divide among the local devices.
     """
     if not 0 <= ema_decay < 1:
         raise ValueError(f"ema_decay must be at least 0 and less than 1, found {ema_decay}")
@@ -104,7 +144,7 @@ def pmap_train_step(
 
     def step(state: TrainState, batch: Batch, done: int) -> tuple[TrainState, Metrics]:
         drawn = draw_height(seed, done, heights=heights, every=height_every) if heights else 0
-        return compiled(state, batch, drawn)
+        return compiled(state, _split(batch, devices), drawn)
 
     return step
 
@@ -115,15 +155,26 @@ def pmap_predict_step(
     """Compiles prediction for the local devices.
 
     Returns:
-        `(variables, images) -> Detections`; images and detections have a
-        leading axis of local devices, the variables come from `put_state`.
+        `(variables, images) -> Detections`, which does not wait for them. The
+        variables come from `put_state`, the images are NumPy arrays. Raises
+        ValueError if they do not divide among the devices.
     """
-    return jax.pmap(
+    compiled = jax.pmap(
         detector.predict,
         axis_name=AXIS_NAME,
         in_axes=(None, 0),
         devices=devices or jax.local_devices(),
     )
+
+    # Compiled, so that the rows stay on their devices and nothing waits for them.
+    @jax.jit
+    def join(found: Detections) -> Detections:
+        return jax.tree.map(lambda x: jax.lax.collapse(x, 0, 2), found)
+
+    def predict(variables: Any, images: Images) -> Detections:
+        return join(compiled(variables, _split(images, devices)))
+
+    return predict
 
 
 def train_step(
@@ -191,6 +242,13 @@ def train_step(
     ema = _update_ema(state.ema, new, step, ema_decay, ema_ramp) if ema_decay else {}
     state = TrainState(step=step, **new, opt_state=opt_state, ema=ema)
     return state, Metrics(means=means, counts=counts)
+
+
+def _split(batch: Any, devices: Sequence[jax.Device] | None) -> Any:
+    """The same arrays seen with a leading axis of devices; of NumPy's, nothing is copied."""
+    devices = devices or jax.local_devices()
+    check_division(len(jax.tree.leaves(batch)[0]), devices)
+    return jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
 
 
 def _update_ema(ema: Any, new: Any, number: jax.Array, decay: float, ramp: int) -> Any:

@@ -36,9 +36,7 @@ def _take(count, source, **settings):
 
 def _rows(batches):
     """All batches joined: arrays of (images, ...)."""
-    return jax.tree.map(
-        lambda *x: np.concatenate([a.reshape(-1, *a.shape[2:]) for a in x]), *batches
-    )
+    return jax.tree.map(lambda *x: np.concatenate(x), *batches)
 
 
 def _assert_equal(first, second):
@@ -59,23 +57,23 @@ def test_a_batch_holds_what_the_contract_says():
         boxes, labels=[2, 1, 0], crowd=[False, True, False], difficult=[False, False, True]
     )
     (batch,) = _take(
-        1, ListSource([example]), batch_size=6, num_devices=2, max_boxes=5, canvas=(96, 128),
-        resize=(80, 120), horizontal_flip=0.0,
+        1, ListSource([example]), batch_size=6, max_boxes=5, canvas=(96, 128), resize=(80, 120),
+        horizontal_flip=0.0,
     )  # fmt: skip
-    assert batch.images.pixels.shape == (2, 3, 96, 128, 3)
+    assert batch.images.pixels.shape == (6, 96, 128, 3)
     assert batch.images.pixels.dtype == np.uint8
     assert batch.images.proposals is None
-    np.testing.assert_array_equal(batch.images.sizes, np.full((2, 3, 2), (80, 120)))
-    np.testing.assert_array_equal(batch.images.scales, np.full((2, 3), 2.0, np.float32))
-    assert np.all(batch.images.pixels[:, :, 80:] == 114)
-    assert np.all(batch.images.pixels[:, :, :, 120:] == 114)
-    assert batch.images.pixels[1, 2, 10, 10].tolist() == [0, 0, 255]
-    np.testing.assert_array_equal(batch.boxes[1, 2, :3], np.array(boxes) * 2)
-    assert not batch.boxes[:, :, 3:].any()
-    assert batch.labels[0, 0].tolist() == [2, 1, 0, 0, 0]
-    assert batch.valid[0, 0].tolist() == [True, False, False, False, False]
-    assert batch.crowd[0, 0].tolist() == [False, True, True, False, False]
-    assert batch.index.tolist() == [[0, 1, 2], [3, 4, 5]]
+    np.testing.assert_array_equal(batch.images.sizes, np.full((6, 2), (80, 120)))
+    np.testing.assert_array_equal(batch.images.scales, np.full(6, 2.0, np.float32))
+    assert np.all(batch.images.pixels[:, 80:] == 114)
+    assert np.all(batch.images.pixels[:, :, 120:] == 114)
+    assert batch.images.pixels[5, 10, 10].tolist() == [0, 0, 255]
+    np.testing.assert_array_equal(batch.boxes[5, :3], np.array(boxes) * 2)
+    assert not batch.boxes[:, 3:].any()
+    assert batch.labels[0].tolist() == [2, 1, 0, 0, 0]
+    assert batch.valid[0].tolist() == [True, False, False, False, False]
+    assert batch.crowd[0].tolist() == [False, True, True, False, False]
+    assert batch.index.tolist() == [0, 1, 2, 3, 4, 5]
     types = [batch.boxes, batch.labels, batch.valid, batch.crowd, batch.index, batch.images.sizes]
     assert [str(a.dtype) for a in types] == ["float32", "int32", "bool", "bool", "uint32", "int32"]
 
@@ -83,7 +81,7 @@ def test_a_batch_holds_what_the_contract_says():
 def test_difficult_objects_are_learnt_on_demand():
     example = make_example([[2, 2, 12, 12], [20, 4, 50, 14]], difficult=[True, False])
     (batch,) = _take(1, ListSource([example]), use_difficult=True)
-    assert batch.valid[0, 0].tolist() == [True, True, False]
+    assert batch.valid[0].tolist() == [True, True, False]
     assert not batch.crowd.any()
 
 
@@ -98,8 +96,8 @@ def test_every_epoch_shows_each_image_once_in_another_order(source):
 def test_a_batch_depends_on_the_seed_and_its_number_only(source):
     whole = _rows(_take(6, source, **ALL_RANDOM))
     assert len({image.tobytes() for image in whole.images.pixels}) == 24
-    for settings in ({"num_threads": 1}, {"num_devices": 2}, {"num_devices": 4, "num_threads": 7}):
-        _assert_equal(_rows(_take(6, source, **ALL_RANDOM, **settings)), whole)
+    for num_threads in (1, 7):
+        _assert_equal(_rows(_take(6, source, **ALL_RANDOM, num_threads=num_threads)), whole)
     later = _rows(_take(2, source, **ALL_RANDOM, start_step=4))
     _assert_equal(later, jax.tree.map(lambda a: a[16:], whole))
 
@@ -113,11 +111,8 @@ def test_another_seed_gives_another_order_and_other_draws(source):
 
 
 def test_processes_share_each_batch_without_changing_it(source):
-    whole = _take(3, source, **ALL_RANDOM, num_devices=4)
-    parts = [
-        _take(3, source, **ALL_RANDOM, num_devices=2, process_index=p, process_count=2)
-        for p in range(2)
-    ]
+    whole = _take(3, source, **ALL_RANDOM)
+    parts = [_take(3, source, **ALL_RANDOM, process_index=p, process_count=2) for p in range(2)]
     for batch, *shares in zip(whole, *parts, strict=True):
         _assert_equal(jax.tree.map(lambda *a: np.concatenate(a), *shares), batch)
 
@@ -140,18 +135,14 @@ def test_plain_images_draw_for_themselves_only(source):
 def test_mosaics_depend_on_the_seed_and_the_number_of_the_batch_only(source):
     settings = {**ALL_RANDOM, **COMPOSED, "mosaic": 0.8, "mixup": 0.5, "final_start": 3}
     whole = _rows(_take(4, source, **settings))
-    for other in ({"num_threads": 1}, {"num_devices": 4, "num_threads": 7}):
-        _assert_equal(_rows(_take(4, source, **settings, **other)), whole)
+    for num_threads in (1, 7):
+        _assert_equal(_rows(_take(4, source, **settings, num_threads=num_threads)), whole)
     for start in (1, 3):
         later = _rows(_take(4 - start, source, **settings, start_step=start))
         _assert_equal(later, jax.tree.map(lambda a, s=start: a[4 * s :], whole))
-    joined = _take(4, source, **settings, num_devices=4)
-    parts = [
-        _take(4, source, **settings, num_devices=2, process_index=p, process_count=2)
-        for p in range(2)
-    ]
-    for batch, *shares in zip(joined, *parts, strict=True):
-        _assert_equal(jax.tree.map(lambda *a: np.concatenate(a), *shares), batch)
+    parts = [_take(4, source, **settings, process_index=p, process_count=2) for p in range(2)]
+    shares = [share for batch in zip(*parts, strict=True) for share in batch]
+    _assert_equal(_rows(shares), whole)
 
 
 def test_final_batches_are_those_of_a_run_without_mosaics(source):
@@ -346,7 +337,7 @@ def test_more_objects_than_slots_are_counted_and_said_once(caplog):
         with closing(batches):
             batch = next(batches)
             next(batches)
-    np.testing.assert_array_equal(np.sort(batch.boxes[0, 0, :, 3]), [7, 8, 9])
+    np.testing.assert_array_equal(np.sort(batch.boxes[0, :, 3]), [7, 8, 9])
     assert batches.left_out >= 2 * 4 * 2
     assert [record.message for record in caplog.records] == [
         "full has 2 objects more than data.max_boxes=3; the largest are kept (said once)"
@@ -370,19 +361,19 @@ def _evaluate(source, **settings):
 
 
 def test_evaluation_shows_every_image_once_in_order(source):
-    found, _ = _evaluate(source, num_devices=2)
+    found, _ = _evaluate(source)
     assert [len(examples) for _, examples in found] == [4, 4, 3]
     assert [e.id for _, examples in found for e in examples] == [f"image {i}" for i in range(11)]
     for images, examples in found:
-        assert images.pixels.shape == (2, 2, 50, 60, 3)
+        assert images.pixels.shape == (4, 50, 60, 3)
         for row, example in enumerate(examples):
             assert example.image == b""
             x1, y1, x2, y2 = example.boxes[0].astype(int)
-            inside = images.pixels.reshape(-1, 50, 60, 3)[row, y1:y2, x1:x2]
+            inside = images.pixels[row, y1:y2, x1:x2]
             assert (inside.max(-1) == 255).all() and (inside.min(-1) == 0).all()
     last = found[-1][0]
-    assert last.sizes[1].tolist() == [[40, 60], [50, 60]]
-    assert np.all(last.pixels[1, 1] == 114)
+    assert last.sizes[2:].tolist() == [[40, 60], [50, 60]]
+    assert np.all(last.pixels[3] == 114)
 
 
 def test_evaluation_keeps_the_original_images_on_demand(source):
@@ -398,8 +389,8 @@ def test_evaluation_takes_objects_as_they_are_and_training_cleans_them():
     (_, (evaluated,)), *_ = _evaluate(source)[0]
     np.testing.assert_array_equal(evaluated.boxes, boxes)
     (batch,) = _take(1, source, horizontal_flip=0.0)
-    np.testing.assert_array_equal(batch.boxes[0, 0], [boxes[0], [50, 30, 60, 40], [0] * 4])
-    assert batch.valid[0, 0].tolist() == [True, True, False]
+    np.testing.assert_array_equal(batch.boxes[0], [boxes[0], [50, 30, 60, 40], [0] * 4])
+    assert batch.valid[0].tolist() == [True, True, False]
 
 
 def test_evaluation_leaves_out_unreadable_images_and_counts_them(source, caplog):
@@ -412,7 +403,7 @@ def test_evaluation_leaves_out_unreadable_images_and_counts_them(source, caplog)
         "image 2",
         "image 3",
     ]
-    assert np.all(found[0][0].pixels[0, 3] == 114)
+    assert np.all(found[0][0].pixels[3] == 114)
     assert batches.unreadable == 1
     assert caplog.records[0].message.endswith("left out of the evaluation")
 
@@ -427,7 +418,7 @@ def test_evaluation_takes_an_even_part(source, count, ids):
 
 def test_evaluation_takes_the_largest_short_side_and_no_object_is_needed():
     found, _ = _evaluate(ListSource([make_example([])]), resize=((20, 30), 60))
-    assert found[0][0].sizes[0, 0].tolist() == [30, 45]
+    assert found[0][0].sizes[0].tolist() == [30, 45]
 
 
 def test_evaluation_of_an_empty_source_ends_at_once():
@@ -466,22 +457,22 @@ def proposing(source):
 def test_a_batch_holds_the_best_proposals_and_says_which_are_real():
     boxes = [[2, 2, 12, 12], [50, 30, 70, 50], [70, 0, 90, 9], [5, 20, 25, 38]]
     example = with_proposals(make_example([]), boxes, scores=[0.75, 0.5, 0.25, 0.125])
-    settings = {"num_devices": 2, "canvas": (96, 128), "resize": (80, 120), "horizontal_flip": 0.0}
+    settings = {"canvas": (96, 128), "resize": (80, 120), "horizontal_flip": 0.0}
     (batch,) = _take(1, ListSource([example]), max_proposals=5, **settings)
     found = batch.images.proposals
     assert (found.boxes.shape, found.scores.shape, found.valid.shape) == (
-        (2, 2, 5, 4),
-        (2, 2, 5),
-        (2, 2, 5),
+        (4, 5, 4),
+        (4, 5),
+        (4, 5),
     )
     assert [str(a.dtype) for a in found] == ["float32", "float32", "bool"]
     # The third lies outside; the resize doubles the others.
     kept = [[4, 4, 24, 24], [100, 60, 120, 80], [10, 40, 50, 76], [0] * 4, [0] * 4]
-    np.testing.assert_array_equal(found.boxes, np.tile(np.float32(kept), (2, 2, 1, 1)))
-    assert found.scores[1, 1].tolist() == [0.75, 0.5, 0.125, 0, 0]
-    assert found.valid[0, 1].tolist() == [True, True, True, False, False]
+    np.testing.assert_array_equal(found.boxes, np.tile(np.float32(kept), (4, 1, 1)))
+    assert found.scores[3].tolist() == [0.75, 0.5, 0.125, 0, 0]
+    assert found.valid[1].tolist() == [True, True, True, False, False]
     (batch,) = _take(1, ListSource([example]), max_proposals=2, **settings)
-    np.testing.assert_array_equal(batch.images.proposals.boxes[1, 0], kept[:2])
+    np.testing.assert_array_equal(batch.images.proposals.boxes[2], kept[:2])
     assert batch.images.proposals.valid.all()
 
 
@@ -513,18 +504,11 @@ def test_a_batch_with_proposals_depends_on_the_seed_and_its_number_only(proposin
     settings = {**ALL_RANDOM, "max_proposals": 4}
     whole = _rows(_take(6, proposing, **settings))
     assert set(whole.images.proposals.valid.sum(1)) == {0, 1, 2, 3, 4}
-    for other in ({"num_threads": 1}, {"num_devices": 4, "num_threads": 7}):
-        _assert_equal(_rows(_take(6, proposing, **settings, **other)), whole)
-    shares = [
-        _rows(_take(6, proposing, **settings, process_index=p, process_count=2)) for p in range(2)
-    ]
-    joined = jax.tree.map(
-        lambda *a: np.stack([x.reshape(6, 2, *x.shape[1:]) for x in a], 1).reshape(
-            24, *a[0].shape[1:]
-        ),
-        *shares,
-    )
-    _assert_equal(joined, whole)
+    for num_threads in (1, 7):
+        _assert_equal(_rows(_take(6, proposing, **settings, num_threads=num_threads)), whole)
+    parts = [_take(6, proposing, **settings, process_index=p, process_count=2) for p in range(2)]
+    shares = [share for batch in zip(*parts, strict=True) for share in batch]
+    _assert_equal(_rows(shares), whole)
     without = _rows(_take(6, proposing, **ALL_RANDOM))
     _assert_equal(without, whole._replace(images=whole.images._replace(proposals=None)))
 
@@ -542,21 +526,19 @@ def test_evaluation_resizes_proposals_and_keeps_the_original_ones():
     boxes = [[-10, 2, 12, 12], [70, 0, 90, 9], [20, 10, 60, 40]]
     examples = [with_proposals(make_example([[0, 0, 9, 9]], id=k), boxes) for k in range(3)]
     examples[1] = examples[1]._replace(image=b"damaged")
-    ((images, shown),) = _evaluate(
-        ListSource(examples), resize=(20, 30), max_proposals=3, num_devices=2
-    )[0]
+    ((images, shown),) = _evaluate(ListSource(examples), resize=(20, 30), max_proposals=3)[0]
     assert [e.id for e in shown] == [0, 2]
     for example in shown:
         np.testing.assert_array_equal(example.proposals, boxes)
         assert example.proposal_scores.tolist() == [1, 0.875, 0.75]
     found = images.proposals
     resized = [[0, 1, 6, 6], [10, 5, 30, 20], [0] * 4]
-    np.testing.assert_array_equal(found.boxes[0], [resized, resized])
-    assert found.scores[0, 1].tolist() == [1, 0.75, 0]
-    assert found.valid[0, 0].tolist() == [True, True, False]
-    # Rows of the second device: the damaged image's, and one that fills up the batch.
-    assert found.valid.shape == (2, 2, 3)
-    assert not found.boxes[1].any() and not found.scores[1].any() and not found.valid[1].any()
+    np.testing.assert_array_equal(found.boxes[:2], [resized, resized])
+    assert found.scores[1].tolist() == [1, 0.75, 0]
+    assert found.valid[0].tolist() == [True, True, False]
+    # The last rows: the damaged image's, and one that fills up the batch.
+    assert found.valid.shape == (4, 3)
+    assert not found.boxes[2:].any() and not found.scores[2:].any() and not found.valid[2:].any()
 
 
 def test_a_proposals_file_goes_the_whole_way(tmp_path):
@@ -569,7 +551,7 @@ def test_a_proposals_file_goes_the_whole_way(tmp_path):
     assert batch.images.proposals.valid.all()
     (images, examples), *_ = _evaluate(source, max_proposals=2)[0]
     assert [e.id for e in examples] == ["i0", "i1", "i2"]
-    np.testing.assert_array_equal(images.proposals.boxes[0, :3], boxes)
+    np.testing.assert_array_equal(images.proposals.boxes[:3], boxes)
 
 
 def test_blood_cells_fill_their_batches(bccd):
@@ -579,6 +561,6 @@ def test_blood_cells_fill_their_batches(bccd):
     assert all((images.sizes == (240, 320)).all() for images, _ in found)
     # White cells are the violet ones: greener values are lower inside than around.
     for images, examples in found:
-        for pixels, example in zip(images.pixels[0], examples, strict=True):
+        for pixels, example in zip(images.pixels, examples, strict=True):
             for x1, y1, x2, y2 in (example.boxes[example.labels == 1] / 2).astype(int):
                 assert pixels[y1:y2, x1:x2, 1].mean() < pixels[..., 1].mean()

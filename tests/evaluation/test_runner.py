@@ -10,8 +10,8 @@ from jaxdet.types import Detections, Example, Images
 def make_images(numbers, sizes=None):
     """Images that `predict` tells apart by a number, written to `scales`."""
     numbers = np.asarray(numbers, np.float32)
-    sizes = np.full((*numbers.shape, 2), 8) if sizes is None else np.asarray(sizes)
-    return Images(np.zeros((*numbers.shape, 8, 8, 3), np.uint8), sizes, numbers)
+    sizes = np.full((len(numbers), 2), 8) if sizes is None else np.asarray(sizes)
+    return Images(np.zeros((len(numbers), 8, 8, 3), np.uint8), sizes, numbers)
 
 
 def make_example(id, size=(480, 640)):
@@ -31,13 +31,13 @@ def make_example(id, size=(480, 640)):
 @jax.jit
 def predict(images):
     """Three boxes an image, the middle one invalid; the score is the image's number."""
-    leading = images.scales.shape
+    count = len(images.scales)
     boxes = jnp.array([[8.0, 16, 24, 32], [1, 1, 2, 2], [-5, 0, 9000, 9000]])
     return Detections(
-        jnp.broadcast_to(boxes, (*leading, 3, 4)),
-        jnp.broadcast_to(images.scales[..., None], (*leading, 3)),
-        jnp.broadcast_to(jnp.array([2, 1, 0]), (*leading, 3)),
-        jnp.broadcast_to(jnp.array([True, False, True]), (*leading, 3)),
+        jnp.broadcast_to(boxes, (count, 3, 4)),
+        jnp.broadcast_to(images.scales[:, None], (count, 3)),
+        jnp.broadcast_to(jnp.array([2, 1, 0]), (count, 3)),
+        jnp.broadcast_to(jnp.array([True, False, True]), (count, 3)),
     )
 
 
@@ -66,7 +66,7 @@ def test_restoring_no_boxes_gives_none():
 
 
 def test_run_undoes_the_resize_of_each_image_and_drops_the_invalid():
-    images = make_images([[0.5, 0.9]], [[[240, 320], [20, 40]]])
+    images = make_images([0.5, 0.9], [[240, 320], [20, 40]])
 
     examples, detections = run(
         predict, [(images, [make_example("a"), make_example("b", size=(10, 20))])]
@@ -79,10 +79,9 @@ def test_run_undoes_the_resize_of_each_image_and_drops_the_invalid():
     np.testing.assert_array_equal(detections[1].labels, [2, 0])
 
 
-def test_run_keeps_the_order_over_devices_and_batches_and_drops_padding():
-    # Two devices of two images; of the second batch, two images and a whole device are padding.
-    first = make_images([[1, 2], [3, 4]]), [make_example(i) for i in range(1, 5)]
-    second = make_images([[5, 6], [1, 1]]), [make_example(5)]
+def test_run_keeps_the_order_over_batches_and_drops_padding():
+    first = make_images([1, 2, 3, 4]), [make_example(i) for i in range(1, 5)]
+    second = make_images([5, 6, 1, 1]), [make_example(5)]
 
     examples, detections = run(predict, iter([first, second]))
 
@@ -106,16 +105,16 @@ def test_the_next_batch_is_dispatched_before_the_last_is_fetched():
             return self.array
 
     def dispatch(images):
-        number = int(images.scales[0, 0])
+        number = int(images.scales[0])
         events.append(f"predict {number}")
         boxes, scores, labels, valid = (np.asarray(field) for field in predict(images))
         return Detections(Fetched(number, boxes), scores, labels, valid)
 
-    run(dispatch, ((make_images([[i]]), [make_example(i)]) for i in (1, 2, 3)))
+    run(dispatch, ((make_images([i]), [make_example(i)]) for i in (1, 2, 3)))
 
     assert events == ["predict 1", "predict 2", "fetch 1", "predict 3", "fetch 2", "fetch 3"]
 
 
 def test_more_examples_than_images_are_refused():
     with pytest.raises(ValueError, match="3 examples in a batch of 2 images"):
-        run(predict, [(make_images([[1, 1]]), [make_example(i) for i in range(3)])])
+        run(predict, [(make_images([1, 1]), [make_example(i) for i in range(3)])])

@@ -53,16 +53,15 @@ def toy_detector(*, norm=False):
     return Detector(init, loss, predict)
 
 
-def toy_batch(step, *, devices=1, size=8):
-    """The global batch of a step, with its leading axis of devices."""
+def toy_batch(step, *, size=8):
+    """The global batch of a step."""
     rng = np.random.default_rng(step)
-    shape = (devices, size // devices)
     images = Images(
         pixels=rng.integers(0, 256, (size, CANVAS, CANVAS, 3), np.uint8),
         sizes=np.full((size, 2), CANVAS, np.int32),
         scales=np.ones(size, np.float32),
     )
-    batch = Batch(
+    return Batch(
         images=images,
         boxes=rng.random((size, 2, 4), np.float32),
         labels=np.zeros((size, 2), np.int32),
@@ -70,12 +69,11 @@ def toy_batch(step, *, devices=1, size=8):
         crowd=np.zeros((size, 2), bool),
         index=np.arange(step * size, (step + 1) * size, dtype=np.uint32),
     )
-    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), batch)
 
 
 @pytest.fixture(scope="session")
 def toy():
-    """`toy.detector(norm=...)`, `toy.batch(step, devices=..., size=...)` and `toy.variables`."""
+    """`toy.detector(norm=...)`, `toy.batch(step, size=...)` and `toy.variables`."""
 
     class Toy:
         detector = staticmethod(toy_detector)
@@ -83,7 +81,6 @@ def toy():
 
         @staticmethod
         def variables(detector):
-            images = jax.tree.map(lambda x: x[0], toy_batch(0)).images
-            return jax.jit(detector.init)(jax.random.key(0), images)
+            return jax.jit(detector.init)(jax.random.key(0), toy_batch(0).images)
 
     return Toy

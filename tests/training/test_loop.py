@@ -54,7 +54,7 @@ def make_run(toy, **step_settings):
         def batches(n):
             try:
                 while True:
-                    yield on_batch(n, toy.batch(n, devices=8))
+                    yield on_batch(n, toy.batch(n))
                     n += 1
             finally:
                 log.closed += 1
@@ -221,7 +221,7 @@ def count_slots(toy, first, last):
     """What the toy's confusion matrix says of some steps, counted slowly."""
     matrix = np.zeros((2, 3), int)
     for n in range(first, last):
-        for slots in toy.batch(n).valid[0]:
+        for slots in toy.batch(n).valid:
             matrix[0, sum(slots)] += 1
     return matrix
 
@@ -270,7 +270,7 @@ def test_a_drop_takes_the_best_parameters_and_statistics_and_nothing_else(run, t
     for n in range(12):
         if n in (8, 10):
             state = state.replace(**put_state(best))
-        state, _ = run.step(state, toy.batch(n, devices=8), n)
+        state, _ = run.step(state, toy.batch(n), n)
         if n + 1 == 3:
             best = jax.tree.map(np.array, state.variables)
     jax.tree.map(np.testing.assert_array_equal, dropped.state, jax.device_get(state))
@@ -285,7 +285,7 @@ def test_a_drop_takes_the_best_averages_for_both(run_yolox, toy, tmp_path):
         if n in (8, 10):
             ema = {"params": best["params"], "batch_stats": best["batch_stats"]}
             state = state.replace(**put_state(best), ema=put_state(ema))
-        state, _ = run_yolox.step(state, toy.batch(n, devices=8), n)
+        state, _ = run_yolox.step(state, toy.batch(n), n)
         if n + 1 == 3:
             best = jax.tree.map(np.array, state.eval_variables)
     jax.tree.map(np.testing.assert_array_equal, dropped, jax.device_get(state))

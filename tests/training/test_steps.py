@@ -9,13 +9,27 @@ import pytest
 from jaxdet.training import state as states
 from jaxdet.training.multiscale import draw_height, resize_batch
 from jaxdet.training.optimizer import build_optimizer
-from jaxdet.training.steps import pmap_predict_step, pmap_train_step, put_state
+from jaxdet.training.steps import check_division, pmap_predict_step, pmap_train_step, put_state
 from jaxdet.types import Metrics, UserError
 
 SETTINGS = dict(learning_rate=0.1, base_batch_size=8, batch_size=8, num_steps=10, warmup_steps=4)
 
 # What jax.monitoring calls the work of the compiler.
 COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.fixture
+def compiled():
+    """What is compiled during a test, one element each."""
+    events = []
+
+    def listen(event, seconds, **details):
+        if event == COMPILED:
+            events.append(details)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +45,7 @@ def train(toy):
         )
         state = put_state(states.create(toy.variables(detector), tx, ema=ema_decay > 0), devices)
         for n in range(steps):
-            state, metrics = step(state, toy.batch(n, devices=len(devices)), n)
+            state, metrics = step(state, toy.batch(n), n)
         return jax.device_get(state), jax.device_get(metrics)
 
     return run
@@ -96,7 +110,7 @@ def test_the_state_is_donated_and_what_it_was_made_of_is_not(toy):
     tx, schedule = build_optimizer(**SETTINGS)
     first = states.create(toy.variables(detector), tx)
     placed = put_state(first)
-    after, _ = pmap_train_step(detector, tx, schedule, seed=0)(placed, toy.batch(0, devices=8), 0)
+    after, _ = pmap_train_step(detector, tx, schedule, seed=0)(placed, toy.batch(0), 0)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(placed.params))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(first))
     assert int(after.step) == 1
@@ -148,7 +162,7 @@ def test_a_decay_and_a_state_that_do_not_fit_are_refused(toy, ema_decay):
     state = states.create(toy.variables(detector), tx, ema=not ema_decay)
     step = pmap_train_step(detector, tx, schedule, seed=0, ema_decay=ema_decay)
     with pytest.raises(ValueError, match=f"ema_decay is {ema_decay}, and the state's averages"):
-        step(put_state(state), toy.batch(0, devices=8), 0)
+        step(put_state(state), toy.batch(0), 0)
 
 
 def test_heights_out_of_their_range_are_named(toy):
@@ -162,7 +176,7 @@ def test_a_step_resizes_its_batch_and_leaves_one_of_its_own_height(toy):
     tx, schedule = build_optimizer(**SETTINGS)
     start = states.create(toy.variables(detector), tx)
     devices = jax.local_devices()[:1]
-    large = jax.tree.map(np.array, jax.vmap(partial(resize_batch, height=32))(toy.batch(0)))
+    large = jax.device_get(jax.jit(partial(resize_batch, height=32))(toy.batch(0)))
     plain, resizing = (
         pmap_train_step(detector, tx, schedule, seed=0, devices=devices, heights=heights)
         for heights in ((), (32,))
@@ -196,7 +210,7 @@ def test_each_height_is_compiled_once(toy):
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         for n, height in enumerate(drawn):
-            state, _ = step(state, toy.batch(n, devices=8), n)
+            state, _ = step(state, toy.batch(n), n)
             assert traced[-1] == (1, height, height, 3) or height in drawn[:n]
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
@@ -204,37 +218,72 @@ def test_each_height_is_compiled_once(toy):
     assert sorted(compiled) == [32, 64, 96]
 
 
-def test_steps_after_the_first_do_not_compile(toy):
+def test_steps_after_the_first_do_not_compile(toy, compiled):
     """Whatever the number of objects, and although the first state comes from `put_state`."""
     detector = toy.detector(norm=True)
     tx, schedule = build_optimizer(**SETTINGS)
     step = pmap_train_step(detector, tx, schedule, seed=0)
     state = put_state(states.create(toy.variables(detector), tx))
-    batches = [toy.batch(n, devices=8) for n in range(3)]
+    batches = [toy.batch(n) for n in range(3)]
     batches[1] = batches[1]._replace(valid=np.zeros_like(batches[1].valid))
-    compiled = []
-
-    def listen(event, seconds, **details):
-        if event == COMPILED:
-            compiled.append(details)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        state, _ = step(state, batches[0], 0)
-        first = len(compiled)
-        for n, batch in enumerate(batches[1:], 1):
-            state, _ = step(state, batch, n)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-    assert first > 0
-    assert len(compiled) == first
+    before = len(compiled)
+    state, _ = step(state, batches[0], 0)
+    first = len(compiled)
+    for n, batch in enumerate(batches[1:], 1):
+        state, _ = step(state, batch, n)
+    assert len(compiled) == first > before
 
 
-def test_predictions_keep_the_leading_axis_of_devices(toy):
+def test_devices_get_views_of_their_rows(toy, monkeypatch):
+    detector, given = toy.detector(), []
+
+    def pmap(function, **_):
+        def mapped(variables, images):
+            given.append(images)
+            return jax.vmap(function, in_axes=(None, 0))(variables, images)
+
+        return mapped
+
+    monkeypatch.setattr(jax, "pmap", pmap)
+    images = toy.batch(0, size=24).images
+    pmap_predict_step(detector)(toy.variables(detector), images)
+    for whole, shares in zip(images[:3], given[0][:3], strict=True):
+        np.testing.assert_array_equal(shares[2], whole[6:9])
+        assert shares.shape[0] == 8 and np.shares_memory(shares, whole)
+
+
+def test_a_batch_that_does_not_divide_among_the_devices_is_refused(toy):
+    detector = toy.detector()
+    tx, schedule = build_optimizer(**SETTINGS)
+    state, batch = states.create(toy.variables(detector), tx), toy.batch(0, size=9)
+    message = "a batch of 9 does not divide among 8 devices"
+    with pytest.raises(ValueError, match=message):
+        pmap_train_step(detector, tx, schedule, seed=0)(state, batch, 0)
+    with pytest.raises(ValueError, match=message):
+        pmap_predict_step(detector)(state.variables, batch.images)
+    with pytest.raises(UserError, match="config.batch_size 9 does not divide among 2 devices"):
+        check_division(9, jax.devices()[:2], name="config.batch_size")
+    check_division(9, jax.devices()[:3])
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_predictions_are_flat_in_order_and_left_on_the_devices(toy, devices):
     detector = toy.detector()
     variables = toy.variables(detector)
-    images = toy.batch(0, devices=8, size=16).images
-    found = pmap_predict_step(detector)(put_state(variables), images)
-    assert found.boxes.shape == (8, 2, 1, 4)
-    expected = detector.predict(variables, jax.tree.map(lambda x: x[3], images))
-    np.testing.assert_allclose(found.boxes[3], expected.boxes, rtol=1e-5, atol=1e-6)
+    images = toy.batch(0, size=16).images
+    devices = jax.local_devices()[:devices]
+    found = pmap_predict_step(detector, devices=devices)(put_state(variables, devices), images)
+    assert found.boxes.shape == (16, 1, 4)
+    assert all(field.sharding.device_set == set(devices) for field in found)
+    assert_trees_close(found, detector.predict(variables, images), rtol=1e-5, atol=1e-6)
+    assert len(np.unique(found.boxes, axis=0)) == 16
+
+
+def test_predictions_after_the_first_do_not_compile(toy, compiled):
+    detector = toy.detector()
+    variables, predict = put_state(toy.variables(detector)), pmap_predict_step(detector)
+    before = len(compiled)
+    predict(variables, toy.batch(0).images)
+    first = len(compiled)
+    predict(variables, toy.batch(1).images)
+    assert len(compiled) == first > before
