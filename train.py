@@ -76,6 +76,7 @@ def main(argv: Sequence[str]) -> int:
                 tx,
                 schedule,
                 seed=config.seed,
+                final_start=config.num_steps - config.final_steps if config.final_steps else None,
                 ema_decay=config.ema_decay,
                 ema_ramp=config.ema_ramp,
                 heights=config.multiscale_heights,

@@ -61,7 +61,7 @@ DEFAULT_EVALUATION = "coco"
 
 # Arguments that a config does not choose in the section.
 EVALUATION_OWN = ("class_names", "detections", "examples")
-MODEL_OWN = ("l1_from_step", "num_classes")
+MODEL_OWN = ("num_classes",)
 OPTIMIZER_OWN = ("batch_size", "final_steps", "num_steps")
 PIPELINE_OWN = (
     "augmentation",

@@ -94,9 +94,11 @@ class Detector(NamedTuple):
 
     Attributes:
         init: `(key, images) -> variables`.
-        loss: `(variables, batch, key, *, step=0, axis_name=None) ->
+        loss: `(variables, batch, key, *, final=False, axis_name=None) ->
             (total, (metrics, batch_stats))`; `key` is the run's, the same on
-            every device, and is folded with `batch.index`.
+            every device, and is folded with `batch.index`. `final` says whether
+            this is one of the run's final steps: a boolean of the device, or
+            the Python value False in a run that has none.
         predict: `(variables, images) -> Detections`, of fixed size.
     """
 

@@ -7,16 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdet import commands, configuration, detectors, interop
+from jaxdet import commands, configuration, interop
 from jaxdet.data import pipeline
-from jaxdet.types import Detector, UserError
+from jaxdet.types import UserError
 
 
 class NoImages(list):
     class_names = ("circle", "square")
 
 
-NOTHING = Detector(*[lambda: None] * 3)
 CONFIG = Path(__file__).parent / "training" / "tiny_yolox_config.py"
 
 
@@ -24,33 +23,18 @@ def configure(*arguments):
     return configuration.read_command_line(["", f"--config={CONFIG}", *arguments]).config
 
 
-@pytest.mark.parametrize("final_steps, start", [(4, 4), (0, None), (8, 0)])
-def test_mosaics_end_the_l1_loss_begins_and_the_rate_is_lowest_at_one_step(
-    monkeypatch, final_steps, start
-):
+@pytest.mark.parametrize("final_steps", [4, 0, 8])
+def test_mosaics_end_and_the_rate_is_lowest_at_one_step(monkeypatch, final_steps):
     config = configure(f"--config.final_steps={final_steps}", "--config.optimizer.warmup_steps=0")
     given = {}
     monkeypatch.setattr(pipeline, "train_batches", lambda source, **k: given.update(k))
-    monkeypatch.setattr(detectors, "build", lambda name, **k: given.update(k) or NOTHING)
-    commands.build_detector(config, num_classes=2)
     commands.train_batches(config, NoImages(), 0)
     _, schedule = commands.make_optimizer(config)
-    assert given["l1_from_step"] == start
     assert given["final_start"] == 8 - final_steps
     rates = [float(schedule(step)) for step in range(9)]
     lowest = config.optimizer.learning_rate / 2 * config.optimizer.final_ratio
     reached = [step for step in range(9) if rates[step] == pytest.approx(lowest, abs=1e-9)]
     assert reached[0] == 8 - final_steps
-
-
-def test_only_yolox_is_asked_for_an_l1_loss(monkeypatch):
-    given = {}
-    monkeypatch.setattr(detectors, "build", lambda name, **k: given.update(k) or NOTHING)
-    config = configuration.read_command_line(
-        ["", f"--config={CONFIG.with_name('tiny_config.py')}"]
-    ).config
-    commands.build_detector(config, num_classes=2)
-    assert "l1_from_step" not in given
 
 
 def test_a_run_may_start_from_yoloxs_weights_of_other_classes(tmp_path):
@@ -103,7 +87,6 @@ def test_a_run_may_start_from_yoloxs_weights_of_other_classes(tmp_path):
         ("config.data.hsv = (0.1, 0.2)", "data.hsv wants"),
         ("config.data.canvas = (65, 64)", "height and width must be even; found 65 x 64"),
         ("config.model.box_loss = 'diou'", "config.model: box_loss must be one of iou, giou"),
-        ("config.model.l1_from_step = 3", "config.model has no key 'l1_from_step'"),
     ],
 )
 def test_a_mistake_is_named_before_there_is_any_data(tmp_path, edit, message):

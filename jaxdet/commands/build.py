@@ -49,12 +49,8 @@ def build_detector(config: ConfigDict, *, num_classes: int) -> Detector:
     Raises:
         UserError: if its name or a setting is unknown.
     """
-    model = dict(config.model)
-    if "l1_from_step" in detectors.setting_names(config.detector):
-        final_start = config.num_steps - config.final_steps
-        model["l1_from_step"] = final_start if config.final_steps else None
     with mistakes_in("model"):
-        return detectors.build(config.detector, num_classes=num_classes, **model)
+        return detectors.build(config.detector, num_classes=num_classes, **config.model)
 
 
 def make_optimizer(config: ConfigDict) -> tuple[Any, Callable]:

@@ -1,6 +1,7 @@
 """Finds the mistakes of a config before any data is read or made."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -112,5 +113,6 @@ def _trace(config: ConfigDict, detector: Detector) -> None:
         index=jax.ShapeDtypeStruct((batch_size,), np.uint32),
     )
     with mistakes_in("model"):
-        jax.eval_shape(detector.loss, variables, batch, jax.random.key(0))
+        loss = partial(detector.loss, final=config.final_steps > 0)
+        jax.eval_shape(loss, variables, batch, jax.random.key(0))
         jax.eval_shape(detector.predict, variables, batch.images)

@@ -148,10 +148,10 @@ def retinanet(**settings: Any) -> Detector:
 
 
 def _loss(
-    s: Settings, variables: dict, batch: Batch, key, *, step=0, axis_name: str | None = None
+    s: Settings, variables: dict, batch: Batch, key, *, final=False, axis_name: str | None = None
 ) -> tuple[Array, tuple[Metrics, dict]]:
     """Total loss of the batch; the mean over devices is that of the global batch."""
-    del key, step  # Nothing is drawn, nothing changes while it trains.
+    del key, final  # Nothing is drawn, nothing changes while it trains.
     network = RetinaNet(s, axis_name)
     x = features.normalize(s, batch.images)
     pyramid, batch_stats = features.extract(network, variables, x, train=True)

@@ -146,10 +146,10 @@ def rpn(**settings: Any) -> Detector:
 
 
 def _loss(
-    s: Settings, variables: dict, batch: Batch, key, *, step=0, axis_name: str | None = None
+    s: Settings, variables: dict, batch: Batch, key, *, final=False, axis_name: str | None = None
 ) -> tuple[Array, tuple[Metrics, dict]]:
     """Total loss of the batch; the mean over devices is that of the global batch."""
-    del step  # Nothing in it changes while it trains.
+    del final  # Nothing in it changes while it trains.
     network = RPN(s, axis_name)
     keys = jax.vmap(partial(jax.random.fold_in, key))(batch.index)
     x = features.normalize(s, batch.images)

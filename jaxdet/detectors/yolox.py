@@ -55,8 +55,7 @@ class Settings(features.ImageSettings):
         box_weight: of the box loss in the total.
         objectness_weight: of the objectness loss.
         class_weight: of the class loss.
-        l1_weight: of the L1 loss, where there is one.
-        l1_from_step: first step with an L1 loss of the raw boxes; None for no such loss.
+        l1_weight: of the L1 loss of the raw boxes, which a run's final steps have.
         score_threshold: detections score at least this, objectness times class.
         nms_iou: detections of a class that overlap more than this are duplicates.
         class_agnostic: detections of all classes suppress each other.
@@ -86,7 +85,6 @@ class Settings(features.ImageSettings):
     objectness_weight: float = 1.0
     class_weight: float = 1.0
     l1_weight: float = 1.0
-    l1_from_step: int | None = None
     score_threshold: float = 0.01
     nms_iou: float = 0.65
     class_agnostic: bool = False
@@ -181,13 +179,13 @@ def decode(outputs: Outputs) -> tuple[Float[Array, "B N 4"], Float[Array, "B N K
 
 
 def _loss(
-    s: Settings, variables: dict, batch: Batch, key, *, step=0, axis_name: str | None = None
+    s: Settings, variables: dict, batch: Batch, key, *, final=False, axis_name: str | None = None
 ) -> tuple[Array, tuple[Metrics, dict]]:
     """Total loss of the batch; the mean over devices is that of the global batch."""
     del key  # Nothing is drawn.
     outputs, batch_stats = _forward(s, variables, batch.images, train=True, axis_name=axis_name)
     targets = jax.vmap(partial(point_targets, s, outputs.points))(*outputs[:3], batch.objects)
-    terms = point_losses(s, outputs, targets, step=step, axis_name=axis_name)
+    terms = point_losses(s, outputs, targets, final=final, axis_name=axis_name)
     counts = {"positives": jnp.sum(targets.positive), "objects": jnp.sum(batch.valid)}
     # Of the global batch, as the mean over devices; above 1 if objects learn by several points.
     ratio = counts["positives"] / losses.global_count(counts["objects"], axis_name)
@@ -248,7 +246,7 @@ def point_losses(
     outputs: Outputs,
     targets: PointTargets,
     *,
-    step: Int[Array, ""] | int = 0,
+    final: Bool[Array, ""] | bool = False,
     axis_name: str | None = None,
 ) -> dict[str, Float[Array, ""]]:
     """The loss terms of a batch, each divided by the positives of the global batch.
@@ -257,7 +255,8 @@ def point_losses(
         s: the detector's settings.
         outputs: of the network.
         targets: of every image.
-        step: steps done so far; it decides on the L1 loss.
+        final: whether the L1 loss of the raw boxes counts; the Python value False
+            leaves it out.
         axis_name: the mapped axis of devices.
     """
     positive = targets.positive
@@ -277,10 +276,10 @@ def point_losses(
         * jnp.sum(losses.sigmoid_cross_entropy(outputs.objectness, positive)),
         "class_loss": s.class_weight * losses.masked_sum(class_loss, positive),
     }
-    if s.l1_from_step is not None:
+    if final is not False:
         wanted = jax.vmap(partial(encode_grid, outputs.points))(targets.boxes)
         l1 = losses.masked_sum(losses.l1(outputs.offsets, wanted), positive)
-        terms["l1_loss"] = jnp.where(step >= s.l1_from_step, s.l1_weight, 0.0) * l1
+        terms["l1_loss"] = jnp.where(final, s.l1_weight, 0.0) * l1
     return {name: term / count for name, term in terms.items()}
 
 

@@ -1,7 +1,7 @@
 """The steps that run on the devices, and the only calls of jax.pmap.
 
-Nothing else knows that there are several devices: batches go in flat and
-detections come out flat. Each device gets an equal share, rows in order.
+No other file divides a batch among devices: batches go in flat and detections
+come out flat. Each device gets an equal share, rows in order.
 
 The state has no leading axis: it lies on a mesh of the local devices, one copy
 on each, goes in whole (`in_axes=None`) and comes out whole (`out_axes=None`).
@@ -82,6 +82,7 @@ def pmap_train_step(
     schedule: Callable,
     *,
     seed: int,
+    final_start: int | None = None,
     devices: Sequence[jax.Device] | None = None,
     ema_decay: float = 0.0,
     ema_ramp: int = 2000,
@@ -96,6 +97,7 @@ def pmap_train_step(
         schedule: learning rate by step, reported with the metrics.
         seed: of the run; the run's key is the same for every step and device,
             and the detector folds it with `batch.index`.
+        final_start: see `train_step`.
         devices: local devices, of a training by one process; by default those
             of all processes.
         ema_decay: see `train_step`.
@@ -127,6 +129,7 @@ def pmap_train_step(
             tx=tx,
             schedule=schedule,
             seed=seed,
+            final_start=final_start,
             axis_name=AXIS_NAME,
             ema_decay=ema_decay,
             ema_ramp=ema_ramp,
@@ -185,6 +188,7 @@ def train_step(
     tx: optax.GradientTransformation,
     schedule: Callable,
     seed: int,
+    final_start: int | None = None,
     axis_name: str,
     ema_decay: float = 0.0,
     ema_ramp: int = 2000,
@@ -203,6 +207,9 @@ def train_step(
         tx: optimizer.
         schedule: learning rate by step.
         seed: of the run.
+        final_start: steps done before the first of the run's final steps, which
+            the loss is told. None where there are none: then it is told the
+            Python value False, and traces nothing of them.
         axis_name: of the devices.
         ema_decay: weight that the averages of parameters and statistics keep
             in a step, in the long run; 0 where none are kept.
@@ -220,10 +227,11 @@ def train_step(
     if bool(state.ema) != bool(ema_decay):
         raise ValueError(f"ema_decay is {ema_decay}, and the state's averages {bool(state.ema)}")
     key = jax.random.key(seed)
+    final = False if final_start is None else state.step >= final_start
 
     def loss(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
         variables = state.replace(params=params).variables
-        return detector.loss(variables, batch, key, step=state.step, axis_name=axis_name)
+        return detector.loss(variables, batch, key, final=final, axis_name=axis_name)
 
     (total, (metrics, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(
         state.params

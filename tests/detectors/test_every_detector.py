@@ -1,5 +1,7 @@
 """What every detector keeps to, whatever its method."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +21,9 @@ class Case:
     def __init__(self, name):
         self.name, self.detector = name, build(name)
         self.variables = drawn_variables(self.detector, draw_batch(name, 1))
-        # One compile serves every test that asks for a loss or for a gradient.
-        self.gradient = jax.jit(jax.value_and_grad(self.detector.loss, has_aux=True))
+        # One compile serves every test that asks for a loss or for a gradient, final losses too.
+        loss = partial(self.detector.loss, final=True)
+        self.gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
         self.predict = jax.jit(self.detector.predict)
 
     def loss(self, variables, batch, key):

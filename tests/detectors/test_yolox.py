@@ -1,6 +1,5 @@
 """The numbers of YOLOX, from images to gradients and detections."""
 
-import dataclasses
 import functools
 
 import jax
@@ -55,7 +54,7 @@ def model(golden):
     """The golden network's settings, its variables and its input."""
     data = golden("yolox_model")
     sizes = dict(depth=float(data["depth"]), width=float(data["width"]))
-    s = yolox.Settings(num_classes=int(data["num_classes"]), l1_from_step=0, **sizes, **RULE)
+    s = yolox.Settings(num_classes=int(data["num_classes"]), **sizes, **RULE)
     x = jnp.asarray(nhwc(data["input_net"]))
     shapes = jax.eval_shape(yolox.YOLOX(s).init, jax.random.key(0), x)
     variables, report = interop.from_torch(below(data, "param/"), shapes, bgr=False)
@@ -102,7 +101,7 @@ def trained(model, golden):
         )
         outputs = yolox.Outputs(*raw, points)
         targets = jax.vmap(functools.partial(yolox.point_targets, s, points))(*raw, objects)
-        terms = yolox.point_losses(s, outputs, targets)
+        terms = yolox.point_losses(s, outputs, targets, final=True)
         return sum(terms.values()), (outputs, targets, terms, updates["batch_stats"])
 
     return step(variables["params"]), objects
@@ -137,11 +136,15 @@ def test_losses_with_and_without_l1_equal_the_reference(model, trained, golden):
         name = f"{ours.strip('_')}_loss"
         np.testing.assert_allclose(terms[name], data[f"l11/{theirs}_loss"], rtol=1e-4)
     s = model[0]
-    late = dataclasses.replace(s, l1_from_step=7)
-    before, after = (yolox.point_losses(late, outputs, targets, step=step) for step in (6, 7))
+    before, after = (
+        yolox.point_losses(s, outputs, targets, final=jnp.array(final)) for final in (False, True)
+    )
     assert float(before["l1_loss"]) == data["l10/l1_loss"] == 0
     np.testing.assert_allclose(sum(before.values()), data["l10/total_loss"], rtol=1e-5)
     np.testing.assert_allclose(after["l1_loss"], terms["l1_loss"], rtol=1e-6)
+    never = yolox.point_losses(s, outputs, targets)
+    assert never.keys() == terms.keys() - {"l1_loss"}
+    assert all(never[name] == before[name] for name in never)
     ratio = targets.positive.sum() / objects.valid.sum()
     assert float(ratio) == data["l11/num_fg"]
 
@@ -179,7 +182,7 @@ def test_running_statistics_equal_the_reference_up_to_the_unbiased_variance(trai
 @functools.cache
 def loss_of_outputs(devices, **settings):
     """Loss, metrics and gradient of given outputs, on so many devices, jitted."""
-    s = yolox.Settings(num_classes=CLASSES, l1_from_step=0, **settings)
+    s = yolox.Settings(num_classes=CLASSES, **settings)
     sizes = [(HEIGHT // stride, WIDTH // stride) for stride in STRIDES]
     points = grid_points(sizes, STRIDES)
 
@@ -188,7 +191,7 @@ def loss_of_outputs(devices, **settings):
         def total(raw):
             targets = jax.vmap(functools.partial(yolox.point_targets, s, points))(*raw, objects)
             outputs = yolox.Outputs(*raw, points)
-            terms = yolox.point_losses(s, outputs, targets, axis_name="batch")
+            terms = yolox.point_losses(s, outputs, targets, final=True, axis_name="batch")
             return sum(terms.values()), (terms, targets)
 
         (value, (terms, targets)), gradient = total(raw)
@@ -281,7 +284,7 @@ def test_the_rule_and_the_box_loss_are_settings():
 
 def test_metrics_count_positives_and_objects(monkeypatch):
     """The reference logs as num_fg how many points an object learns by."""
-    detector, batch = build("yolox", l1_from_step=None), draw_batch("yolox", 8)
+    detector, batch = build("yolox"), draw_batch("yolox", 8)
     raw = drawn_outputs(batch)
     sizes = [(HEIGHT // stride, WIDTH // stride) for stride in STRIDES]
     outputs = yolox.Outputs(*raw, grid_points(sizes, STRIDES))

@@ -37,7 +37,6 @@ SETTINGS = {
         width=0.125,
         activation="relu",
         norm="group",
-        l1_from_step=0,
         max_detections=10,
         max_candidates=60,
     ),

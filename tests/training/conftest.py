@@ -31,7 +31,7 @@ def toy_detector(*, norm=False):
     def init(key, images):
         return model.init(key, images.pixels, train=False)
 
-    def loss(variables, batch, key, *, step=0, axis_name=None):
+    def loss(variables, batch, key, *, final=False, axis_name=None):
         guess, updated = model.apply(
             variables, batch.images.pixels, train=True, mutable=["batch_stats"]
         )

@@ -77,7 +77,7 @@ def test_nothing_that_a_step_returns_is_device_0s_alone(train):
     """Each device reports its own number; a step must return their mean or sum."""
 
     def change(detector):
-        def loss(variables, batch, key, *, step, axis_name):
+        def loss(variables, batch, key, *, final, axis_name):
             device = jax.lax.axis_index(axis_name).astype(jnp.float32)
             total, (metrics, _) = detector.loss(variables, batch, key, axis_name=axis_name)
             metrics = Metrics({"mean": device}, {"count": device})
@@ -232,6 +232,31 @@ def test_steps_after_the_first_do_not_compile(toy, compiled):
     for n, batch in enumerate(batches[1:], 1):
         state, _ = step(state, batch, n)
     assert len(compiled) == first > before
+
+
+def test_a_step_tells_the_loss_whether_it_is_one_of_the_final_ones(toy):
+    detector, told = toy.detector(), []
+
+    def loss(variables, batch, key, *, final, axis_name):
+        told.append(final)
+        total, (metrics, stats) = detector.loss(variables, batch, key, axis_name=axis_name)
+        metrics = metrics._replace(means={"final": jnp.where(final, 1.0, 0.0)})
+        return total, (metrics, stats)
+
+    tx, schedule = build_optimizer(**SETTINGS)
+    devices = jax.local_devices()[:2]
+    for start, wanted in ((None, [0, 0, 0, 0]), (2, [0, 0, 1, 1]), (0, [1, 1, 1, 1])):
+        step = pmap_train_step(
+            detector._replace(loss=loss), tx, schedule, seed=0, final_start=start, devices=devices
+        )
+        state, found = put_state(states.create(toy.variables(detector), tx), devices), []
+        for n in range(4):
+            state, metrics = step(state, toy.batch(n), n)
+            found.append(float(metrics.means["final"]))
+        assert found == wanted
+    # Traced once each; without final steps there is nothing to trace.
+    assert len(told) == 3
+    assert told[0] is False and all(isinstance(final, jax.core.Tracer) for final in told[1:])
 
 
 def test_devices_get_views_of_their_rows(toy, monkeypatch):
