@@ -1,7 +1,7 @@
 """The steps that run on the devices, and the only calls of jax.pmap.
 
-Nothing else knows that there are several devices: batches go in flat and
-detections come out flat. Each device gets an equal share, rows in order.
+No other file divides a batch among devices: batches go in flat and detections
+come out flat. Each device gets an equal share, rows in order.
 
 The state has no leading axis: it lies on a mesh of the local devices, one copy
 on each, goes in whole (`in_axes=None`) and comes out whole (`out_axes=None`).
