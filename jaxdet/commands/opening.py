@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -249,7 +250,8 @@ def _trace(config: ConfigDict, detector: Detector) -> Any:
     key = jax.random.key(0)
     with mistakes_in("model"):
         variables = jax.eval_shape(detector.init, key, images)
-        jax.eval_shape(detector.loss, variables, batch, key)
+        loss = partial(detector.loss, final=bool(config.final_steps))
+        jax.eval_shape(loss, variables, batch, key)
         jax.eval_shape(detector.predict, variables, images)
     return variables
 
