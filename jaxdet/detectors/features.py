@@ -21,12 +21,13 @@ DTYPES = ("float32", "bfloat16")
 class Network(nn.Module):
     """Backbone and neck, which the network of every detector begins with.
 
-    The names of the parts are checkpoint keys.
+    The names of the parts are checkpoint keys. Every part may have `frozen`, as
+    `Detector`, of itself.
 
     Attributes:
         backbone: any module that makes maps of images, `(x, *, train) -> maps`,
             finest first, and has an attribute `strides`: pixels a cell of each
-            map. It may have `frozen` and `bgr_weights`, as `Detector`, of itself.
+            map. It may have `bgr_weights`, as `Detector`.
         neck: makes maps of the backbone's maps, `(maps, *, train) -> maps`, and
             says their strides, `strides(of the backbone's)`; None for none.
     """
@@ -35,9 +36,19 @@ class Network(nn.Module):
     neck: nn.Module | None
 
     def maps(self, x: Float[Array, "B H W 3"], *, train: bool) -> tuple[Array, ...]:
-        """The maps of normalised images, finest first."""
+        """The maps of normalised images, finest first.
+
+        Raises:
+            ValueError: if the maps are not those that the strides promise.
+        """
+        strides = strides_of(self)
         maps = self.backbone(x, train=train)
-        return maps if self.neck is None else self.neck(maps, train=train)
+        check_maps(self.backbone, maps, self.backbone.strides, x.shape[1:3])
+        if self.neck is None:
+            return tuple(maps)
+        pyramid = self.neck(tuple(maps), train=train)
+        check_maps(self.neck, pyramid, strides, x.shape[1:3])
+        return tuple(pyramid)
 
     def features(self, x: Float[Array, "B H W 3"], *, train: bool) -> tuple[Array, ...]:
         """The maps as a pyramid, for heads that are the same on all levels.
@@ -70,10 +81,34 @@ def strides_of(network: Network) -> tuple[int, ...]:
     return tuple(strides) if network.neck is None else network.neck.strides(strides)
 
 
+def check_maps(
+    part: nn.Module, maps: Sequence[Array], strides: Sequence[int], canvas: tuple[int, ...]
+) -> None:
+    """Refuses maps that do not have a cell for every `stride` pixels of the canvas.
+
+    A last row or column that is no whole cell may have one or not.
+
+    Raises:
+        ValueError: with what the part that made them has promised.
+    """
+    found = [x.shape[1:3] for x in maps]
+    fit = len(found) == len(strides) and all(
+        side // stride <= cells <= -(-side // stride)
+        for size, stride in zip(found, strides, strict=True)
+        for side, cells in zip(canvas, size, strict=True)
+    )
+    if not fit:
+        raise ValueError(
+            f"{type(part).__name__} promises maps of strides {tuple(strides)}; found maps of "
+            f"{', '.join(' x '.join(map(str, size)) for size in found) or 'none'} cells on a "
+            f"canvas of {' x '.join(map(str, canvas))} pixels"
+        )
+
+
 def make_detector(
     network: Network, pixels: Pixels, loss: Callable, predict: Callable, **more: Any
 ) -> Detector:
-    """The detector of a network, with what its backbone says of itself.
+    """The detector of a network, with what its parts say of themselves.
 
     Args:
         network: a detector's.
@@ -82,8 +117,12 @@ def make_detector(
         predict: likewise.
         **more: other fields of `Detector`.
     """
-    paths = [path.partition("/") for path in getattr(network.backbone, "frozen", ())]
-    frozen = ("/".join(filter(None, (kind, "backbone", rest))) for kind, _, rest in paths)
+    strides_of(network)  # A backbone that does not say them is refused here.
+    frozen = []
+    for name, part in parts_of(network).items():
+        for path in getattr(part, "frozen", ()):
+            kind, _, rest = path.partition("/")
+            frozen.append("/".join(filter(None, (kind, name, rest))))
     return Detector(
         init=partial(initialize, network, pixels),
         loss=loss,
@@ -102,14 +141,15 @@ def configure(module: nn.Module, **attributes: Any) -> nn.Module:
 
 def configure_parts(network: Network, **attributes: Any) -> Network:
     """A copy of a network with the attributes in each of its parts that knows them."""
-    parts = {field.name: getattr(network, field.name) for field in dataclasses.fields(network)}
-    return network.clone(
-        **{
-            name: configure(part, **attributes)
-            for name, part in parts.items()
-            if isinstance(part, nn.Module) and name != "parent"
-        }
-    )
+    parts = parts_of(network)
+    return network.clone(**{name: configure(parts[name], **attributes) for name in parts})
+
+
+def parts_of(network: Network) -> dict[str, nn.Module]:
+    """The modules of a network, by their names."""
+    names = [field.name for field in dataclasses.fields(network) if field.name != "parent"]
+    parts = {name: getattr(network, name) for name in names}
+    return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
 
 
 def with_dtype(network: Network, dtype: str) -> Network:
@@ -158,9 +198,6 @@ def extract(
     Returns:
         What the method returns, and the running statistics after it: those
         given, changed by a training batch; {} for networks that have none.
-
-    Raises:
-        ValueError: if the maps are not as many as the strides say.
     """
     if axis_name is not None:
         network = configure_parts(network, axis_name=axis_name)
@@ -168,6 +205,4 @@ def extract(
     x = normalize(pixels, images)
     result = network.apply(variables, x, train=train, method=method, mutable=mutable)
     outputs, updates = result if mutable else (result, variables)
-    if method == "features" and len(outputs) != len(strides_of(network)):
-        raise ValueError(f"{len(outputs)} maps, but the strides are {strides_of(network)}")
     return outputs, updates.get("batch_stats", {})

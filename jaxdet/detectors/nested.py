@@ -12,7 +12,7 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -24,7 +24,7 @@ from jaxdet.types import UserError
 NO_MODULE = "none"
 # Attributes of modules that the detector sets, from its other settings.
 SET_BY_DETECTOR = ("parent", "name", "dtype", "axis_name", "num_classes", "num_anchors")
-# The group that a detector sets in those of its modules that are named here.
+# The group that a detector sets in the modules that it has if no others are named.
 SHARED = "blocks"
 
 
@@ -57,7 +57,9 @@ def describe(builder: Callable, given: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for key, parameter in parameters.items():
         names = _names(given.get(key))
-        value = _fill(parameter.default, names, key, shared) if names else parameter.default
+        value = parameter.default
+        if names:
+            value = _fill(value, names, key, shared, parameter.annotation)
         leaf = Leaf(value, parameter.annotation, builder)
         found[key] = _describe(value, leaf, shared)
     return found
@@ -82,17 +84,20 @@ def fill(builder: Callable, given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def fields_of(value: Group | nn.Module, shared: Iterable[str] = ()) -> dict[str, dataclasses.Field]:
+def fields_of(
+    value: Group | nn.Module, shared: Mapping[type, Sequence[str]] = types.MappingProxyType({})
+) -> dict[str, dataclasses.Field]:
     """The fields of a group or a module that a dictionary may set.
 
     Args:
         value: the group or the module.
-        shared: what the detector sets in its own modules, see `SHARED`.
+        shared: classes of modules, and what the detector sets in them; see `SHARED`.
     """
-    cls, hidden = type(value), ()
-    if isinstance(value, nn.Module):
-        hidden = (*SET_BY_DETECTOR, *(shared if cls in MODULES.values() else ()))
-    return {field.name: field for field in dataclasses.fields(cls) if field.name not in hidden}
+    hidden = list(SET_BY_DETECTOR) if isinstance(value, nn.Module) else []
+    for cls, names in shared.items():
+        if isinstance(value, cls):
+            hidden += names
+    return {field.name: field for field in dataclasses.fields(value) if field.name not in hidden}
 
 
 def check_known(given: Iterable[str], known: Iterable[str], where: str) -> None:
@@ -140,6 +145,8 @@ def find_module(name: str) -> type[nn.Module] | None:
 
 def fits(value: Any, annotation: Any) -> bool:
     """Whether a value is of an annotated type; an int is a float, too, and a bool is no number."""
+    if annotation is Any:
+        return True
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return any(fits(value, each) for each in typing.get_args(annotation))
     if typing.get_origin(annotation) is typing.Literal:
@@ -174,11 +181,12 @@ def written(annotation: Any) -> str:
 
 
 def _parameters(builder):
-    """What a config may set of a builder's parameters, and what its modules share."""
+    """What a config may set of a builder's parameters, and what its own modules share."""
     parameters = dict(inspect.signature(builder).parameters)
     parameters.pop("num_classes", None)
-    group = parameters.get(SHARED)
-    return parameters, tuple(vars(group.default)) if group else ()
+    names = tuple(vars(parameters[SHARED].default)) if SHARED in parameters else ()
+    defaults = [parameter.default for parameter in parameters.values()]
+    return parameters, {type(part): names for part in defaults if isinstance(part, nn.Module)}
 
 
 def _names(given):
@@ -207,22 +215,33 @@ def _describe(value, leaf, shared):
 def _fill(value, given, where, shared, annotation=Any):
     if not isinstance(given, Mapping):
         return _check_type(given, annotation, where)
-    given = dict(given)
+    given, named = dict(given), ()
     if isinstance(value, nn.Module) or _is_module(annotation):
-        cls = find_module(given.pop("name", NO_MODULE if value is None else _name(type(value))))
-        value = value if type(value) is cls else cls and cls()
-    if not isinstance(value, Group | nn.Module):
-        check_known(given, (), where)
-        return value
-    fields = fields_of(value, shared)
-    check_known(given, fields, where)
+        named = ("name",)
+        if "name" in given:
+            value = _take_module(given.pop("name"), value, where, annotation)
+    fields = fields_of(value, shared) if isinstance(value, Group | nn.Module) else {}
+    check_known(given, (*named, *fields), where)
     changes = {
         key: _fill(getattr(value, key), part, f"{where}.{key}", shared, fields[key].type)
         for key, part in given.items()
     }
     if isinstance(value, nn.Module):
         return value.clone(**changes)
-    return dataclasses.replace(value, **changes)
+    return dataclasses.replace(value, **changes) if changes else value
+
+
+def _take_module(name, value, where, annotation):
+    """The module of a name, with its own defaults; the value, if it is one of these."""
+    cls = find_module(_check_type(name, str, f"{where}.name"))
+    if cls is None:
+        return _check_type(None, annotation, where)
+    if type(value) is cls:
+        return value
+    try:
+        return cls()
+    except TypeError as error:
+        raise UserError(f"{where}: all attributes of {name} want defaults: {error}") from error
 
 
 def _check_type(value, annotation, where):

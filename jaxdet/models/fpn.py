@@ -43,8 +43,12 @@ class FPN(nn.Module):
 
     @nn.nowrap
     def strides(self, inputs: Sequence[int]) -> tuple[int, ...]:
-        """Pixels a cell of the outputs, from those of the backbone's maps."""
-        used = tuple(inputs[self.start_level :])
+        """Pixels a cell of the outputs, from those of the backbone's maps.
+
+        Raises:
+            ValueError: as for as many maps.
+        """
+        used = self._used(inputs)
         return used + tuple(used[-1] * 2**i for i in range(1, self.num_levels - len(used) + 1))
 
     @nn.compact
@@ -65,12 +69,7 @@ class FPN(nn.Module):
         del train  # There is no norm in it.
         if self.extra not in EXTRAS:
             raise ValueError(f"extra must be one of {', '.join(EXTRAS)}; found {self.extra!r}")
-        maps = maps[self.start_level :]
-        if not maps or self.num_levels < len(maps):
-            raise ValueError(
-                f"num_levels {self.num_levels} must be at least the number of maps from "
-                f"start_level {self.start_level} on, which is {len(maps)} and must not be 0"
-            )
+        maps = self._used(maps)
         laterals = [self._conv(x, 1, name=f"lateral{i}") for i, x in enumerate(maps)]
         for i in reversed(range(len(laterals) - 1)):
             laterals[i] = laterals[i] + upsample_2x(laterals[i + 1], laterals[i].shape[1:3])
@@ -86,6 +85,16 @@ class FPN(nn.Module):
                 source = self._conv(source, 3, stride=2, name=f"output{i}")
             outputs.append(source)
         return tuple(outputs)
+
+    @nn.nowrap
+    def _used(self, levels: Sequence) -> tuple:
+        used = tuple(levels[self.start_level :])
+        if not used or self.num_levels < len(used):
+            raise ValueError(
+                f"num_levels {self.num_levels} must be at least the number of maps from "
+                f"start_level {self.start_level} on, which is {len(used)} and must not be 0"
+            )
+        return used
 
     def _conv(self, x: Array, kernel_size: int, *, stride: int = 1, name: str) -> Array:
         return Conv(

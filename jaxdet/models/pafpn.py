@@ -40,8 +40,19 @@ class PAFPN(nn.Module):
 
     @nn.nowrap
     def strides(self, inputs: Sequence[int]) -> tuple[int, ...]:
-        """Pixels a cell of the outputs: those of the backbone's maps."""
+        """Pixels a cell of the outputs: those of the backbone's maps.
+
+        Raises:
+            ValueError: if these are not three.
+        """
+        if len(inputs) != 3:
+            raise ValueError(f"PAFPN wants three maps; found maps of strides {tuple(inputs)}")
         return tuple(inputs)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Paths of the statistics that never move."""
+        return ("batch_stats",) if self.norm == "frozen" else ()
 
     @nn.compact
     def __call__(

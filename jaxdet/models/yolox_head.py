@@ -46,6 +46,11 @@ class YOLOXHead(nn.Module):
 
     __repr__ = short_repr
 
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Paths of the statistics that never move."""
+        return ("batch_stats",) if self.norm == "frozen" else ()
+
     @nn.compact
     def __call__(
         self, maps: tuple[Float[Array, "B _ _ _"], ...], *, train: bool

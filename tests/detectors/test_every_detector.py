@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import HEIGHT, SETTINGS, WIDTH, build, draw_batch, drawn_variables
+from tiny import CLASSES, HEIGHT, SETTINGS, WIDTH, build, draw_batch, drawn_variables
 
 from jaxdet import detectors
 from jaxdet.ops.boxes import pairwise_iou
@@ -66,6 +66,18 @@ def test_one_compile_serves_every_object_count(case):
             rel=1e-5,
         )
     assert case.gradient._cache_size() == 1
+
+
+def test_the_matrices_among_the_counts_are_those_that_the_detector_names(case):
+    counts = case.loss(case.variables, case.batch(), KEY)[1][0].counts
+    sizes = {name: count.shape for name, count in counts.items() if count.ndim}
+    named = {
+        name: sum(CLASSES if label is ... else 1 for label in labels)
+        for name, labels in case.detector.matrices.items()
+    }
+    assert sizes == {name: (size, size) for name, size in named.items()}
+    stages = {"rpn": ["rpn"], "fast_rcnn": ["roi"], "faster_rcnn": ["rpn", "roi"]}
+    assert list(named) == [f"{stage}_confusion" for stage in stages.get(case.name, ())]
 
 
 def test_gradients_are_finite_without_objects_and_with_garbage_in_the_slots(case):

@@ -14,6 +14,7 @@ RPN = dict(
     sample=dict(num_samples=32),
     train=dict(pre_nms=60, num_proposals=40),
     test=dict(pre_nms=40, num_proposals=30),
+    confusion=True,
 )
 SUPPRESS = dict(max_detections=10, max_candidates=60)
 ROI = dict(
@@ -21,6 +22,7 @@ ROI = dict(
     pool=dict(max_sampling=2),
     head=dict(hidden=32),
     suppress=SUPPRESS,
+    confusion=True,
 )
 SETTINGS = {
     "rpn": FEATURES | dict(rpn=RPN),
@@ -36,17 +38,17 @@ SETTINGS = {
         blocks=dict(depth=0.33, width=0.125, activation="relu", norm="group"),
         suppress=SUPPRESS,
     ),
-    "faster_rcnn": FEATURES | dict(rpn=RPN | dict(confusion=True), roi=ROI | dict(confusion=True)),
+    "faster_rcnn": FEATURES | dict(rpn=RPN, roi=ROI),
 }
 
 
 def build(name, **settings):
-    """A tiny detector, in which the nested settings differ."""
+    """A tiny detector, changed by nested settings."""
     return detectors.build(name, num_classes=CLASSES, **merge(SETTINGS[name], settings))
 
 
 def merge(settings, changes):
-    """Nested settings with what the others have beside them or instead."""
+    """Nested settings with the changes in their places."""
     both = {
         key: merge(settings[key], change)
         for key, change in changes.items()

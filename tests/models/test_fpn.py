@@ -82,3 +82,23 @@ def test_maps_and_levels_that_do_not_fit_are_named(settings, sizes, message):
     maps = tuple(jnp.zeros((1, *size, 2)) for size in sizes)
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(FPN(channels=2, **settings).init, jax.random.key(0), maps)
+
+
+@pytest.mark.parametrize(
+    "settings, inputs, wanted",
+    [
+        ({}, (4, 8, 16, 32), (4, 8, 16, 32, 64)),
+        ({"start_level": 1}, (4, 8, 16, 32), (8, 16, 32, 64, 128)),
+        ({"num_levels": 3}, (16,), (16, 32, 64)),
+        ({"num_levels": 2}, (8, 16), (8, 16)),
+    ],
+)
+def test_strides_go_on_doubling(settings, inputs, wanted):
+    assert FPN(**settings).strides(inputs) == wanted
+
+
+@pytest.mark.parametrize("settings", [{"num_levels": 1}, {"start_level": 2}])
+def test_strides_that_do_not_fit_are_refused_as_their_maps_are(settings):
+    name = next(iter(settings))
+    with pytest.raises(ValueError, match=f"{name} {settings[name]}"):
+        FPN(**settings).strides((4, 8))

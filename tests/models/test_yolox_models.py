@@ -167,6 +167,12 @@ def test_maps_have_their_strides_rounded_up(size):
     assert objectness.shape == (1, points)
 
 
+def test_the_neck_wants_three_maps():
+    assert PAFPN().strides((8, 16, 32)) == (8, 16, 32)
+    with pytest.raises(ValueError, match=r"PAFPN wants three maps; found maps of strides \(16,\)"):
+        PAFPN().strides((16,))
+
+
 def test_the_norm_is_chosen_everywhere_and_group_norm_has_no_statistics():
     group, batch = (shapes(Network(0.33, 0.125, 2, norm=n))[1] for n in ("group", "batch"))
     assert group == {"params": batch["params"]}
