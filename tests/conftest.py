@@ -29,7 +29,6 @@ def soon_compiled():
     flags = (
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
-        "--xla_cpu_use_fusion_emitters=false",
         "--xla_cpu_parallel_codegen_split_count=1",
     )
     return {**os.environ, "XLA_FLAGS": " ".join(flags)}

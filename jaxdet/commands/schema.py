@@ -152,24 +152,25 @@ def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]
 
 def unknown_key(path: str, tree: Mapping[str, Any], detector: str) -> UserError:
     """The error for a path that does not exist, with the nearest that does."""
-    paths = [known for known, _ in leaves(tree)]
-    sections = {known.rpartition(".")[0] for known in paths}
-    sections |= {section.partition(".")[0] for section in sections} - {""}
+    said = f"there is no setting config.{path}"
     section, _, name = path.rpartition(".")
-    places = [f"model.{place}" for place in RENAMED.get(detector, {}).get(name, ())]
+    places = RENAMED.get(detector, {}).get(name, ())
     if section == "model" and places:
-        return UserError(f"there is no setting config.{path}: it is config.{places[0]} now")
-    # Where a part of the path is wrong the rest may be right, and the other way round.
-    ends = [known for known in paths if known.rpartition(".")[2] == path.rpartition(".")[2]]
-    near = difflib.get_close_matches(path, [*paths, *sections - {""}], n=1, cutoff=0.75)
-    near = near or difflib.get_close_matches(path, ends, n=1, cutoff=0.0)
-    hint = f"; did you mean config.{near[0]}?" if near else ""
-    while section and section not in sections:
-        section = section.rpartition(".")[0]
-    known = _at(tree, section)
-    listed = ", ".join(known) if isinstance(known, Mapping) else "none"
+        return UserError(f"{said}: it is config.model.{places[0]} now")
+    beside = _at(tree, section)
+    paths = [known for known, _ in leaves(tree)]
+    if beside is None:
+        # The section is wrong, its name or its place.
+        near = [known for known in paths if known.rpartition(".")[2] == name]
+        near = difflib.get_close_matches(path, near or paths, n=1, cutoff=0.3)
+    else:
+        near = difflib.get_close_matches(name, beside, n=1)
+        near = [".".join(filter(None, (section, each))) for each in near]
+        near = near or [known for known in paths if known.rpartition(".")[2] == name][:1]
+    if near:
+        return UserError(f"{said}; did you mean config.{near[0]}?")
     place = f"config.{section}" if section else "config"
-    return UserError(f"there is no setting config.{path}{hint}; {place} has {listed}")
+    return UserError(f"{said}; {place} has {', '.join(beside or ())}")
 
 
 def complete(config: Mapping[str, Any], tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -228,10 +229,11 @@ def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return section
 
 
-def _at(tree: Mapping[str, Any], path: str) -> Any:
+def _at(tree: Mapping[str, Any], path: str) -> Mapping[str, Any] | None:
+    """The section at a path; None where there is none."""
     for name in filter(None, path.split(".")):
-        tree = tree[name]
-    return tree
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    return tree if isinstance(tree, Mapping) else None
 
 
 def _hint(name: Any, known: Iterable[str]) -> str:

@@ -33,10 +33,8 @@ def test_help_is_the_usage_and_every_flag(run, command):
             ["--config.model.roi.smaple.num_samples=3"],
             f"model.roi.smaple.num_samples; did you mean {SAMPLES}.num_samples?",
         ),
-        (
-            ["--config.model.roi.sample.num_sample=3"],
-            f"did you mean {SAMPLES}.num_samples?; {SAMPLES} has num_samples, positive_fraction",
-        ),
+        (["--config.model.roi.sample.num_sample=3"], f"did you mean {SAMPLES}.num_samples?"),
+        (["--config.model.roi.sample.quota=3"], f"; {SAMPLES} has num_samples, positive_fraction"),
         (["--config.model.num_samples=3"], "did you mean config.model."),
         (["--config.model.roi_num_samples=3"], f"it is {SAMPLES}.num_samples now"),
         (["--config.model.roi=3"], "config.model.roi has settings of its own: assign, "),

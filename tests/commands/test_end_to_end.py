@@ -29,6 +29,7 @@ def wait_for(path, process):
         time.sleep(0.01)
 
 
+@pytest.mark.both_ends
 def test_a_run_leaves_everything_to_look_at(trained):
     config = json.loads((trained.workdir / "config.json").read_text())
     assert config["model"]["backbone"]["width"] == 4
