@@ -310,8 +310,10 @@ def _load_weights(config: ConfigDict, detector: Detector, shapes: Any) -> tuple[
     variables, report = interop.from_torch(
         interop.load_file(file), shapes, source=file, bgr=detector.bgr_weights
     )
-    missing = [name for name in report.missing if "/backbone/" in name]
-    if missing and detector.frozen:
+    # The rest of a backbone that is frozen in part was trained with it.
+    needed = [n for n in report.missing if "/backbone/" in n or detector.is_frozen(n)]
+    missing = needed if detector.frozen else []
+    if missing:
         raise UserError(
             f"{file} has nothing for {missing[0]}, which cannot be learnt: "
             f"{detector.frozen[0]} is frozen in config.model"
