@@ -9,16 +9,19 @@ import pathlib
 import pkgutil
 import pydoc
 import re
+import shlex
 import subprocess
 import sys
 import typing
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
 import jaxdet
 from jaxdet import ops
+from jaxdet.commands import command_line, schema
 from jaxdet.ops.contracts import annotated_shape
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -144,6 +147,32 @@ def test_the_python_in_a_document_runs(name):
     assert blocks
     for block in blocks:
         exec(compile(block, name, "exec"), names)
+
+
+def test_the_backbone_of_the_page_is_given_in_python_and_named_on_the_command_line(
+    tmp_path, monkeypatch
+):
+    page = ROOT / "docs" / "add_a_detector.md"
+    module, *blocks = python_blocks(page)
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "backbones.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(ROOT)
+    names = {}
+    for block in blocks:
+        exec(compile(block, "add_a_detector.md", "exec"), names)
+    command = re.search(r"^```bash\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)[1]
+    config = command_line.read(shlex.split(command.replace("\\\n", ""))[1:]).config
+    named = jaxdet.build(config.detector, num_classes=3, **config.model.to_dict())
+
+    images = jaxdet.Images(np.zeros((1, 64, 96, 3), np.uint8), np.array([[64, 96]]), np.ones(1))
+    first, second = (
+        jax.eval_shape(detector.init, jax.random.key(0), images)["params"]["backbone"]
+        for detector in (names["detector"], named)
+    )
+    assert first == second and first["stem"]["kernel"].shape == (8, 8, 3, 16)
+    written = schema.describe(config.to_dict())["model"]["backbone"]["width"]
+    assert written.meaning == "channels of the first map." and written.type is int
 
 
 def test_the_doctests_of_the_ops_pass(soon_compiled):

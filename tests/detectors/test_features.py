@@ -1,6 +1,7 @@
 """Parts of one's own, and what a detector says of its parts."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import own_backbones
 import pytest
@@ -8,6 +9,7 @@ from flax.traverse_util import flatten_dict
 from tiny import CLASSES, RPN, SETTINGS, build, draw_batch, drawn_variables
 
 from jaxdet import detectors
+from jaxdet.detectors import features
 from jaxdet.models import FPN
 from jaxdet.types import Detector
 
@@ -75,6 +77,21 @@ def test_maps_that_do_not_fit_the_strides_are_refused(cells, strides, found):
     with pytest.raises(ValueError, match="Pooled promises maps of ") as error:
         shapes(detector)
     assert found in str(error.value)
+
+
+def test_maps_for_heads_that_levels_share_have_the_same_channels():
+    detector = detectors.build(
+        "rpn", num_classes=2, backbone=own_backbones.ConvNet(width=6), neck=None
+    )
+    with pytest.raises(ValueError, match=r"same number of channels.* found \[6, 12, 12, 12\]"):
+        shapes(detector)
+
+
+def test_what_a_detector_sets_reaches_the_parts_that_have_it():
+    network = features.Network(own_backbones.Varied(), FPN())
+    network = features.configure_parts(network, dtype=jnp.bfloat16, axis_name="batch")
+    assert network.backbone == own_backbones.Varied(axis_name="batch")
+    assert network.neck == FPN(dtype=jnp.bfloat16)
 
 
 def test_a_canvas_may_end_within_a_cell():
