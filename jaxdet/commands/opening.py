@@ -1,10 +1,7 @@
 """From a config to a run: sources, detector, optimizer and batches, each made once."""
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,53 +10,40 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxdet import detectors, interop
-from jaxdet.commands import lengths, results, schema
-from jaxdet.data import mosaic, pipeline, sources, transforms
+from jaxdet.commands import lengths, mistakes, schema
+from jaxdet.data import pipeline, sources
 from jaxdet.data.proposal_files import WithProposals
 from jaxdet.data.sources.selection import NonEmpty
 from jaxdet.training import steps
-from jaxdet.training.multiscale import check_heights
 from jaxdet.training.optimizer import build_optimizer
 from jaxdet.types import Batch, Detector, Images, Proposals, Source, UserError
 
 # Folded into the run's key for the first parameters; no image of a run has this index.
 INIT_INDEX = 2**32 - 1
-# What the batches of a training take of the section "data".
-TRAIN_KEYS = (
-    *("canvas", "resize", "max_boxes", "max_proposals", "use_difficult", "num_threads"),
-    *transforms.Augmentation._fields,
-    *mosaic.Composition._fields,
-)
+# An epoch of so many is longer than any number of steps that a config says.
+UNKNOWN_IMAGES = 10**9
 
 
 class Run(NamedTuple):
     """What a config says, opened.
 
     Attributes:
-        config: with all lengths in steps.
+        config: of a training with all lengths in steps.
         class_names: label 0 first.
         detector: for these classes.
         variables: shapes and types of the detector's variables.
+        source: what is learnt; None where nothing of it was needed.
+        tx: the optimizer of a training.
+        schedule: its learning rate by step.
     """
 
     config: ConfigDict
     class_names: tuple[str, ...]
     detector: Detector
     variables: Any
-
-
-class Training(NamedTuple):
-    """What a training needs besides.
-
-    Attributes:
-        source: what is learnt, without what has nothing to learn.
-        tx: the optimizer.
-        schedule: learning rate by step.
-    """
-
-    source: Source
-    tx: optax.GradientTransformation
-    schedule: Callable
+    source: Source | None = None
+    tx: optax.GradientTransformation | None = None
+    schedule: Callable | None = None
 
 
 def open_run(config: ConfigDict) -> Run:
@@ -70,10 +54,12 @@ def open_run(config: ConfigDict) -> Run:
     Raises:
         UserError: for what does not work in the config.
     """
-    check_settings(config)
-    names = tuple(config.data.classes)
-    names = names or tuple(open_source(config, config.data.train_split, ()).class_names)
-    with mistakes_in("model"):
+    mistakes.check_settings(config)
+    names, source = tuple(config.data.classes), None
+    if not names:
+        source = open_source(config, config.data.train_split, ())
+        names = tuple(source.class_names)
+    with mistakes.mistakes_in("model"):
         model = config.model.to_dict()
         detector = detectors.build(config.detector, num_classes=len(names), **model)
     if not detector.tells_classes and len(names) > 1 and config.evaluation.name != "proposals":
@@ -82,40 +68,35 @@ def open_run(config: ConfigDict) -> Run:
             f"'proposals', or name one class in data.classes; found {config.evaluation.name!r} "
             f"with {len(names)} classes"
         )
-    return Run(config, names, detector, _trace(config, detector))
+    return Run(config, names, detector, _trace(config, detector), source)
 
 
-def open_training(run: Run) -> tuple[Run, Training]:
-    """Reads the training data of a run and makes its optimizer.
-
-    Args:
-        run: its lengths may be said in epochs.
-
-    Returns:
-        The run with its lengths in steps, and what a training needs.
+def open_training(config: ConfigDict) -> Run:
+    """Makes the detector of a run and its optimizer, and reads the training data.
 
     Raises:
         UserError: for what does not work in the config or in the data.
     """
-    config = run.config
     steps.check_division(config.batch_size, jax.devices(), name="config.batch_size")
     steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
-    _check_first_weights(config, run.detector)
-    tree = schema.describe(config.to_dict())
-    late = lengths.wants_epochs(config.to_dict(), tree)
-    if not late:
-        _check_lengths(config)
-        _make_optimizer(config, run.detector)  # Finds mistakes before the data is made.
-    source = open_source(config, config.data.train_split, run.class_names)
+    mistakes.check_file(config)
+    # Found before the data is made: what does not work however many images an epoch has.
+    _make_optimizer(_in_steps(config, UNKNOWN_IMAGES), ())
+    run = open_run(config)
+    mistakes.check_first_weights(config, run.detector)
+    if not lengths.wants_epochs(config.to_dict(), schema.describe(config.to_dict())):
+        mistakes.check_lengths(config)
+    source = run.source or open_source(config, config.data.train_split, run.class_names)
     if not config.data.keep_empty:
         source = NonEmpty(source, use_difficult=config.data.use_difficult)
         if len(source) == 0:
             raise UserError("no image to train on (data.keep_empty is False)")
-    if late:
-        config = ConfigDict(lengths.resolve(config.to_dict(), tree, len(source)))
-        _check_lengths(config)
-    tx, schedule = _make_optimizer(config, run.detector)
-    return run._replace(config=config), Training(source, tx, schedule)
+    config = _in_steps(config, len(source))
+    mistakes.check_lengths(config, warn=True)
+    frozen = (path.partition("/") for path in run.detector.frozen)
+    frozen = tuple(path for kind, _, path in frozen if kind == "params")
+    tx, schedule = _make_optimizer(config, frozen)
+    return run._replace(config=config, source=source, tx=tx, schedule=schedule)
 
 
 def open_source(config: ConfigDict, split: str, classes: Sequence[str]) -> Source:
@@ -145,7 +126,7 @@ def train_batches(config: ConfigDict, source: Source, start_step: int) -> Any:
         final_start=final_start(config),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        **{key: config.data[key] for key in TRAIN_KEYS},
+        **{key: config.data[key] for key in mistakes.TRAIN_KEYS},
     )
 
 
@@ -190,43 +171,16 @@ def blank_images(config: ConfigDict, batch_size: int) -> Images:
     )
 
 
-def check_settings(config: ConfigDict) -> None:
-    """Finds the mistakes that show before anything is made.
-
-    Raises:
-        UserError: for the first one.
-    """
-    pipeline.check_train_settings(
-        keep_empty=config.data.keep_empty, **{key: config.data[key] for key in TRAIN_KEYS}
-    )
-    check_heights(config.multiscale_heights)
-    if bool(config.data.proposals) != bool(config.data.max_proposals):
-        raise UserError(
-            "config.data.proposals and config.data.max_proposals are set both or neither, found "
-            f"{config.data.proposals!r} and {config.data.max_proposals}"
-        )
-    with mistakes_in("evaluation"):
-        results.measure(config, [], [], config.data.classes)
+def _in_steps(config: ConfigDict, num_images: int) -> ConfigDict:
+    tree = schema.describe(config.to_dict())
+    return ConfigDict(lengths.resolve(config.to_dict(), tree, num_images))
 
 
-@contextmanager
-def mistakes_in(section: str) -> Iterator[None]:
-    """What code says about settings that it cannot work with is the user's line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (ArithmeticError, TypeError, ValueError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"config.{section}: {line}") from error
-
-
-def _make_optimizer(config: ConfigDict, detector: Detector) -> tuple[Any, Callable]:
-    """Builds the optimizer and its schedule; what is frozen never moves."""
+def _make_optimizer(config: ConfigDict, frozen: tuple[str, ...]) -> tuple[Any, Callable]:
+    """Builds the optimizer and its schedule; the frozen parameters never move."""
     keywords = config.optimizer.to_dict()
-    parts = (path.partition("/") for path in detector.frozen)
-    keywords["frozen"] += tuple(path for kind, _, path in parts if kind == "params")
-    with mistakes_in("optimizer"):
+    keywords["frozen"] += frozen
+    with mistakes.mistakes_in("optimizer"):
         return build_optimizer(
             **keywords,
             batch_size=config.batch_size,
@@ -248,58 +202,12 @@ def _trace(config: ConfigDict, detector: Detector) -> Any:
         index=jax.ShapeDtypeStruct((1,), np.uint32),
     )
     key = jax.random.key(0)
-    with mistakes_in("model"):
+    with mistakes.mistakes_in("model"):
         variables = jax.eval_shape(detector.init, key, images)
         loss = partial(detector.loss, final=bool(config.final_steps))
         jax.eval_shape(loss, variables, batch, key)
         jax.eval_shape(detector.predict, variables, images)
     return variables
-
-
-def _check_lengths(config: ConfigDict) -> None:
-    """Finds lengths that do not fit one another, and says which come to nothing."""
-    num_steps, optimizer = config.num_steps, config.optimizer
-    if config.final_steps > num_steps:
-        raise UserError(
-            f"config.final_steps wants at most num_steps {num_steps}, found {config.final_steps}"
-        )
-    used = optimizer.milestones if optimizer.schedule == "multistep" else ()
-    if config.reload_best_at_milestones and not used:
-        raise UserError(
-            "config.reload_best_at_milestones wants optimizer.schedule 'multistep' with "
-            f"milestones, found {optimizer.schedule!r} with {optimizer.milestones}"
-        )
-    drops = [milestone for milestone in used if milestone < num_steps]
-    if config.reload_best_at_milestones and drops and not 0 < config.eval_every <= min(drops):
-        raise UserError(
-            f"config.reload_best_at_milestones wants an evaluation up to step {min(drops)}, "
-            f"found eval_every {config.eval_every}"
-        )
-    log = logging.getLogger("jaxdet")
-    late = [milestone for milestone in used if milestone >= num_steps]
-    if late:
-        log.warning(
-            "warning: config.optimizer.milestones %s come to nothing: num_steps is %d",
-            ", ".join(map(str, late)),
-            num_steps,
-        )
-    if optimizer.warmup_steps > num_steps:
-        log.warning(
-            "warning: config.optimizer.warmup_steps %d do not end: num_steps is %d",
-            optimizer.warmup_steps,
-            num_steps,
-        )
-
-
-def _check_first_weights(config: ConfigDict, detector: Detector) -> None:
-    if config.init_from and not Path(config.init_from).is_file():
-        raise UserError(f"config.init_from: there is no file {config.init_from}")
-    if detector.frozen and not config.init_from:
-        raise UserError(
-            f"{detector.frozen[0]} and what else is frozen in config.model needs pretrained "
-            'weights: name their file in config.init_from, or set model.backbone.norm to "batch", '
-            '"sync" or "group" and model.backbone.frozen_stages to 0'
-        )
 
 
 def _load_weights(config: ConfigDict, detector: Detector, shapes: Any) -> tuple[Any, str]:

@@ -36,10 +36,10 @@ def train(arguments: command_line.Arguments) -> int:
         _join(flags)
     first_process = jax.process_index() == 0
 
-    run, training = opening.open_training(opening.open_run(config))
-    config, detector, tx = run.config, run.detector, training.tx
+    run = opening.open_training(config)
+    config, detector = run.config, run.detector
     eval_source = opening.open_source(config, config.data.eval_split, run.class_names)
-    create = partial(state.create, tx=tx, ema=config.ema_decay > 0)
+    create = partial(state.create, tx=run.tx, ema=config.ema_decay > 0)
     like = jax.eval_shape(create, run.variables)
 
     evaluation = EVALUATIONS[config.evaluation.name]
@@ -63,19 +63,19 @@ def train(arguments: command_line.Arguments) -> int:
         start = create(variables)
 
     predict = steps.pmap_predict_step(detector)
-    batches = opening.train_batches(config, training.source, done)
+    batches = opening.train_batches(config, run.source, done)
     writer = Writer(workdir, start_step=done, num_steps=config.num_steps, active=first_process)
     if first_process:
         _keep_config(config, workdir, done, changed=bool(changes))
         print(config.to_json(indent=2))
-        print(f"{origin}; {len(training.source)} training images; writing to {workdir}")
+        print(f"{origin}; {len(run.source)} training images; writing to {workdir}")
     try:
         outcome = loop.train(
             steps.put_state(start),
             step=steps.pmap_train_step(
                 detector,
-                tx,
-                training.schedule,
+                run.tx,
+                run.schedule,
                 seed=config.seed,
                 final_start=opening.final_start(config),
                 ema_decay=config.ema_decay,

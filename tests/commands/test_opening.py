@@ -95,7 +95,7 @@ def test_settings_that_do_not_work_in_a_detector_are_the_users_line(configure, a
 def test_settings_that_do_not_fit_are_found_before_data_is_made(traced, arguments, message):
     arguments = ["", f"--config={CONFIG}", "--config.data.root=nowhere", *arguments]
     with pytest.raises(UserError) as error:
-        opening.open_training(opening.open_run(command_line.read(arguments).config))
+        opening.open_training(command_line.read(arguments).config)
     first, _, second = message.partition(" .*")
     assert first in str(error.value) and second in str(error.value)
 
@@ -115,7 +115,7 @@ def test_yoloxs_mistakes_are_named_before_there_is_any_data(tmp_path, edit, mess
     file.write_text(YOLOX.read_text().replace(end, f"    {edit}\n{end}"))
     arguments = ["", f"--config={file}", f"--config.batch_size={jax.device_count()}"]
     with pytest.raises(UserError) as error:
-        opening.open_training(opening.open_run(command_line.read(arguments).config))
+        opening.open_training(command_line.read(arguments).config)
     assert message in str(error.value)
 
 
@@ -146,9 +146,9 @@ def test_a_detector_is_made_and_traced_once(configure, monkeypatch):
     made, build = [], detectors.build
     monkeypatch.setattr(detectors, "build", lambda *g, **s: made.append(g) or build(*g, **s))
     monkeypatch.setattr(sources, "build", lambda *given, **settings: NoImages("ab"))
-    run, training = opening.open_training(opening.open_run(configure()))
+    run = opening.open_training(configure())
     assert len(made) == 1 and run.class_names == ("circle", "square")
-    assert len(training.source) == 2
+    assert len(run.source) == 2
     assert run.variables["params"]["backbone"].keys() >= {"stem_conv", "layer1"}
 
 
@@ -159,10 +159,10 @@ def test_lengths_in_epochs_are_steps_once_the_data_is_read(configure, monkeypatc
         "--config.eval_every=1 epoch",
         "--config.optimizer.milestones=('3 epochs', 20)",
     )
-    run, training = opening.open_training(opening.open_run(config))
+    run = opening.open_training(config)
     assert (run.config.num_steps, run.config.eval_every) == (30, 5)
     assert run.config.optimizer.milestones == (15, 20)
-    rates = [float(training.schedule(step)) for step in (14, 15, 19, 20)]
+    rates = [float(run.schedule(step)) for step in (14, 15, 19, 20)]
     np.testing.assert_allclose(rates, [0.02, 0.002, 0.002, 0.0002], rtol=1e-5)
 
 
@@ -177,10 +177,10 @@ def test_mosaics_end_the_last_part_begins_and_the_rate_is_lowest_at_one_step(
     given = {}
     monkeypatch.setattr(pipeline, "train_batches", lambda source, **k: given.update(k))
     monkeypatch.setattr(sources, "build", lambda *given, **settings: NoImages("ab"))
-    run, training = opening.open_training(opening.open_run(config))
-    opening.train_batches(run.config, training.source, 0)
+    run = opening.open_training(config)
+    opening.train_batches(run.config, run.source, 0)
     assert given["final_start"] == opening.final_start(run.config) == start
-    rates = [float(training.schedule(step)) for step in range(9)]
+    rates = [float(run.schedule(step)) for step in range(9)]
     rate = config.optimizer.learning_rate * config.batch_size / config.optimizer.base_batch_size
     lowest = rate * config.optimizer.final_ratio
     reached = [step for step in range(9) if rates[step] == pytest.approx(lowest, abs=1e-9)]
@@ -191,7 +191,7 @@ def test_mosaics_end_the_last_part_begins_and_the_rate_is_lowest_at_one_step(
 def test_what_comes_to_nothing_is_said(traced, configure, caplog, monkeypatch, late):
     monkeypatch.setattr(sources, "build", lambda *given, **settings: NoImages("ab"))
     changes = (f"--config.optimizer.milestones={late}", "--config.optimizer.warmup_steps=99")
-    opening.open_training(opening.open_run(configure(*changes)))
+    opening.open_training(configure(*changes))
     said = "config.optimizer.milestones 24, 30 come to nothing: num_steps is 24"
     assert (said in caplog.text) == ("30" in late)
     assert "config.optimizer.warmup_steps 99 do not end: num_steps is 24" in caplog.text
@@ -278,9 +278,9 @@ def test_a_run_may_start_from_yoloxs_weights_of_other_classes(tmp_path):
 def test_what_is_frozen_is_left_out_of_the_optimizer(configure, weights, monkeypatch):
     monkeypatch.setattr(sources, "build", lambda *given, **settings: NoImages("ab"))
     arguments = (f"--config.init_from={weights.file}", "--config.model.backbone.frozen_stages=1")
-    run, training = opening.open_training(opening.open_run(configure(*arguments)))
+    run = opening.open_training(configure(*arguments))
     params = run.variables["params"]
-    kept = jax.tree_util.tree_leaves_with_path(jax.eval_shape(training.tx.init, params))
+    kept = jax.tree_util.tree_leaves_with_path(jax.eval_shape(run.tx.init, params))
     names = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in kept}
     assert not any("layer1/" in name or "stem_" in name for name in names)
     assert any("layer2/" in name for name in names)
