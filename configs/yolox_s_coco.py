@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     config.data.num_threads = 16
 
     config.model = ConfigDict()
-    config.model.blocks = ConfigDict({"depth": 0.33, "width": 0.5, "depthwise": False})
+    config.model.blocks = ConfigDict({"depth": 0.33, "width": 0.5})
 
     config.optimizer = ConfigDict()
     config.optimizer.nesterov = True

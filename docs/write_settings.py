@@ -3,6 +3,7 @@
 python docs/write_settings.py
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,12 @@ def write_page() -> str:
         options = schema.options(source)
         if options:
             sections += [f"### data.options of `{source}`\n", _table(options, "data.options.")]
+    name = {"name": _describe()["evaluation"]["name"]}
+    sections += ["## evaluation\n", _table(name, "evaluation.")]
     for name in EVALUATIONS:
-        found = _describe(evaluation={"name": name})
-        sections += [f"## evaluation, `{name}`\n", _table(found["evaluation"], "evaluation.")]
+        found = _describe(evaluation={"name": name})["evaluation"]
+        del found["name"]
+        sections += [f"### evaluation of `{name}`\n", _table(found, "evaluation.")]
     sections += ["## optimizer\n", _table(schema.OPTIMIZER, "optimizer.")]
     for name in DETECTORS:
         found = _describe(detector=name)
@@ -70,12 +74,14 @@ def _modules() -> str:
 
 
 def _table(tree: Mapping[str, Any], prefix: str = "") -> str:
-    rows = ["| setting | default | meaning |", "|---|---|---|"]
+    rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
     for path, key in schema.leaves(tree):
         default = "" if key.default is keys.REQUIRED else f"`{key.default!r}`"
-        rows.append(
-            f"| `{prefix}{path}` | {default} | {key.meaning.rstrip('.').replace('|', '/')} |"
-        )
+        kind = "steps or epochs" if key.is_length else nested.written(key.type)
+        kind += "" if key.low is None else f", at least {key.low}"
+        kind += "" if key.below == math.inf else f", less than {key.below}"
+        meaning = key.meaning.rstrip(".").replace("|", "/")
+        rows.append(f"| `{prefix}{path}` | {kind} | {default} | {meaning} |")
     return "\n".join(rows) + "\n"
 
 

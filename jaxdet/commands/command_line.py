@@ -1,11 +1,10 @@
 """The command line of every command, and how a command ends.
 
-    --config FILE[:ARGUMENT]     a recipe, such as configs/quickstart.py
-    --config.SETTING VALUE       changes one of its settings; docs/settings.md lists them
-    --workdir FOLDER             the folder of the run
+    --config.SETTING VALUE
+                        changes a setting of the config; docs/settings.md lists them
 
-Also with "=" between a flag and its value. Without --config the settings are
-those of the run in the workdir.
+A flag and its value may also have a "=" between them. Without --config the
+settings are those of the run in the workdir.
 """
 
 import argparse
@@ -63,7 +62,9 @@ def run(
     try:
         arguments = read(argv, usage=usage, define=define)
         workdir = arguments.workdir
-        sys.exit(command(arguments))
+        status = command(arguments)
+        (workdir / TRACEBACK_NAME).unlink(missing_ok=True)
+        sys.exit(status)
     except UserError as error:
         _fail(str(error), error if error.__cause__ else None, workdir, debug)
     except OSError as error:
@@ -110,7 +111,7 @@ def read(
     define(parser)
     flags = parser.parse_args(rest)
     workdir = _folder(flags.workdir) if flags.workdir else None
-    config, name = config_files.read(_find_config(flags.config, workdir))
+    config, name = _read_config(flags.config, workdir)
     return Arguments(finish(config, changes), workdir or Path("runs", name), flags)
 
 
@@ -121,18 +122,17 @@ def finish(config: Mapping[str, Any], changes: Sequence[tuple[str, str | None]] 
         UserError: for keys that are unknown or missing, and values of another
             type or out of their range.
     """
-    config = _copy(config)
-    for path, text in changes:
-        if _CHOICES.fullmatch(path) and text:
-            _choose(config, path, text)
+    config, changes = _copy(config), dict(changes)  # The last one of a path counts.
+    for path in filter(_CHOICES.fullmatch, changes):
+        _choose(config, path, changes[path])
     tree = schema.describe(config)
-    for path, text in changes:
+    for path, text in changes.items():
         if not _CHOICES.fullmatch(path):
             _put(config, path, keys.read_value(text, _key(tree, path, config), path))
     try:
         found = schema.complete(config, tree)
-    except LookupError as error:
-        raise schema.unknown_key(error.args[0], tree, config["detector"]) from None
+    except schema.UnknownKey as error:
+        raise schema.unknown_key(str(error), tree, config["detector"]) from None
     if not found["data"]["resize"]:
         found["data"]["resize"] = tuple(sorted(found["data"]["canvas"]))
     found["eval_batch_size"] = found["eval_batch_size"] or found["batch_size"]
@@ -154,11 +154,11 @@ def _split(arguments: Sequence[str]) -> tuple[list[tuple[str, str | None]], list
     return changes, rest
 
 
-def _find_config(named: str | None, workdir: Path | None) -> str:
+def _read_config(named: str | None, workdir: Path | None) -> tuple[dict[str, Any], str]:
     if named:
-        return named
+        return config_files.read(named)
     if workdir and (workdir / config_files.SAVED_NAME).is_file():
-        return str(workdir / config_files.SAVED_NAME)
+        return config_files.read_json(workdir / config_files.SAVED_NAME), ""
     found = f"; {workdir} has no {config_files.SAVED_NAME}" if workdir else ""
     raise UserError(f"name a config: --config=FILE, such as --config=configs/quickstart.py{found}")
 
@@ -169,36 +169,49 @@ def _folder(text: str) -> Path:
     return Path(text).expanduser()
 
 
-def _choose(config: dict[str, Any], path: str, name: str) -> None:
+def _choose(config: dict[str, Any], path: str, name: str | None) -> None:
     """Names another detector, source, evaluation or module; what it does not know is dropped."""
-    section = _section(config, path.rpartition(".")[0])
-    key = path.rpartition(".")[2]
-    changed = section.get(key) != name
-    section[key] = name
-    if not changed:
+    if not name:
+        raise UserError(f"config.{path} wants a name")
+    before, key = schema.describe(config), path.rpartition(".")[2]
+    if path == "detector":
+        if name != config[path]:
+            _keep_known(config, before["model"], name)
         return
-    if path == "data.source":
+    section = _section(config, path.rpartition(".")[0])
+    now = section.get(key, _key(before, path, config).default)
+    if name != now and path == "data.source":
         section["options"] = {}
-    elif path == "detector":
-        _keep_known(config)
-    elif key == "name":
-        for other in set(section) - {"name"}:
-            del section[other]
+    elif name != now:
+        section.clear()
+    section[key] = name
 
 
-def _keep_known(config: dict[str, Any]) -> None:
-    """Drops the groups of the model that another detector's builder does not take."""
-    given = config.get("model", {})
-    config["model"] = {}
-    tree = schema.describe(config)["model"]
-    for key, value in given.items():
-        try:
-            schema.complete({key: value}, {key: tree[key]})
-            config["model"][key] = value
-        except (LookupError, UserError):
-            logging.getLogger("jaxdet").warning(
-                "warning: config.model.%s is not for %s and left out", key, config["detector"]
-            )
+def _keep_known(config: dict[str, Any], before: Mapping[str, Any], detector: str) -> None:
+    """Keeps what is said of the model where another detector knows it, too.
+
+    Values that are the old detector's defaults are nobody's wish: the config of
+    a run has all of them.
+    """
+    was, defaults = config["detector"], dict(schema.leaves(before))
+    said = dict(schema.leaves(config.get("model", {})))
+    config["detector"], config["model"] = detector, {}
+    dropped = set()
+    for path, value in sorted(said.items(), key=lambda item: not item[0].endswith("name")):
+        if path in defaults and defaults[path].default == _with_tuples(value):
+            continue
+        known = dict(schema.leaves(schema.describe(config)["model"]))
+        if path in known:
+            _put(config, f"model.{path}", value)
+        else:
+            dropped.add(path.partition(".")[0])
+    if dropped:
+        logging.getLogger("jaxdet").warning(
+            "warning: settings of %s in config.model.%s are not for %s and left out",
+            was,
+            ", ".join(sorted(dropped)),
+            detector,
+        )
 
 
 def _key(tree: Mapping[str, Any], path: str, config: Mapping[str, Any]) -> keys.Key:
@@ -215,6 +228,8 @@ def _key(tree: Mapping[str, Any], path: str, config: Mapping[str, Any]) -> keys.
 def _section(config: dict[str, Any], path: str) -> dict[str, Any]:
     for name in filter(None, path.split(".")):
         config = config.setdefault(name, {})
+        if not isinstance(config, dict):
+            raise UserError(f"config.{path} has no settings of its own")
     return config
 
 
@@ -225,6 +240,10 @@ def _put(config: dict[str, Any], path: str, value: Any) -> None:
 
 def _copy(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in config.items()}
+
+
+def _with_tuples(value: Any) -> Any:
+    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 class _Parser(argparse.ArgumentParser):

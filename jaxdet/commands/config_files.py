@@ -56,7 +56,7 @@ def read(named: str) -> tuple[dict[str, Any], str]:
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise UserError(f"no config file {path}{hint}")
     if path.suffix == ".json":
-        return read_json(path), path.parent.name
+        return read_json(path), path.stem
     config = _run(path, argument)
     words = "".join(letter if letter.isalnum() else "-" for letter in argument)
     name = "-".join(filter(None, (path.stem, words)))
@@ -111,7 +111,7 @@ def changes_of_run(config: ConfigDict, path: Path) -> list[str]:
     saved, now = read_json(path), config.to_dict()
     try:
         saved = schema.complete(saved, schema.describe(saved))
-    except (UserError, LookupError):
+    except UserError:
         pass  # Of a version that knew other keys.
     was, wanted = list(saved.get("data", {}).get("classes", ())), list(now["data"]["classes"])
     if was != wanted:
@@ -122,7 +122,7 @@ def changes_of_run(config: ConfigDict, path: Path) -> list[str]:
     return [
         f"{key} was {before} and is {after}"
         for key, (before, after) in differences(saved, now).items()
-        if key not in free
+        if key not in free and "epoch" not in str(after)  # It is not known yet how many steps.
     ]
 
 

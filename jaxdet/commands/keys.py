@@ -89,7 +89,8 @@ def check(value: Any, key: Key, path: str) -> Any:
         value = float(value)
     if key.is_length:
         for each in value if isinstance(value, tuple) else (value,):
-            lengths.in_epochs(each, path)
+            if lengths.in_epochs(each, path) == 0 and key.low:
+                raise UserError(f"config.{path} wants at least a step, found {each!r}")
     if key.low is not None and not isinstance(value, str | tuple):
         if not value >= key.low:
             raise UserError(f"config.{path} wants at least {key.low}, found {value!r}")
@@ -104,8 +105,10 @@ def read_value(text: str | None, key: Key, path: str) -> Any:
     Raises:
         UserError: as `check`.
     """
+    if text is None and key.type is not bool:
+        raise UserError(f"config.{path} wants a value: {nested.written(key.type)}")
     if text is None:
-        return check(True, key, path)
+        return True
     if key.type is str:
         return check(text, key, path)
     try:

@@ -31,17 +31,18 @@ def wants_epochs(config: Mapping[str, Any], tree: Mapping[str, Any]) -> bool:
 def resolve(config: Mapping[str, Any], tree: Mapping[str, Any], num_images: int) -> dict[str, Any]:
     """A completed config with all lengths in steps.
 
-    An epoch is the number of images over `batch_size`; lengths are rounded to
-    whole steps, and one that is not 0 has one step at least.
+    An epoch has as many steps as there are whole batches in the images, so that
+    its ends are also the ends of what is made of epochs; parts of one are rounded.
 
     Args:
         config: nested settings, with all keys.
         tree: the keys, from `schema.describe`.
         num_images: images to learn from.
     """
+    epoch = max(num_images // config["batch_size"], 1)
 
     def steps(epochs: float) -> int:
-        return max(round(epochs * num_images / config["batch_size"]), int(epochs > 0))
+        return max(round(epochs * epoch), int(epochs > 0))
 
     return _map_lengths(config, tree, steps)
 

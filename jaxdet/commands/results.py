@@ -87,6 +87,8 @@ def draw(
     """
     pictures = _draw_images(config, detector, source, predict, variables)
     for name, counts in matrices.items():
+        if name not in detector.matrices:
+            continue  # A detector of one's own may count what it does not explain.
         classes = [source.class_names if n is ... else (n,) for n in detector.matrices[name]]
         pictures.append((name, visualize.confusion_matrix(counts, tuple(chain(*classes)))))
     return pictures

@@ -16,9 +16,7 @@ from jaxdet.evaluation import EVALUATIONS
 from jaxdet.training.optimizer import build_optimizer
 from jaxdet.types import UserError
 
-MODULE_NAME = (
-    "which module it is: a name of `jaxdet.models.MODULES`, `none`, or `package.module:Class`"
-)
+MODULE_NAME = "which module it is: a name of `jaxdet.models.MODULES`, or `package.module:Class`"
 
 
 RUN = {
@@ -104,6 +102,10 @@ OPTIMIZER = {
 }
 
 
+class UnknownKey(UserError):
+    """A path that does not exist; `unknown_key` says what does."""
+
+
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     """All keys of a config, as nested dictionaries of `Key`.
 
@@ -115,10 +117,14 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
         UserError: for a name that is unknown.
     """
     data, model = _section(config, "data"), _section(config, "model")
-    evaluation, source = _section(config, "evaluation").get("name", "coco"), data.get("source", "")
+    for path, section, key in (("detector", config, RUN), ("data.source", data, DATA)):
+        name = path.rpartition(".")[2]
+        if not section.get(name):
+            raise UserError(f"config.{path} is missing: {key[name].meaning}")
+    evaluation, source = _section(config, "evaluation").get("name", "coco"), data["source"]
     if evaluation not in EVALUATIONS:
         raise UserError(f"unknown evaluation.name {evaluation!r}{_hint(evaluation, EVALUATIONS)}")
-    builder = detectors.find_builder(config.get("detector", ""))
+    builder = detectors.find_builder(config["detector"])
     with_names = {key: value for key, value in model.items() if isinstance(value, Mapping)}
     return {
         **RUN,
@@ -162,7 +168,7 @@ def unknown_key(path: str, tree: Mapping[str, Any], detector: str) -> UserError:
     if beside is None:
         # The section is wrong, its name or its place.
         near = [known for known in paths if known.rpartition(".")[2] == name]
-        near = difflib.get_close_matches(path, near or paths, n=1, cutoff=0.3)
+        near = difflib.get_close_matches(path, near or paths, n=1, cutoff=0.3 if near else 0.6)
     else:
         near = difflib.get_close_matches(name, beside, n=1)
         near = [".".join(filter(None, (section, each))) for each in near]
@@ -182,12 +188,13 @@ def complete(config: Mapping[str, Any], tree: Mapping[str, Any], path: str = "")
         path: of both in the whole config, with a dot at its end.
 
     Raises:
-        UserError: for a key that is unknown or missing, and a value of another
-            type or out of its range.
+        UnknownKey: for the first key that is unknown.
+        UserError: for a key that is missing, and a value of another type or out
+            of its range.
     """
     for name in config:
         if name not in tree:
-            raise LookupError(f"{path}{name}")
+            raise UnknownKey(f"{path}{name}")
     found = {}
     for name, key in tree.items():
         place = f"{path}{name}"

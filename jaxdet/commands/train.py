@@ -137,7 +137,10 @@ def _keep_config(config: ConfigDict, workdir: Path, done: int, *, changed: bool)
 
 def _compare(config: ConfigDict, against: str) -> int:
     """Prints the settings in which two configs differ."""
-    other = command_line.finish(config_files.read(against)[0])
+    try:
+        other = command_line.finish(config_files.read(against)[0])
+    except UserError as error:
+        raise UserError(f"--against: {error}") from error
     found = config_files.differences(other.to_dict(), config.to_dict())
     for key, (before, now) in found.items():
         print(f"{key}: {before} -> {now}")

@@ -129,13 +129,9 @@ class FastRCNN(features.Network):
     box_head: nn.Module
     bins: int
 
-    def roi(self, regions: Float[Array, "B S h w C"], keys=None) -> tuple[Array, Array]:
-        """Class logits (B, S, K + 1) and deltas (B, S, K or 1, 4) of pooled regions."""
-        return self.box_head(regions, keys)
-
     def __call__(self, x: Float[Array, "B H W 3"]) -> None:
         """Touches every parameter, for `init`."""
-        self.roi(blank_region(self.features(x, train=False), self.bins))
+        self.box_head(blank_region(self.features(x, train=False), self.bins))
 
 
 def fast_rcnn(
@@ -176,7 +172,7 @@ def fast_rcnn(
         )
         targets = batch_targets(roi, num_classes, keys, proposals, batch.objects)
         pooled = pool(roi.pool, pyramid, strides, targets.rois)
-        logits, deltas = network.apply(variables, pooled, keys, method="roi")
+        logits, deltas = network.apply(variables, pooled, keys, method="box_head")
         terms = region_losses(roi, logits, deltas, targets, axis_name=axis_name)
         metrics = region_metrics(roi, logits, targets, proposals, axis_name=axis_name)
         return sum(terms.values()), (Metrics(terms | metrics.means, metrics.counts), batch_stats)
@@ -186,7 +182,7 @@ def fast_rcnn(
         proposals = _given_proposals(images)
         pyramid, _ = features.extract(network, pixels, variables, images, train=False)
         pooled = pool(roi.pool, pyramid, strides, proposals.boxes)
-        logits, deltas = network.apply(variables, pooled, method="roi")
+        logits, deltas = network.apply(variables, pooled, method="box_head")
         return jax.vmap(partial(detections, roi))(logits, deltas, proposals, images.sizes)
 
     return features.make_detector(
@@ -209,7 +205,13 @@ def matrices(stage: RoIStage) -> dict[str, tuple]:
 
 
 def blank_region(pyramid: tuple[Array, ...], bins: int) -> Float[Array, "1 1 h w C"]:
-    """One pooled region, which shows the head its sizes."""
+    """One pooled region, which shows the head its sizes.
+
+    Raises:
+        ValueError: if it has no bin.
+    """
+    if bins < 1:
+        raise ValueError(f"output_size must be at least 1, found {bins}")
     return jnp.zeros((1, 1, bins, bins, pyramid[0].shape[-1]))
 
 

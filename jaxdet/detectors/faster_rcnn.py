@@ -35,19 +35,11 @@ class FasterRCNN(features.Network):
     box_head: nn.Module
     bins: int
 
-    def rpn(self, pyramid: tuple[Array, ...]) -> tuple[Array, Array]:
-        """Objectness logits (B, N) and deltas (B, N, 4) of all anchors."""
-        return self.rpn_head(pyramid)
-
-    def roi(self, regions: Float[Array, "B S h w C"], keys=None) -> tuple[Array, Array]:
-        """Class logits (B, S, K + 1) and deltas (B, S, K or 1, 4) of pooled regions."""
-        return self.box_head(regions, keys)
-
     def __call__(self, x: Float[Array, "B H W 3"]) -> None:
         """Touches every parameter, for `init`."""
         pyramid = self.features(x, train=False)
-        self.rpn(pyramid)
-        self.roi(fast_rcnn.blank_region(pyramid, self.bins))
+        self.rpn_head(pyramid)
+        self.box_head(fast_rcnn.blank_region(pyramid, self.bins))
 
 
 def faster_rcnn(
@@ -88,7 +80,7 @@ def faster_rcnn(
             network, pixels, variables, batch.images, train=True, axis_name=axis_name
         )
 
-        logits, deltas = network.apply(variables, pyramid, method="rpn")
+        logits, deltas = network.apply(variables, pyramid, method="rpn_head")
         anchors = first.make_anchors(rpn, pyramid, strides, batch.images.sizes)
         targets = first.batch_targets(rpn, keys[:, 0], anchors, batch)
         terms = first.rpn_losses(rpn, logits, deltas, anchors, targets, axis_name=axis_name)
@@ -97,7 +89,7 @@ def faster_rcnn(
 
         regions = fast_rcnn.batch_targets(roi, num_classes, keys[:, 1], proposals, batch.objects)
         pooled = fast_rcnn.pool(roi.pool, pyramid, strides, regions.rois)
-        logits, deltas = network.apply(variables, pooled, keys[:, 1], method="roi")
+        logits, deltas = network.apply(variables, pooled, keys[:, 1], method="box_head")
         terms |= fast_rcnn.region_losses(roi, logits, deltas, regions, axis_name=axis_name)
         metrics = fast_rcnn.region_metrics(roi, logits, regions, proposals, axis_name=axis_name)
 
@@ -107,11 +99,11 @@ def faster_rcnn(
     def predict(variables, images):
         """Detections of every image, best first, in canvas pixels."""
         pyramid, _ = features.extract(network, pixels, variables, images, train=False)
-        logits, deltas = network.apply(variables, pyramid, method="rpn")
+        logits, deltas = network.apply(variables, pyramid, method="rpn_head")
         anchors = first.make_anchors(rpn, pyramid, strides, images.sizes)
         proposals = first.propose(rpn, rpn.test, logits, deltas, anchors, images)
         pooled = fast_rcnn.pool(roi.pool, pyramid, strides, proposals.boxes)
-        logits, deltas = network.apply(variables, pooled, method="roi")
+        logits, deltas = network.apply(variables, pooled, method="box_head")
         one = partial(fast_rcnn.detections, roi)
         return jax.vmap(one)(logits, deltas, proposals, images.sizes)
 

@@ -183,7 +183,7 @@ def extract(
     train: bool,
     axis_name: str | None = None,
     method: str = "features",
-) -> tuple[tuple[Array, ...], dict]:
+) -> tuple[tuple, dict]:
     """The network's pyramid, finest level first.
 
     Args:

@@ -22,6 +22,7 @@ from jaxdet.models import MODULES
 from jaxdet.types import UserError
 
 NO_MODULE = "none"
+PLAIN = (bool, int, float, str, tuple, type(None), Group, nn.Module)
 # Attributes of modules that the detector sets, from its other settings.
 SET_BY_DETECTOR = ("parent", "name", "dtype", "axis_name", "num_classes", "num_anchors")
 # The group that a detector sets in the modules that it has if no others are named.
@@ -97,7 +98,9 @@ def fields_of(
     for cls, names in shared.items():
         if isinstance(value, cls):
             hidden += names
-    return {field.name: field for field in dataclasses.fields(value) if field.name not in hidden}
+    fields = {field.name: field for field in dataclasses.fields(value) if field.name not in hidden}
+    # A module of one's own may have functions and such, which no file can hold.
+    return {name: f for name, f in fields.items() if isinstance(getattr(value, name), PLAIN)}
 
 
 def check_known(given: Iterable[str], known: Iterable[str], where: str) -> None:
@@ -155,7 +158,7 @@ def fits(value: Any, annotation: Any) -> bool:
         kinds = typing.get_args(annotation)
         if not isinstance(value, tuple):
             return False
-        if kinds[-1] is ...:
+        if kinds[-1:] == (...,):
             kinds = kinds[:1] * len(value)
         return len(value) == len(kinds) and all(map(fits, value, kinds))
     if annotation in (int, float):
@@ -174,7 +177,7 @@ def written(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return " or ".join(map(repr, arguments))
     if typing.get_origin(annotation) is tuple:
-        if arguments[-1] is ...:
+        if arguments[-1:] == (...,):
             return f"tuple of {written(arguments[0])}"
         return f"({', '.join(map(written, arguments))})"
     return getattr(annotation, "__name__", str(annotation))

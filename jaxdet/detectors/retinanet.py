@@ -75,13 +75,9 @@ class RetinaNet(features.Network):
 
     retina_head: nn.Module
 
-    def head(self, pyramid: tuple[Array, ...]) -> tuple[Array, Array]:
-        """Class logits (B, N, K) and deltas (B, N, 4) of all anchors."""
-        return self.retina_head(pyramid)
-
     def __call__(self, x: Float[Array, "B H W 3"]) -> None:
         """Touches every parameter, for `init`."""
-        self.head(self.features(x, train=False))
+        self.retina_head(self.features(x, train=False))
 
 
 def retinanet(
@@ -134,7 +130,7 @@ def retinanet(
         pyramid, batch_stats = features.extract(
             network, pixels, variables, batch.images, train=True, axis_name=axis_name
         )
-        logits, deltas = network.apply(variables, pyramid, method="head")
+        logits, deltas = network.apply(variables, pyramid, method="retina_head")
         grid = make_anchors(pyramid, batch.images.sizes)
         one = partial(anchor_targets, grid.boxes, inside=inside, assign=assign)
         targets = jax.vmap(partial(one, num_classes=num_classes))(
@@ -147,7 +143,7 @@ def retinanet(
     def predict(variables, images):
         """Detections of every image, best first, in canvas pixels."""
         pyramid, _ = features.extract(network, pixels, variables, images, train=False)
-        logits, deltas = network.apply(variables, pyramid, method="head")
+        logits, deltas = network.apply(variables, pyramid, method="retina_head")
         grid = make_anchors(pyramid, images.sizes)
         one = partial(
             detections, grid.boxes, level_sizes=grid.level_sizes, pre_nms=pre_nms, coder=coder

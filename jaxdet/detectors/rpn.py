@@ -129,13 +129,9 @@ class RPN(features.Network):
 
     rpn_head: nn.Module
 
-    def rpn(self, pyramid: tuple[Array, ...]) -> tuple[Array, Array]:
-        """Objectness logits (B, N) and deltas (B, N, 4) of all anchors."""
-        return self.rpn_head(pyramid)
-
     def __call__(self, x: Float[Array, "B H W 3"]) -> None:
         """Touches every parameter, for `init`."""
-        self.rpn(self.features(x, train=False))
+        self.rpn_head(self.features(x, train=False))
 
 
 def rpn(
@@ -173,7 +169,7 @@ def rpn(
         pyramid, batch_stats = features.extract(
             network, pixels, variables, batch.images, train=True, axis_name=axis_name
         )
-        logits, deltas = network.apply(variables, pyramid, method="rpn")
+        logits, deltas = network.apply(variables, pyramid, method="rpn_head")
         anchors = make_anchors(rpn, pyramid, strides, batch.images.sizes)
         targets = batch_targets(rpn, keys, anchors, batch)
         terms = rpn_losses(rpn, logits, deltas, anchors, targets, axis_name=axis_name)
@@ -183,7 +179,7 @@ def rpn(
     def predict(variables, images):
         """Proposals of every image as detections, best first, in canvas pixels."""
         pyramid, _ = features.extract(network, pixels, variables, images, train=False)
-        logits, deltas = network.apply(variables, pyramid, method="rpn")
+        logits, deltas = network.apply(variables, pyramid, method="rpn_head")
         anchors = make_anchors(rpn, pyramid, strides, images.sizes)
         found = propose(rpn, rpn.test, logits, deltas, anchors, images)
         labels = jnp.zeros(found.valid.shape, jnp.int32)

@@ -122,9 +122,10 @@ class YOLOX(features.Network):
 
     head: nn.Module
 
-    def __call__(self, x: Float[Array, "B H W 3"], *, train: bool = False) -> tuple[Array, ...]:
-        """Class logits, offsets and objectness of all grid points."""
-        return self.head(self.maps(x, train=train), train=train)
+    def __call__(self, x: Float[Array, "B H W 3"], *, train: bool = False) -> tuple:
+        """Class logits, offsets and objectness of all grid points; and the sizes of the maps."""
+        maps = self.maps(x, train=train)
+        return self.head(maps, train=train), [level.shape[1:3] for level in maps]
 
 
 def yolox(
@@ -204,11 +205,21 @@ def make_network(
     head: nn.Module,
     dtype: str,
 ) -> YOLOX:
-    """The network of `yolox`."""
+    """The network of `yolox`.
+
+    Raises:
+        ValueError: if a part of YOLOX's own says what `blocks` says, and another thing.
+    """
 
     def own(part: nn.Module | None) -> nn.Module | None:
-        shares = isinstance(part, CSPDarknet | PAFPN | YOLOXHead)
-        return features.configure(part, **vars(blocks)) if shares else part
+        if not isinstance(part, CSPDarknet | PAFPN | YOLOXHead):
+            return part
+        plain = type(part)()
+        for name, value in vars(blocks).items():
+            said = getattr(part, name, value)
+            if said not in (value, getattr(plain, name, value)):
+                raise ValueError(f"{name} of {part!r} is blocks.{name}, which is {value!r}")
+        return features.configure(part, **vars(blocks))
 
     head = features.configure(head, num_classes=num_classes)
     network = YOLOX(own(backbone), own(neck), own(head))
@@ -225,7 +236,7 @@ def forward(
     axis_name: str | None = None,
 ) -> tuple[Outputs, dict]:
     """The network's outputs, and its running statistics after them."""
-    raw, batch_stats = features.extract(
+    (raw, sizes), batch_stats = features.extract(
         network,
         pixels,
         variables,
@@ -234,10 +245,8 @@ def forward(
         axis_name=axis_name,
         method="__call__",
     )
-    height, width = images.pixels.shape[1:3]
-    strides = features.strides_of(network)
-    sizes = [(-(-height // stride), -(-width // stride)) for stride in strides]
-    return Outputs(*raw, anchor_ops.grid_points(sizes, strides)), batch_stats
+    points = anchor_ops.grid_points(sizes, features.strides_of(network))
+    return Outputs(*raw, points), batch_stats
 
 
 def decode(outputs: Outputs) -> tuple[Float[Array, "B N 4"], Float[Array, "B N K"]]:

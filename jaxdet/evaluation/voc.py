@@ -47,7 +47,7 @@ def evaluate(
         iou_threshold: lowest IoU with which an object is found, in (0, 1].
         eleven_point: whether AP is the mean of the precision at the recalls 0,
             .1, ..., 1, as until VOC 2009, or the area under the curve.
-        inclusive: see `measure`.
+        inclusive: whether far corners belong to boxes: sides are a pixel longer (see `measure`).
 
     Returns:
         Fractions 0..1: `mAP`, the mean over the classes, and `per_class`:

@@ -27,7 +27,7 @@ class FPN(nn.Module):
         start_level: the first backbone map to use, counted from 0.
         extra: how extra levels are made: every other pixel of the level below
             ("pool"), or 3x3 convolutions of stride 2, the first of them on the
-            coarsest backbone map, lateral or output.
+            coarsest backbone map ("on_input"), lateral ("on_lateral") or output ("on_output").
         relu_before_extra: apply ReLU between the convolutions of extra levels.
         dtype: type of the computation and of the maps.
     """
@@ -67,6 +67,8 @@ class FPN(nn.Module):
                 or a map is not half as large as the one before.
         """
         del train  # There is no norm in it.
+        if self.channels < 1:
+            raise ValueError(f"channels must be at least 1, found {self.channels}")
         if self.extra not in EXTRAS:
             raise ValueError(f"extra must be one of {', '.join(EXTRAS)}; found {self.extra!r}")
         maps = self._used(maps)

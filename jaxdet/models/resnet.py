@@ -127,6 +127,8 @@ class ResNet(nn.Module):
         return tuple(maps)
 
     def _check_settings(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"width must be at least 1, found {self.width}")
         if self.depth not in DEPTHS:
             raise ValueError(f"depth must be one of {sorted(DEPTHS)}; found {self.depth}")
         if self.style not in ("pytorch", "caffe"):

@@ -63,6 +63,8 @@ class VGG(nn.Module):
         Raises:
             ValueError: if a setting is not one of those listed.
         """
+        if self.width < 1:
+            raise ValueError(f"width must be at least 1, found {self.width}")
         if self.norm not in NORMS:
             raise ValueError(f"norm must be one of {', '.join(NORMS)}; found {self.norm!r}")
         _ = self.frozen  # Checks the number.

@@ -67,7 +67,7 @@ def build_optimizer(
         schedule: "constant", "cosine", "multistep" or "warmup_cosine".
         milestones: steps from which on the rate is multiplied by `decay_factor`
             once more ("multistep").
-        decay_factor: see `milestones`.
+        decay_factor: what the rate is multiplied by at each of the `milestones`.
         final_ratio: share of the rate that is left at the end ("cosine",
             "warmup_cosine").
         warmup_steps: length of the warmup, 0 for none; see `build_schedule`.

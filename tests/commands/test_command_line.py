@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from commands.conftest import CONFIG
 
-from jaxdet.commands import command_line
+from jaxdet.commands import command_line, config_files
 from jaxdet.types import UserError
 
 SAMPLES = "config.model.roi.sample"
@@ -41,7 +41,14 @@ def test_help_is_the_usage_and_every_flag(run, command):
         (["--config.model.num_classes=3"], "there is no setting config.model.num_classes"),
         (["--config.seed.x=3"], "there is no setting config.seed.x; did you mean config.seed?"),
         (["--config.seed=abc"], "config.seed wants int, found 'abc'"),
-        (["--config.seed"], "config.seed wants int, found True"),
+        (["--config.seed"], "config.seed wants a value: int"),
+        (["--config.seed", "--config.init_from="], "config.seed wants a value: int"),
+        (["--config.detector="], "config.detector wants a name"),
+        (["--config.model.backbone.name"], "config.model.backbone.name wants a name"),
+        (["--config.model.dtype.name=x"], "there is no setting config.model.dtype.name"),
+        (["--config.num_steps=0 epochs"], "config.num_steps wants at least a step, found '0 ep"),
+        (["--config.data.resize=800"], "config.data.resize wants (int or tuple of int, int) or ()"),
+        (["--config.data.resize=(800,)"], "config.data.resize wants (int or tuple of int, int)"),
         (["--config.seed=True"], "config.seed wants int, found True"),
         (["--config.data.canvas=(64,'a')"], "config.data.canvas wants (int, int), found (64, 'a')"),
         (["--config.data.canvas=(64,)"], "config.data.canvas wants (int, int), found (64,)"),
@@ -153,17 +160,48 @@ def test_what_a_choice_decides_on_begins_with_its_own_settings():
     assert read("--config.model.neck.name=none").config.model.neck.to_dict() == {"name": "none"}
 
 
-def test_another_detector_keeps_the_groups_that_it_knows(caplog):
+def test_a_choice_that_is_made_already_changes_nothing():
+    names = ("model.backbone.name=resnet", "model.neck.name=fpn", "evaluation.name=coco")
+    assert read(*(f"--config.{name}" for name in names)).config == read().config
+    assert read("--config.data.source=voc", "--config.data.source=shapes").config == read().config
+    assert read("--config.detector=rpn", "--config.detector=faster_rcnn").config == read().config
+
+
+def test_another_detector_keeps_what_is_said_and_known(caplog):
     config = read("--config.detector", "rpn", "--config.evaluation.name", "proposals").config
     assert config.model.rpn.sample.num_samples == 32 and config.model.backbone.depth == 10
     assert "roi" not in config.model
-    assert "config.model.roi is not for rpn and left out" in caplog.text
+    assert "settings of faster_rcnn in config.model.roi are not for rpn" in caplog.text
+
+
+def test_another_detector_of_a_saved_config_has_its_own_defaults(tmp_path):
+    config_files.save(read().config, tmp_path / "config.json")
+    for detector in ("yolox", "retinanet"):
+        said = read(f"--config.detector={detector}").config
+        saved = read(f"--config.detector={detector}", config=tmp_path / "config.json").config
+        assert saved.model == said.model
+    assert said.model.neck.to_dict() | {"channels": 0} == {
+        "name": "fpn",
+        "channels": 0,
+        "num_levels": 5,
+        "start_level": 1,
+        "extra": "on_input",
+        "relu_before_extra": False,
+    }
+
+
+def test_a_workdir_may_have_a_colon(tmp_path):
+    workdir = tmp_path / "10:00"
+    workdir.mkdir()
+    config_files.save(read().config, workdir / "config.json")
+    assert command_line.read(["eval.py", f"--workdir={workdir}"]).config == read().config
 
 
 def test_sides_and_batches_that_are_not_said_follow_others():
     config = read("--config.data.canvas=(96,64)").config
     assert config.data.resize == (64, 96)
     assert config.eval_batch_size == 8
+    assert read("--config.data.resize=()").config.data.resize == (64, 64)
     assert read("--config.eval_batch_size=0", "--config.batch_size=16").config.eval_batch_size == 16
 
 

@@ -26,13 +26,17 @@ def config(num_steps, milestones=(), batch_size=16):
 
 @pytest.mark.parametrize(
     "text, steps",
-    [("12 epochs", 75), ("1 epoch", 6), (".5 epochs", 3), ("0.01epochs", 1), ("0 epochs", 0)],
+    [("12 epochs", 72), ("1 epoch", 6), (".5 epochs", 3), ("0.01epochs", 1), ("0 epochs", 0)],
 )
-def test_an_epoch_is_images_over_batch_size(text, steps):
+def test_an_epoch_is_the_whole_batches_in_the_images(text, steps):
     before = config(text, (7, text))
-    found = lengths.resolve(before, TREE, 100)  # 6.25 steps an epoch.
+    found = lengths.resolve(before, TREE, 100)  # 6 steps and 4 images an epoch.
     assert found == config(steps, (7, steps))
     assert lengths.wants_epochs(before, TREE) and not lengths.wants_epochs(found, TREE)
+
+
+def test_fewer_images_than_a_batch_are_an_epoch_of_one_step():
+    assert lengths.resolve(config("3 epochs"), TREE, 5)["num_steps"] == 3
 
 
 @pytest.mark.parametrize("text", ["12", "epochs", "-1 epochs", "12 epochs or so", "1e3 epochs"])

@@ -77,11 +77,12 @@ def test_confusion_matrices_are_drawn_with_the_names_of_their_classes(configure,
     monkeypatch.setattr(visualize, "confusion_matrix", lambda *given: drawn.append(given) or blank)
     source = FourPictures()
     matrices = {"rpn_confusion": np.eye(2, dtype=int), "roi_confusion": np.eye(3, dtype=int)}
+    unexplained = {"mine": np.eye(4, dtype=int)}
     config = configure("--config.num_pictures=0")
     detector = detectors.build(
         "faster_rcnn", num_classes=2, rpn={"confusion": True}, roi={"confusion": True}
     )
-    pictures = results.draw(config, detector, source, source.predict, {}, matrices)
+    pictures = results.draw(config, detector, source, source.predict, {}, matrices | unexplained)
     assert [name for name, _ in pictures] == list(matrices)
     assert [names for _, names in drawn] == [
         ("object", "background"),

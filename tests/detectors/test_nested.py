@@ -1,6 +1,7 @@
 import dataclasses
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -251,3 +252,16 @@ def test_groups_and_modules_are_written_as_the_calls_that_make_them():
     assert repr(stage) == "RoIStage(head=BoxHead(hidden=32), coder=Coder())"
     assert eval(repr(stage)) == stage
     assert repr(CSPDarknet()) == "CSPDarknet()"
+
+
+class WithFunction(nn.Module):
+    width: int = 4
+    activation: Callable = nn.relu
+
+    strides = (8,)
+
+
+def test_an_attribute_that_no_file_can_hold_is_no_setting():
+    given = {"backbone": {"name": f"{__name__}:WithFunction"}}
+    described = describe(RCNN, given)["backbone"]
+    assert described.keys() == {"name", "width"}

@@ -73,7 +73,7 @@ def points_of(x):
 
 def test_boxes_and_scores_of_every_point_equal_the_reference(model):
     network, variables, x, data = model
-    raw = jax.jit(network.apply)(variables, x)
+    raw, _ = jax.jit(network.apply)(variables, x)
     outputs = yolox.Outputs(*raw, points_of(x))
     boxes, scores = yolox.decode(outputs)
     wanted = data["decoded"]
@@ -101,7 +101,7 @@ def trained(model, golden):
     @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
     def step(params):
-        raw, updates = network.apply(
+        (raw, _), updates = network.apply(
             variables | {"params": params}, x, train=True, mutable="batch_stats"
         )
         outputs = yolox.Outputs(*raw, points)
@@ -298,3 +298,10 @@ def test_metrics_count_positives_and_objects(monkeypatch):
     np.testing.assert_allclose(ratio, positives / batch.valid.sum(), rtol=1e-6)
     assert metrics.means.keys() == {"box_loss", "objectness_loss", "class_loss"}
     np.testing.assert_allclose(total, sum(metrics.means.values()), rtol=1e-6)
+
+
+def test_a_part_that_says_another_size_than_the_blocks_is_refused():
+    with pytest.raises(ValueError, match=r"width of CSPDarknet\(width=0.25\) is blocks.width"):
+        yolox.yolox(num_classes=2, backbone=CSPDarknet(width=0.25))
+    blocks = Blocks(width=0.25)
+    assert yolox.yolox(num_classes=2, blocks=blocks, backbone=CSPDarknet(width=0.25))
