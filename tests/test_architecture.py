@@ -22,6 +22,7 @@ FLOORS = {
     "detectors": GROUND | {"ops", "models"},
     "training": GROUND,
     "interop": GROUND | {"models"},
+    "model_file": GROUND | {"detectors"},
 }
 TOP = {
     "commands",
