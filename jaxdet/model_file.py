@@ -1,11 +1,12 @@
 """The model file: a detector's weights, and what they need to mean something, in one file.
 
 It is a .safetensors. Its arrays are the leaves of the variables, named by their
-paths, such as "params/backbone/stem_conv/kernel". Its metadata are two texts:
+paths, such as "params/backbone/stem_conv/kernel". Its metadata have one text,
+"jaxdet", which is JSON: the fields of `Contents` but the variables, and
 
-    jaxdet   JSON: the fields of `Contents` but the variables, `format` (the
-             version of all this) and `version` (of jaxdet, for the reader)
-    sha256   of that text and of all leaves
+    format    version of all this
+    version   of jaxdet, for the reader
+    sha256    digest of the others and of all leaves
 
 Reading runs nothing that the file brings: there is no pickle in it, and a module
 that is not jaxdet's is taken only if it has been imported before.
@@ -77,10 +78,11 @@ def write(path: str | os.PathLike, contents: Contents) -> None:
     leaves = flatten_dict(fields.pop("variables"), sep="/")
     leaves = {name: np.asarray(leaf, order="C") for name, leaf in leaves.items()}
     version = importlib.metadata.version("jaxdet")
-    text = json.dumps({"format": FORMAT, "version": version, **fields})
-    _open(text, leaves, path)
+    values = {"format": FORMAT, "version": version, **fields}
+    _open(json.loads(json.dumps(values)), leaves, path)
+    text = json.dumps({**values, "sha256": _digest(values, leaves)})
     partial = path.with_name(path.name + ".partial")
-    save_file(leaves, partial, metadata={"jaxdet": text, "sha256": _digest(text, leaves)})
+    save_file(leaves, partial, metadata={"jaxdet": text})
     os.replace(partial, path)
 
 
@@ -108,9 +110,9 @@ def read(path: str | os.PathLike) -> tuple[Contents, Detector]:
             f"{path}: wanted format {FORMAT} of model files, found format {values['format']}, "
             f"which jaxdet {values.get('version')} wrote: this jaxdet is older"
         )
-    if metadata.get("sha256") != _digest(text, leaves):
+    if values.pop("sha256", None) != _digest(values, leaves):
         raise UserError(f"{path}: the file is damaged: it does not have the digest that it names")
-    return _open(text, leaves, path)
+    return _open(values, leaves, path)
 
 
 def blank_images(batch_size: int, canvas: tuple[int, int], max_proposals: int = 0) -> Images:
@@ -144,6 +146,7 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
     """The JSON, of which nothing is known but the format's number."""
     try:
         values = json.loads(text)
+        json.dumps(values)  # What is nested too deeply for the one may not be for the other.
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: metadata: not JSON: {_line(error)}") from error
     if not isinstance(values, dict) or not nested.fits(values.get("format"), int):
@@ -151,9 +154,11 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
     return values
 
 
-def _open(text: str, leaves: Mapping[str, np.ndarray], path: Path) -> tuple[Contents, Detector]:
-    """Builds the detector that a text describes, and checks that the leaves are its."""
-    fields = _check_fields(_parse(text, path), path)
+def _open(
+    values: Mapping[str, Any], leaves: Mapping[str, np.ndarray], path: Path
+) -> tuple[Contents, Detector]:
+    """Builds the detector that the JSON describes, and checks that the leaves are its."""
+    fields = _check_fields(values, path)
     name, settings, names = fields["detector"], fields["settings"], fields["class_names"]
     for module in _own_modules(settings):
         if module.partition(":")[0] not in sys.modules:
@@ -211,8 +216,8 @@ def _own_modules(settings: Mapping[str, Any]) -> Iterator[str]:
             yield str(value)
 
 
-def _digest(text: str, leaves: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(text.encode())
+def _digest(values: Mapping[str, Any], leaves: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     for name in sorted(leaves):
         digest.update(f"\n{name} {_describe(leaves[name])}\n".encode())
         digest.update(leaves[name].tobytes())

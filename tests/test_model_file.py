@@ -52,11 +52,10 @@ def forge(contents, tmp_path):
     def forge(change=None, *, leaves=None, raw=None):
         leaves = flatten_dict(contents.variables, sep="/") if leaves is None else leaves
         fields = {"format": 1, "version": "0", **contents._asdict(), **(change or {})}
-        del fields["variables"]
-        text = json.dumps({k: v for k, v in fields.items() if v is not ...}) if raw is None else raw
-        digest = model_file._digest(text, leaves)
+        fields = {k: v for k, v in fields.items() if v is not ... and k != "variables"}
+        text = json.dumps({**fields, "sha256": model_file._digest(fields, leaves)})
         path = tmp_path / "forged.safetensors"
-        save_file(leaves, path, metadata={"jaxdet": text, "sha256": digest})
+        save_file(leaves, path, metadata={"jaxdet": text if raw is None else raw})
         return path
 
     return forge
@@ -93,6 +92,12 @@ def test_what_is_written_is_read_for_every_detector(name, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+def test_the_same_contents_are_the_same_bytes(saved, contents, tmp_path):
+    model_file.write(tmp_path / "again.safetensors", contents)
+
+    assert (tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
+
+
 def test_settings_without_end_and_resizes_of_several_sides_are_read_as_they_were(tmp_path):
     coder = dict(tiny.SETTINGS["retinanet"], coder=dict(max_ratio=float("inf")))
     written = draw("retinanet", settings=coder, resize=((48, 64), 96), category_ids=None)
@@ -109,7 +114,7 @@ def test_another_program_finds_names_and_texts_in_the_file(saved, contents):
         kernel = file.get_tensor(LOGITS)
 
     assert text["detector"] == "yolox" and text["class_names"] == ["circle", "square"]
-    assert text["format"] == model_file.FORMAT and text["version"]
+    assert text["format"] == model_file.FORMAT and text["version"] and text["sha256"]
     np.testing.assert_array_equal(kernel, contents.variables["params"]["head"]["logits0"]["kernel"])
 
 
@@ -206,7 +211,9 @@ def test_texts_that_make_no_sense_are_refused(forge, change, line):
     assert line in refused(forge(change))
 
 
-@pytest.mark.parametrize("raw", ["", "[]", "{", "7", "[" * 100_000, '{"format": null}'])
+@pytest.mark.parametrize(
+    "raw", ["", "[]", "{", "7", "[" * 100_000, "[" * 900 + "]" * 900, '{"format": null}']
+)
 def test_a_text_that_is_no_description_is_refused(forge, raw):
     assert refused(forge(raw=raw)).startswith("metadata: ")
 

@@ -10,7 +10,9 @@ from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.types import Detector, Source
 
 
-def write(run: Run, source: Source, checkpoints: Checkpoints, workdir: Path) -> None:
+def write(
+    run: Run, source: Source, checkpoints: Checkpoints, workdir: Path, *, active: bool
+) -> None:
     """Writes the best checkpoint: the averages, where they are kept.
 
     Args:
@@ -18,13 +20,15 @@ def write(run: Run, source: Source, checkpoints: Checkpoints, workdir: Path) -> 
         source: of its data; may know the numbers of the classes there.
         checkpoints: of the run; the best one is read.
         workdir: of the run.
+        active: False on all processes but the first, which only read with it.
 
     Raises:
         UserError: if the checkpoint cannot be read.
     """
     contents = _contents(run, checkpoints)
     numbers = getattr(source, "category_ids", None)
-    model_file.write(workdir / model_file.NAME, contents._replace(category_ids=numbers))
+    if active:
+        model_file.write(workdir / model_file.NAME, contents._replace(category_ids=numbers))
 
 
 def read(workdir: Path) -> tuple[Contents, Detector]:
