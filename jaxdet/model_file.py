@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from jaxdet import detectors
 from jaxdet.detectors import nested
@@ -82,7 +82,8 @@ def write(path: str | os.PathLike, contents: Contents) -> None:
     _open(json.loads(json.dumps(values)), leaves, path)
     text = json.dumps({**values, "sha256": _digest(values, leaves)})
     partial = path.with_name(path.name + ".partial")
-    save_file(leaves, partial, metadata={"jaxdet": text})
+    # `save_file` makes files that no other user may read.
+    partial.write_bytes(save(leaves, metadata={"jaxdet": text}))
     os.replace(partial, path)
 
 
@@ -139,7 +140,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]
             metadata = file.metadata() or {}
             return metadata, {name: file.get_tensor(name) for name in file.keys()}
     except Exception as error:  # Its own, the system's, and NumPy's of what it has no type for.
-        raise UserError(f"{path}: cannot be read as a .safetensors file: {_line(error)}") from error
+        raise UserError(f"{path}: cannot be read as a .safetensors file: {_line(error)}") from None
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
         values = json.loads(text)
         json.dumps(values)  # What is nested too deeply for the one may not be for the other.
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: metadata: not JSON: {_line(error)}") from error
+        raise UserError(f"{path}: metadata: not JSON: {_line(error)}") from None
     if not isinstance(values, dict) or not nested.fits(values.get("format"), int):
         raise UserError(f"{path}: metadata: format wants int, found {str(values)[:MAX_REASON]}")
     return values

@@ -98,6 +98,12 @@ def test_the_same_contents_are_the_same_bytes(saved, contents, tmp_path):
     assert (tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
 
 
+def test_others_may_read_it_as_any_new_file(saved, tmp_path):
+    (tmp_path / "new").touch()
+
+    assert saved.stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
 def test_settings_without_end_and_resizes_of_several_sides_are_read_as_they_were(tmp_path):
     coder = dict(tiny.SETTINGS["retinanet"], coder=dict(max_ratio=float("inf")))
     written = draw("retinanet", settings=coder, resize=((48, 64), 96), category_ids=None)

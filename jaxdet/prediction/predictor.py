@@ -129,4 +129,4 @@ def _decode(image: Path | np.ndarray) -> Example:
     try:
         return inputs.decode(image)
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(str(error)) from None
