@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxdet.detectors.retinanet import retinanet
     from jaxdet.detectors.rpn import rpn
     from jaxdet.detectors.yolox import yolox
+    from jaxdet.loading import load
     from jaxdet.types import Batch, Detections, Detector, Images, Proposals, UserError
 
     __version__: str
@@ -26,6 +27,7 @@ _HOMES = {
     "build": "detectors",
     "fast_rcnn": "detectors.fast_rcnn",
     "faster_rcnn": "detectors.faster_rcnn",
+    "load": "loading",
     "retinanet": "detectors.retinanet",
     "rpn": "detectors.rpn",
     "yolox": "detectors.yolox",

@@ -106,7 +106,7 @@ def test_help_shows_every_function(package):
 
 def test_jaxdet_names_its_detectors_structs_and_version():
     names = "Batch Detections Detector Images Proposals UserError __version__ build detectors "
-    names += "fast_rcnn faster_rcnn models ops retinanet rpn yolox"
+    names += "fast_rcnn faster_rcnn load models ops retinanet rpn yolox"
 
     assert dir(jaxdet) == names.split()
     assert jaxdet.__version__ == importlib.metadata.version("jaxdet")

@@ -2,9 +2,13 @@
 
 schema, renamed     what a config may say
 config_files        recipes and saved configs
-command_line        flags, and how a command ends
+command_line        flags
+ending              how a command ends
 lengths             "12 epochs"
 opening             from a config to a run, once
 results             what variables find on a source
+prediction_files    what a prediction writes
+run_model           the model file that a run leaves
 train, evaluate     the commands
+predict             the one that needs no run, and no more than the extra "predict"
 """

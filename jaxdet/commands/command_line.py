@@ -1,4 +1,4 @@
-"""The command line of every command, and how a command ends.
+"""The command line of every command that takes a config.
 
     --config.SETTING VALUE
                         changes a setting of the config; docs/settings.md lists them
@@ -8,21 +8,18 @@ settings are those of the run in the workdir.
 """
 
 import argparse
-import difflib
 import logging
 import re
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from ml_collections import ConfigDict
 
-from jaxdet.commands import config_files, keys, schema
+from jaxdet.commands import config_files, ending, keys, schema
 from jaxdet.types import UserError
 
-TRACEBACK_NAME = "traceback.txt"  # In the workdir.
 # The settings that decide which others there are.
 _CHOICES = re.compile(r"detector|data\.source|evaluation\.name|model\.(.+\.)?name")
 
@@ -44,9 +41,7 @@ def run(
 ) -> NoReturn:
     """Runs a command and ends the process with its status.
 
-    A mistake of the user's or of the disk's is one line and status 1. Where it
-    was found by an error in the code, and for all other errors, the traceback
-    is kept in the workdir; --debug shows it.
+    What goes wrong is said as `ending.in_one_line` does.
 
     Args:
         command: gives the exit status.
@@ -54,32 +49,13 @@ def run(
         usage: what --help says first.
         define: adds the command's own flags.
     """
-    log, handler = logging.getLogger("jaxdet"), logging.StreamHandler()
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False  # Imported packages may have given the root logger a handler.
-    debug, workdir = "--debug" in argv, None
-    try:
+    with ending.in_one_line(argv) as place:
         arguments = read(argv, usage=usage, define=define)
-        workdir = arguments.workdir
+        place.folder = arguments.workdir
         status = command(arguments)
-        (workdir / TRACEBACK_NAME).unlink(missing_ok=True)
+        # Of a run before, which ended otherwise.
+        (arguments.workdir / ending.TRACEBACK_NAME).unlink(missing_ok=True)
         sys.exit(status)
-    except UserError as error:
-        _fail(str(error), error if error.__cause__ else None, workdir, debug)
-    except OSError as error:
-        line = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        _fail(line, error, None, debug)
-    except Exception as error:
-        # A mistake of ours, about which a line says too little.
-        if workdir is not None:
-            workdir.mkdir(parents=True, exist_ok=True)
-        line = f"{type(error).__name__}: {error}"
-        _fail(line, error, workdir, debug or workdir is None)
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(logging.NOTSET)
-        log.propagate = True
 
 
 def read(
@@ -97,7 +73,7 @@ def read(
             that are missing, and values of another type or out of range.
     """
     changes, rest = _split(argv[1:])
-    parser = _Parser(
+    parser = ending.Parser(
         prog=f"python {Path(argv[0]).name}" if argv[0] else None,
         description=usage,
         epilog=__doc__.partition("\n\n")[2],
@@ -244,35 +220,3 @@ def _copy(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_tuples(value: Any) -> Any:
     return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def parse_args(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """As usual, but unknown flags are answered with the nearest that is known."""
-        flags, unknown = self.parse_known_args(arguments)
-        if unknown:
-            name = unknown[0].partition("=")[0]
-            if not name.startswith("-"):
-                raise UserError(f"unexpected argument {name!r}")
-            near = difflib.get_close_matches(name, self._option_string_actions, n=1)
-            raise UserError(f"unknown flag {name}{f'; did you mean {near[0]}?' if near else ''}")
-        return flags
-
-    def error(self, message: str) -> NoReturn:
-        """Raises it."""
-        raise UserError(message)
-
-
-def _fail(line: str, error: Exception | None, workdir: Path | None, debug: bool) -> NoReturn:
-    """Says a line and, of an error in the code, where it is; keeps that in the workdir."""
-    line = " ".join(line.split())
-    text = "".join(traceback.format_exception(error)) if error else ""
-    if debug:
-        print(text, file=sys.stderr, end="")
-    elif error and workdir and workdir.is_dir():
-        (workdir / TRACEBACK_NAME).write_text(text)
-        line += f" (where: {workdir / TRACEBACK_NAME}, or --debug)"
-    print(f"error: {line}", file=sys.stderr)
-    sys.exit(1)

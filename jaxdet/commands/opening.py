@@ -9,14 +9,14 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from jaxdet import detectors, interop
+from jaxdet import detectors, interop, model_file
 from jaxdet.commands import lengths, mistakes, schema
 from jaxdet.data import pipeline, sources
 from jaxdet.data.proposal_files import WithProposals
 from jaxdet.data.sources.selection import NonEmpty
 from jaxdet.training import steps
 from jaxdet.training.optimizer import build_optimizer
-from jaxdet.types import Batch, Detector, Images, Proposals, Source, UserError
+from jaxdet.types import Batch, Detector, Images, Source, UserError
 
 # Folded into the run's key for the first parameters; no image of a run has this index.
 INIT_INDEX = 2**32 - 1
@@ -155,20 +155,7 @@ def first_variables(run: Run) -> tuple[Any, str]:
 
 def blank_images(config: ConfigDict, batch_size: int) -> Images:
     """Shapes and types of images."""
-    data, proposals = config.data, None
-    if data.max_proposals:
-        slots = jax.ShapeDtypeStruct((batch_size, data.max_proposals), np.bool_)
-        proposals = Proposals(
-            boxes=jax.ShapeDtypeStruct((*slots.shape, 4), np.float32),
-            scores=jax.ShapeDtypeStruct(slots.shape, np.float32),
-            valid=slots,
-        )
-    return Images(
-        pixels=jax.ShapeDtypeStruct((batch_size, *data.canvas, 3), np.uint8),
-        sizes=jax.ShapeDtypeStruct((batch_size, 2), np.int32),
-        scales=jax.ShapeDtypeStruct((batch_size,), np.float32),
-        proposals=proposals,
-    )
+    return model_file.blank_images(batch_size, config.data.canvas, config.data.max_proposals)
 
 
 def _in_steps(config: ConfigDict, num_images: int) -> ConfigDict:

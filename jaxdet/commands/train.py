@@ -14,7 +14,8 @@ from typing import NoReturn
 import jax
 from ml_collections import ConfigDict
 
-from jaxdet.commands import command_line, config_files, opening, results
+from jaxdet import model_file
+from jaxdet.commands import command_line, config_files, opening, results, run_model
 from jaxdet.evaluation import EVALUATIONS
 from jaxdet.training import loop, state, steps
 from jaxdet.training.checkpoint import Checkpoints
@@ -97,6 +98,8 @@ def train(arguments: command_line.Arguments) -> int:
             final_eval_every=config.final_eval_every,
             reload_best_at=config.optimizer.milestones if config.reload_best_at_milestones else (),
         )
+        if not outcome.signal:
+            run_model.write(run, eval_source, checkpoints, workdir, active=first_process)
     finally:
         writer.close()
         checkpoints.close()
@@ -114,6 +117,7 @@ def _say_outcome(config: ConfigDict, workdir: Path, outcome: loop.Outcome, batch
         print(EVALUATIONS[config.evaluation.name].format_table(outcome.results))
         print(f"pictures:    {workdir / 'pictures'}")
         print(f"checkpoints: {workdir / 'checkpoints'}")
+        print(f"best model:  {workdir / model_file.NAME}")
         print(f"TensorBoard: tensorboard --logdir={workdir}")
     return 0
 

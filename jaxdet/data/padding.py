@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxdet.data.transforms import FILL
+from jaxdet.data import transforms
 from jaxdet.types import Batch, Example, Images, Proposals
 
 
@@ -18,7 +18,7 @@ def blank_images(rows: int, canvas: tuple[int, int], max_proposals: int) -> Imag
         max_proposals: P, or 0 for none.
     """
     return Images(
-        pixels=np.full((rows, *canvas, 3), FILL, np.uint8),
+        pixels=np.full((rows, *canvas, 3), transforms.FILL, np.uint8),
         sizes=np.tile(np.array(canvas, np.int32), (rows, 1)),
         scales=np.ones(rows, np.float32),
         proposals=_blank_proposals(rows, max_proposals) if max_proposals else None,
@@ -35,6 +35,26 @@ def blank_batch(rows: int, canvas: tuple[int, int], max_boxes: int, max_proposal
         crowd=np.zeros((rows, max_boxes), bool),
         index=np.zeros(rows, np.uint32),
     )
+
+
+def fit_image(
+    images: Images, row: int, example: Example, resize: tuple[int | tuple[int, ...], int]
+) -> None:
+    """Resizes a decoded image to its limits and the canvas, and writes it into a blank row.
+
+    Args:
+        images: changed in place.
+        row: the place.
+        example: decoded; its proposals are clipped.
+        resize: (short, long) sides; of several short sides the largest counts.
+    """
+    scale = transforms.fit_scale(
+        example.image.shape[:2],
+        short=int(max(np.atleast_1d(resize[0]))),
+        long=resize[1],
+        canvas=images.pixels.shape[1:3],
+    )
+    write_image(images, row, transforms.resize(transforms.clean(example), scale), scale)
 
 
 def write_image(images: Images, row: int, example: Example, scale: float) -> None:

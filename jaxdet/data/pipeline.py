@@ -194,7 +194,6 @@ def eval_batches(
     check_at_least(1, num_threads=num_threads)
     check_canvas(canvas)
     check_resize(resize)
-    short = int(max(np.atleast_1d(resize[0])))
     count = min(max_images, len(source)) if max_images > 0 else len(source)
     indices = [i * len(source) // count for i in range(count)]
 
@@ -206,10 +205,8 @@ def eval_batches(
             except (UnreadableImage, OSError) as error:
                 loader.note_unreadable(error, "left out of the evaluation")
                 continue
-            size = example.image.shape[:2]
-            scale = transforms.fit_scale(size, short=short, long=resize[1], canvas=canvas)
-            shown = transforms.clean(take_proposals(example, max_proposals))
-            padding.write_image(images, len(examples), transforms.resize(shown, scale), scale)
+            shown = take_proposals(example, max_proposals)
+            padding.fit_image(images, len(examples), shown, resize)
             examples.append(example if keep_images else example._replace(image=b""))
         return images, examples
 

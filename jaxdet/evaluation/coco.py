@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
 
 from jaxdet.evaluation.labels import check_input
 from jaxdet.evaluation.runner import ImageDetections
@@ -112,6 +111,9 @@ def measure(
     Raises:
         ValueError: if the lengths differ, or a label is not in 0..num_classes-1.
     """
+    # Here, so that what is found on images can be had without its measuring.
+    from faster_coco_eval import COCO, COCOeval_faster
+
     check_input(examples, detections, num_classes)
     truth = COCO(
         {

@@ -20,7 +20,19 @@ class ImageDetections(NamedTuple):
 def run(
     predict: Callable[[Images], Detections], batches: Iterable[tuple[Images, list[Example]]]
 ) -> tuple[list[Example], list[ImageDetections]]:
-    """Predicts all batches and brings the boxes back to the original images.
+    """Predicts all batches; see `detect`.
+
+    Returns:
+        The examples as given, and the detections of each.
+    """
+    pairs = list(detect(predict, batches))
+    return [example for example, _ in pairs], [found for _, found in pairs]
+
+
+def detect(
+    predict: Callable[[Images], Detections], batches: Iterable[tuple[Images, list[Example]]]
+) -> Iterator[tuple[Example, ImageDetections]]:
+    """Predicts batches and brings the boxes back to the original images.
 
     A batch is dispatched before the one before it is fetched, so the host
     reads and undoes the resize while the device computes; two batches are
@@ -33,22 +45,19 @@ def run(
             where there are fewer examples than images, the trailing images are
             padding and are dropped.
 
-    Returns:
-        The examples as given, and the detections of each: the valid ones, in
-        the detector's order, in original pixels, clipped to the image.
+    Yields:
+        Each example as given, and its detections: the valid ones, in the
+        detector's order, in original pixels, clipped to the image.
 
     Raises:
         ValueError: if a batch has more examples than images.
     """
-    examples, detections = [], []
     for output, contents, real in _dispatch_one_ahead(predict, batches):
         boxes, scores, labels, valid = map(np.asarray, output)
         for i, example in enumerate(real):
             keep = valid[i]
             restored = restore_boxes(boxes[i][keep], content=contents[i], size=example.size)
-            detections.append(ImageDetections(restored, scores[i][keep], labels[i][keep]))
-        examples += real
-    return examples, detections
+            yield example, ImageDetections(restored, scores[i][keep], labels[i][keep])
 
 
 def restore_boxes(

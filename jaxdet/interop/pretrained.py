@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_safetensors
 
 from jaxdet.types import UserError
 
@@ -51,13 +53,6 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file as load_safetensors
-    except ImportError as error:
-        raise UserError(
-            f'{path}: reading .safetensors needs safetensors: pip install "jaxdet[train]"'
-        ) from error
     try:
         return load_safetensors(path)
     except (SafetensorError, OSError) as error:

@@ -13,6 +13,9 @@ import orbax.checkpoint as ocp
 import pytest
 from training.metric_lines import read_lines
 
+from jaxdet import model_file
+from jaxdet.training.checkpoint import Checkpoints
+
 NUM_STEPS = 24
 YOLOX = Path(__file__).parents[1] / "training" / "tiny_yolox_config.py"
 
@@ -122,6 +125,7 @@ def test_a_run_that_is_told_to_stop_saves_and_says_so(place, start, weights):
     assert line.startswith("stopped by signal 15; step ") and "Traceback" not in err
     step = int(line.split("step ")[1].split()[0])
     assert step < NUM_STEPS
+    assert not (workdir / model_file.NAME).exists(), "it is not done"
     assert (workdir / "checkpoints" / str(step)).is_dir()
 
 
@@ -187,6 +191,10 @@ def test_yolox_killed_before_its_final_steps_ends_with_the_same_bits(place, star
     averages, params = (jax.tree.leaves(tree["params"]) for tree in (variables, training))
     assert all((a != p).any() for a, p in zip(averages, params, strict=True) if np.any(p))
     jax.tree.map(np.testing.assert_array_equal, read_checkpoint(killed, 8), [variables, training])
+    models = [folder / model_file.NAME for folder in (whole, killed)]
+    assert models[0].read_bytes() == models[1].read_bytes()
+    best, _ = read_checkpoint(whole, Checkpoints(whole / "checkpoints").best)
+    jax.tree.map(np.testing.assert_array_equal, model_file.read(models[0])[0].variables, best)
     lines = read_lines(whole)
     assert read_lines(killed) == lines
     assert [line["step"] for line in lines if "eval/AP" in line] == [6, 8]

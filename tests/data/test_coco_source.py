@@ -61,6 +61,21 @@ def test_a_category_that_labels_nothing_may_be_left_out(tmp_path, content):
     assert source[0].labels.tolist() == [1, 0]
 
 
+@pytest.mark.parametrize(
+    "more, classes, numbers",
+    [
+        ([], (), (3, 18)),
+        ([], ("dog", "car"), (18, 3)),
+        ([], ("dog", "cat", "car"), None),  # The json has no number for a cat.
+        ([{"id": 4, "name": "car"}], ("dog", "car"), None),  # And two for a car.
+    ],
+)
+def test_the_numbers_of_the_classes_are_kept(tmp_path, content, more, classes, numbers):
+    content["categories"] += more
+    source = read_coco(root=write_coco(tmp_path, content), split="train", classes=classes)
+    assert source.category_ids == numbers
+
+
 def test_degenerate_boxes_are_kept_for_evaluation_and_reported_for_training(
     tmp_path, content, caplog
 ):

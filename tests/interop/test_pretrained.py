@@ -110,14 +110,6 @@ def test_a_torch_file_without_torch_says_what_to_install(tmp_path, monkeypatch):
         load_file(path)
 
 
-def test_safetensors_without_its_library_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    path = tmp_path / "weights.safetensors"
-    path.touch()
-    with pytest.raises(UserError, match=r'pip install "jaxdet\[train\]"'):
-        load_file(path)
-
-
 @pytest.mark.parametrize("ending", [".npz", ".safetensors"])
 @pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04 cut off"])
 def test_a_damaged_file_is_one_clear_line(tmp_path, ending, content):

@@ -84,7 +84,8 @@ def _to_source(content, path, folder, classes):
         for image in content["images"]
     ]
     report_unused(path, examples, total=len(content["annotations"]))
-    return FileSource(class_names, examples, _image_paths(content["images"], folder))
+    paths = _image_paths(content["images"], folder)
+    return FileSource(class_names, examples, paths, _category_ids(categories, class_names))
 
 
 def _to_example(image, items, categories, class_names, path):
@@ -107,6 +108,14 @@ def _to_example(image, items, categories, class_names, path):
         area=area,
         size=size,
     )
+
+
+def _category_ids(categories, class_names):
+    """The number of each class; None where the json lacks one, or has two of a name."""
+    numbers = {name: number for number, name in categories.items()}
+    found = tuple(numbers.get(name) for name in class_names)
+    known = len(numbers) == len(categories) and all(isinstance(n, int) for n in found)
+    return found if known else None
 
 
 def _image_paths(images, folder):

@@ -18,11 +18,13 @@ class FileSource:
         class_names: name of each label.
         examples: the annotations, with `image` empty.
         paths: the image file of each example.
+        category_ids: number of each label in the files, None where they have none.
     """
 
     class_names: tuple[str, ...]
     examples: Sequence[Example]
     paths: Sequence[pathlib.Path]
+    category_ids: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         """The number of images."""

@@ -1,0 +1,170 @@
+"""Finds objects on images and videos.
+
+    jaxdet predict MODEL FILE|FOLDER|PATTERN ... --out=FOLDER [--score=0.5] [--batch_size=N]
+
+MODEL is a model.safetensors, or the folder of a run. A folder stands for all images
+and videos in it. --out gets a picture NAME.jpg for each image and NAME.mp4 (without
+sound) for each video, with what is found drawn in, and
+
+    detections.json    all that is found, in the form of COCO's results
+    images.json        the images and frames that it names, and the categories
+
+NAME, a file's name without its ending, is the image's id; where it is a number, as
+COCO's are, the id is that number. Frame 12 of a video is NAME/12, from 0 on. Files that
+cannot be read are named and left out.
+"""
+
+import argparse
+import glob
+import itertools
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import cv2
+from tqdm import tqdm
+
+from jaxdet.commands import ending
+from jaxdet.commands.prediction_files import Report, image_id, name_files
+from jaxdet.data.transforms import UnreadableImage
+from jaxdet.loading import load
+from jaxdet.prediction import Predictor, inputs
+from jaxdet.prediction.found import write_picture
+from jaxdet.types import Example, UserError
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+MAX_BATCH = 8  # Images predicted at once, where nothing is said.
+FRAMES_PER_SECOND = 25.0  # Of videos that do not say it.
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command."""
+    argv = argv or sys.argv
+    with ending.in_one_line(argv) as place:
+        flags = _parser(argv[0]).parse_args(argv[1:])
+        place.folder = Path(flags.out).expanduser()
+        sys.exit(predict(flags.model, flags.images, place.folder, flags.score, flags.batch_size))
+
+
+def predict(
+    model: str, named: Sequence[str], out: Path, score: float, batch_size: int | None
+) -> int:
+    """Predicts all that is named, writes what is found, says so; gives the exit status."""
+    paths = _list(named)
+    for path in paths:
+        if path.parent.resolve() == out.resolve():
+            raise UserError(f"--out wants another folder than that of {path}, which could be lost")
+    videos = [path for path in paths if _is_video(path)]
+    images = [path for path in paths if not _is_video(path)]
+    size = batch_size or (MAX_BATCH if videos else min(len(images), MAX_BATCH))
+    predictor, report = load(model), Report()
+    out.mkdir(parents=True, exist_ok=True)
+    names = name_files(paths)
+
+    examples = _read_images(images, report)
+    for example, found in predictor.stream(examples, score=score, batch_size=size):
+        name = names[example.id]
+        report.add(image_id(name), example.id, found)
+        write_picture(out / f"{name}.jpg", found.draw())
+    for path in videos:
+        _film(predictor, path, out / f"{names[path]}.mp4", report, score=score, batch_size=size)
+
+    if len(report.unreadable) == len(paths):
+        raise UserError(f"none of {len(paths)} files could be read, the first: {paths[0]}")
+    report.write(out, predictor)
+    print(report.summary(score, out))
+    return 0
+
+
+def _list(named: Iterable[str]) -> list[Path]:
+    """The images and videos that are named, each once."""
+    found: list[Path] = []
+    for text in named:
+        path = Path(text).expanduser()
+        if path.exists() or not glob.has_magic(text):
+            found += inputs.list_files(path, (*inputs.SUFFIXES, *VIDEO_SUFFIXES))
+            continue
+        matches = sorted(glob.glob(str(path), recursive=True))
+        matches = [Path(match) for match in matches if Path(match).is_file()]
+        if not matches:
+            raise UserError(f"no file matches {text!r}")
+        found += matches
+    return list(dict.fromkeys(found))
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _read_images(paths: Sequence[Path], report: Report) -> Iterator[Example]:
+    for path in _bar(paths, "images", len(paths)):
+        try:
+            yield inputs.decode(path)
+        except (UnreadableImage, OSError) as error:
+            report.leave_out(path, error)
+
+
+def _film(predictor: Predictor, path: Path, out: Path, report: Report, **keywords: Any) -> None:
+    """Draws what is found into each frame of a video."""
+    capture = cv2.VideoCapture(str(path))
+    writer, count = None, int(max(capture.get(cv2.CAP_PROP_FRAME_COUNT), 0))
+    rate = capture.get(cv2.CAP_PROP_FPS) or FRAMES_PER_SECOND
+    frames = _read_frames(capture, path.name, count)
+    done = 0
+    try:
+        for example, found in predictor.stream(frames, **keywords):
+            picture = found.draw()
+            if writer is None:
+                size = picture.shape[1], picture.shape[0]
+                writer = cv2.VideoWriter(str(out), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+                if not writer.isOpened():
+                    raise UserError(f"{out}: OpenCV cannot write this video")
+            writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            report.add(f"{out.stem}/{example.id}", path, found, frame=example.id)
+            done += 1
+    finally:
+        capture.release()
+        if writer is not None:
+            writer.release()
+    if not done:
+        report.leave_out(path, f"{path}: not a video, or a damaged one")
+    elif done < count:
+        log = logging.getLogger("jaxdet")
+        log.warning("%s: %d of %d frames could be read", path, done, count)
+
+
+def _read_frames(capture: Any, name: str, count: int) -> Iterator[Example]:
+    for number in _bar(itertools.count(), name, count or None):
+        there, frame = capture.read()
+        if not there:
+            return
+        yield inputs.to_example(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), number)
+
+
+def _bar(items: Iterable, name: str, total: int | None) -> Iterable:
+    """A bar on a terminal, nothing in a log file."""
+    return tqdm(items, desc=name, total=total, disable=None, dynamic_ncols=True, leave=False)
+
+
+def _parser(program: str) -> ending.Parser:
+    parser = ending.Parser(
+        prog=f"python {Path(program).name}",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a model.safetensors, or the folder of a run")
+    add(
+        "images",
+        metavar="IMAGE",
+        nargs="+",
+        help="image, video, folder, or pattern such as '*.jpg'",
+    )
+    add("--out", metavar="FOLDER", required=True, help="for pictures, videos and JSON")
+    add("--score", type=float, default=0.5, metavar="S", help="lowest score, 0 to 1; 0.5")
+    add("--batch_size", type=int, metavar="N", help=f"images at once; {MAX_BATCH}, or all if fewer")
+    add("--debug", action="store_true", help="show where an error comes from")
+    return parser

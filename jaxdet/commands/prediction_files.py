@@ -1,0 +1,83 @@
+"""What a prediction writes about what it found: detections.json, images.json and a line."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from jaxdet.prediction import Found, Predictor
+
+
+class Report:
+    """What was found so far, as the files of JSON have it."""
+
+    def __init__(self):
+        self.detections: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
+        self.unreadable: list[Path] = []
+
+    def add(self, image_id: int | str, path: Path, found: Found, **more: Any) -> None:
+        """Takes what is found on one image; more is what else is said of the image."""
+        height, width = found.size
+        item = {"id": image_id, "file_name": str(path), "width": width, "height": height, **more}
+        self.images.append(item)
+        self.detections += found.to_coco(image_id)
+
+    def leave_out(self, path: Path, reason: object) -> None:
+        """Counts and names a file that cannot be read."""
+        self.unreadable.append(path)
+        with tqdm.external_write_mode(file=sys.stderr):
+            logging.getLogger("jaxdet").warning("left out: %s", reason)
+
+    def write(self, out: Path, predictor: Predictor) -> None:
+        """Writes detections.json and images.json."""
+        numbers = predictor.category_ids or range(1, len(predictor.class_names) + 1)
+        categories = [
+            {"id": number, "name": name}
+            for number, name in zip(numbers, predictor.class_names, strict=True)
+        ]
+        _write_json(out / "detections.json", self.detections)
+        _write_json(out / "images.json", {"images": self.images, "categories": categories})
+
+    def summary(self, score: float, out: Path) -> str:
+        """A line."""
+        frames = sum("frame" in image for image in self.images)
+        parts = [_count(len(self.images) - frames, "image"), _count(frames, "frame")]
+        read = " and ".join(part for part in parts if part) or "nothing"
+        objects = _count(len(self.detections), "object") or "no object"
+        left_out = f"; {len(self.unreadable)} could not be read" if self.unreadable else ""
+        return f"{objects} of score {score:g} or more on {read}, in {out}{left_out}"
+
+
+def name_files(paths: Iterable[Path]) -> dict[Path, str]:
+    """A name for each file: its own without the ending, and a number behind where it is taken."""
+    names, taken = {}, set()
+    for path in paths:
+        name, number = path.stem, 1
+        while image_id(name) in taken:
+            number += 1
+            name = f"{path.stem}-{number}"
+        names[path] = name
+        taken.add(image_id(name))
+    return names
+
+
+def image_id(name: str) -> int | str:
+    """The id of the image of this name: a number, where it is one, as in COCO's files."""
+    return int(name) if name.isdecimal() else name
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """In one move: a kill leaves the old file, or none."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value))
+    os.replace(partial, path)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'s' if number > 1 else ''}" if number else ""

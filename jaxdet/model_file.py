@@ -1,0 +1,238 @@
+"""The model file: a detector's weights, and what they need to mean something, in one file.
+
+It is a .safetensors. Its arrays are the leaves of the variables, named by their
+paths, such as "params/backbone/stem_conv/kernel". Its metadata have one text,
+"jaxdet", which is JSON: the fields of `Contents` but the variables, and
+
+    format    version of all this
+    version   of jaxdet, for the reader
+    sha256    digest of the others and of all leaves
+
+Reading runs nothing that the file brings: there is no pickle in it, and a module
+that is not jaxdet's is taken only if it has been imported before.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from jaxdet import detectors
+from jaxdet.detectors import nested
+from jaxdet.types import Detector, Images, Proposals, UserError
+
+NAME = "model.safetensors"  # In the workdir of a run.
+FORMAT = 1
+MAX_REASON = 200  # Characters of another library's message that are shown.
+
+
+class Contents(NamedTuple):
+    """What a model file holds.
+
+    Attributes:
+        detector: name of the method, see `jaxdet.build`.
+        settings: its settings as nested dictionaries of plain values.
+        class_names: name of each label.
+        canvas: (height, width) that images are padded to.
+        resize: (short, long) sides that they are resized to within the canvas;
+            of several short sides the largest counts.
+        variables: the weights, as arrays.
+        category_ids: number of each label in the data's own files, as COCO's
+            have them; None where the data has no such numbers.
+        max_proposals: proposals that are given with an image, at most; 0 for none.
+    """
+
+    detector: str
+    settings: dict
+    class_names: tuple[str, ...]
+    canvas: tuple[int, int]
+    resize: tuple[int | tuple[int, ...], int]
+    variables: Any
+    category_ids: tuple[int, ...] | None = None
+    max_proposals: int = 0
+
+
+# What the JSON holds.
+TEXT_TYPES = {"format": int, "version": str, **Contents.__annotations__}
+del TEXT_TYPES["variables"]
+
+
+def write(path: str | os.PathLike, contents: Contents) -> None:
+    """Writes a model file in one move: a kill leaves the old file, or none.
+
+    Raises:
+        UserError: for whatever `read` would refuse; nothing is written then.
+    """
+    path = Path(path)
+    fields = contents._asdict()
+    leaves = flatten_dict(fields.pop("variables"), sep="/")
+    leaves = {name: np.asarray(leaf, order="C") for name, leaf in leaves.items()}
+    version = importlib.metadata.version("jaxdet")
+    values = {"format": FORMAT, "version": version, **fields}
+    _open(json.loads(json.dumps(values)), leaves, path)
+    text = json.dumps({**values, "sha256": _digest(values, leaves)})
+    partial = path.with_name(path.name + ".partial")
+    # `save_file` makes files that no other user may read.
+    partial.write_bytes(save(leaves, metadata={"jaxdet": text}))
+    os.replace(partial, path)
+
+
+def read(path: str | os.PathLike) -> tuple[Contents, Detector]:
+    """Reads a model file, and builds the detector that it describes.
+
+    Raises:
+        UserError: if there is no such file, it is none of these, damaged or of
+            a newer format, or its weights do not fit its settings; the line
+            names the file, and the leaf or key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such model file")
+    metadata, leaves = _read_safetensors(path)
+    text = metadata.get("jaxdet")
+    if text is None:
+        raise UserError(
+            f"{path}: this .safetensors is not a model of jaxdet: its metadata do not say what "
+            "the weights are of"
+        )
+    values = _parse(text, path)
+    if values["format"] > FORMAT:
+        raise UserError(
+            f"{path}: wanted format {FORMAT} of model files, found format {values['format']}, "
+            f"which jaxdet {values.get('version')} wrote: this jaxdet is older"
+        )
+    if values.pop("sha256", None) != _digest(values, leaves):
+        raise UserError(f"{path}: the file is damaged: it does not have the digest that it names")
+    return _open(values, leaves, path)
+
+
+def blank_images(batch_size: int, canvas: tuple[int, int], max_proposals: int = 0) -> Images:
+    """Shapes and types of images."""
+    proposals = None
+    if max_proposals:
+        slots = jax.ShapeDtypeStruct((batch_size, max_proposals), np.bool_)
+        proposals = Proposals(
+            boxes=jax.ShapeDtypeStruct((*slots.shape, 4), np.float32),
+            scores=jax.ShapeDtypeStruct(slots.shape, np.float32),
+            valid=slots,
+        )
+    return Images(
+        pixels=jax.ShapeDtypeStruct((batch_size, *canvas, 3), np.uint8),
+        sizes=jax.ShapeDtypeStruct((batch_size, 2), np.int32),
+        scales=jax.ShapeDtypeStruct((batch_size,), np.float32),
+        proposals=proposals,
+    )
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            return metadata, {name: file.get_tensor(name) for name in file.keys()}
+    except Exception as error:  # Its own, the system's, and NumPy's of what it has no type for.
+        raise UserError(f"{path}: cannot be read as a .safetensors file: {_line(error)}") from None
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    """The JSON, of which nothing is known but the format's number."""
+    try:
+        values = json.loads(text)
+        json.dumps(values)  # What is nested too deeply for the one may not be for the other.
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: metadata: not JSON: {_line(error)}") from None
+    if not isinstance(values, dict) or not nested.fits(values.get("format"), int):
+        raise UserError(f"{path}: metadata: format wants int, found {str(values)[:MAX_REASON]}")
+    return values
+
+
+def _open(
+    values: Mapping[str, Any], leaves: Mapping[str, np.ndarray], path: Path
+) -> tuple[Contents, Detector]:
+    """Builds the detector that the JSON describes, and checks that the leaves are its."""
+    fields = _check_fields(values, path)
+    name, settings, names = fields["detector"], fields["settings"], fields["class_names"]
+    for module in _own_modules(settings):
+        if module.partition(":")[0] not in sys.modules:
+            raise UserError(f"{path}: it uses the module {module!r}: import that before it is read")
+    try:
+        detector = detectors.build(name, num_classes=len(names), **settings)
+        images = blank_images(1, fields["canvas"], fields["max_proposals"])
+        shapes = jax.eval_shape(detector.init, jax.random.key(0), images)
+    except Exception as error:  # Settings that do not work fail wherever they are used.
+        raise UserError(f"{path}: {name}: {_line(error)}") from error
+    wanted = {leaf: _describe(shape) for leaf, shape in flatten_dict(shapes, sep="/").items()}
+    found = {leaf: _describe(array) for leaf, array in leaves.items()}
+    for leaf in [*wanted, *sorted(found)]:
+        want, have = wanted.get(leaf, "nothing"), found.get(leaf, "nothing")
+        if want != have:
+            raise UserError(
+                f"{path}: {leaf}: the {name} of its settings with {len(names)} classes wants "
+                f"{want}, found {have}"
+            )
+    return Contents(**fields, variables=unflatten_dict(dict(leaves), sep="/")), detector
+
+
+def _check_fields(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    for key in [*values, *TEXT_TYPES]:
+        if key not in values or key not in TEXT_TYPES:
+            mistake = "not known" if key in values else "missing"
+            raise UserError(f"{path}: metadata: {key} is {mistake}")
+    fields = {key: _with_tuples(values[key]) for key in TEXT_TYPES}
+    for key, value in fields.items():
+        if not nested.fits(value, TEXT_TYPES[key]):
+            wanted = nested.written(TEXT_TYPES[key])
+            raise UserError(f"{path}: metadata: {key} wants {wanted}, found {value!r}")
+    short, long = fields["resize"]
+    least = min(*fields["canvas"], np.min(short, initial=long), np.size(short))
+    if least < 1 or fields["max_proposals"] < 0:
+        sides = {key: fields[key] for key in ("canvas", "resize", "max_proposals")}
+        raise UserError(f"{path}: metadata: wanted sides of at least a pixel, found {sides}")
+    names, numbers = fields["class_names"], fields["category_ids"]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"{path}: metadata: class_names wants different names, found {names}")
+    if numbers is not None and len(numbers) != len(names):
+        raise UserError(
+            f"{path}: metadata: category_ids wants one for each of {len(names)} classes, "
+            f"found {len(numbers)}"
+        )
+    return {key: fields[key] for key in Contents._fields if key in fields}
+
+
+def _own_modules(settings: Mapping[str, Any]) -> Iterator[str]:
+    """The names of modules that are not jaxdet's: "package.module:Class"."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _own_modules(value)
+        elif key == "name" and ":" in str(value):
+            yield str(value)
+
+
+def _digest(values: Mapping[str, Any], leaves: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    for name in sorted(leaves):
+        digest.update(f"\n{name} {_describe(leaves[name])}\n".encode())
+        digest.update(leaves[name].tobytes())
+    return digest.hexdigest()
+
+
+def _describe(leaf: Any) -> str:
+    return f"{tuple(leaf.shape)} {leaf.dtype}"
+
+
+def _with_tuples(value: Any) -> Any:
+    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:MAX_REASON]

@@ -1,0 +1,92 @@
+"""What can be asked: files, folders, arrays and lists of those, as decoded examples."""
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxdet.data import transforms
+from jaxdet.types import Example, UserError
+
+# Of the files that are taken from a folder.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def gather(asked: Any) -> Iterator[Path | np.ndarray]:
+    """Lists the images that are asked for, in order.
+
+    Args:
+        asked: a file, a folder (all images in it, by name), an array
+            (H, W, 3) of uint8 RGB, or a list of those.
+
+    Raises:
+        UserError: for a file or folder that is not there, a folder without an
+            image, and an array of another kind.
+    """
+    if isinstance(asked, Sequence | Iterator) and not isinstance(asked, str | bytes):
+        for each in asked:
+            yield from gather(each)
+    elif isinstance(asked, str | os.PathLike):
+        yield from list_files(Path(asked).expanduser())
+    else:
+        yield _check_array(np.asarray(asked))
+
+
+def list_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """The file itself, or the images of a folder, by name.
+
+    Raises:
+        UserError: if it is not there, or a folder without an image.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        siblings = (p.name for p in path.parent.glob("*"))
+        near = difflib.get_close_matches(path.name, siblings, n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise UserError(f"{path}: there is no such image{hint}")
+    found = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes and p.is_file())
+    if not found:
+        raise UserError(f"{path}: there is no image in this folder (wanted {', '.join(suffixes)})")
+    return found
+
+
+def decode(image: Path | np.ndarray) -> Example:
+    """An image as an example without objects; a file's pixels are turned as its EXIF says.
+
+    Raises:
+        UnreadableImage: if the file is no image, or a damaged one.
+        OSError: if it cannot be read.
+    """
+    if isinstance(image, np.ndarray):
+        return to_example(image, "array")
+    return to_example(transforms.decode_bytes(image.read_bytes(), rotate=True, name=image), image)
+
+
+def to_example(pixels: UInt8[np.ndarray, "H W 3"], name: Any) -> Example:
+    """Pixels as an example without objects."""
+    nothing = np.zeros(0)
+    return Example(
+        id=name,
+        image=pixels,
+        boxes=np.zeros((0, 4), np.float32),
+        labels=nothing.astype(np.int32),
+        crowd=nothing.astype(bool),
+        difficult=nothing.astype(bool),
+        area=nothing,
+        size=pixels.shape[:2],
+    )
+
+
+def _check_array(pixels):
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        hint = "; give several as a list" if pixels.ndim == 4 else ""
+        raise UserError(
+            "an image wants to be the path of a file, or an array (height, width, 3) of uint8 RGB, "
+            f"found {pixels.shape} {pixels.dtype}{hint}"
+        )
+    return np.ascontiguousarray(pixels)

@@ -1,0 +1,132 @@
+"""A detector with its weights, which turns images into what is found on them."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdet.data import padding
+from jaxdet.evaluation import runner
+from jaxdet.model_file import Contents
+from jaxdet.prediction import inputs
+from jaxdet.prediction.found import Found
+from jaxdet.types import Detector, Example, Images, UserError
+
+# The class of what a detector finds that tells none apart.
+OBJECT = ("object",)
+
+
+class Predictor:
+    """A trained detector: call it with images. `jaxdet.load` makes it.
+
+    It runs on the first device. Images are resized and padded to one canvas, so
+    the program is compiled once for each batch size.
+
+    Attributes:
+        class_names: name of each label.
+        category_ids: see `model_file.Contents`.
+        canvas: (height, width) that images are padded to.
+    """
+
+    def __init__(self, contents: Contents, detector: Detector):
+        """Takes what `model_file.read` gives.
+
+        Raises:
+            UserError: if the detector wants more than images.
+        """
+        if contents.max_proposals:
+            raise UserError(
+                f"{contents.detector} wants proposals with each image: it cannot find anything on "
+                "images alone"
+            )
+        named = detector.tells_classes
+        self.class_names = contents.class_names if named else OBJECT
+        self.category_ids = contents.category_ids if named else None
+        self.canvas = contents.canvas
+        self._resize = contents.resize
+        self._variables = jax.device_put(contents.variables)
+        self._predict = jax.jit(detector.predict)
+
+    def __call__(self, images: Any, *, score: float = 0.0, batch_size: int = 1) -> list[Found]:
+        """Finds objects.
+
+        Args:
+            images: a file, a folder (all images in it, by name), an array
+                (H, W, 3) of uint8 RGB, or a list of those; of any size.
+            score: the lowest score that is given back. The detector has a
+                lowest score of its own: what is below, it does not find.
+            batch_size: images that are predicted at once; the last ones are
+                filled up. Another batch size is compiled anew, and may differ
+                in the last bits.
+
+        Returns:
+            What is found on each image, in order.
+
+        Raises:
+            UserError: for an image that is not there, or cannot be read.
+        """
+        asked = list(inputs.gather(images))
+        pairs = self.stream(map(_decode, asked), score=score, batch_size=batch_size)
+        return [
+            dataclasses.replace(found, image=image)
+            for image, (_, found) in zip(asked, pairs, strict=True)
+        ]
+
+    def stream(
+        self, examples: Iterable[Example], *, score: float = 0.0, batch_size: int = 1
+    ) -> Iterator[tuple[Example, Found]]:
+        """Finds objects on decoded images, which are taken when they are needed.
+
+        Two batches are held at a time.
+
+        Args:
+            examples: see `inputs.to_example`.
+            score: as for a call.
+            batch_size: likewise.
+
+        Yields:
+            Each example, and what is found on it, whose `image` is the pixels.
+
+        Raises:
+            UserError: for settings out of range.
+        """
+        if not 0 <= score <= 1:
+            raise UserError(f"score wants a number from 0 to 1, found {score!r}")
+        if batch_size < 1:
+            raise UserError(f"batch_size wants at least 1, found {batch_size!r}")
+        batches = self._batches(iter(examples), batch_size)
+        for example, found in runner.detect(lambda i: self._predict(self._variables, i), batches):
+            keep = found.scores >= score
+            boxes, scores, labels = (values[keep] for values in found)
+            yield (
+                example,
+                Found(
+                    boxes=boxes,
+                    scores=scores,
+                    labels=labels,
+                    image=example.image,
+                    size=example.size,
+                    class_names=self.class_names,
+                    category_ids=self.category_ids,
+                ),
+            )
+
+    def _batches(
+        self, examples: Iterator[Example], batch_size: int
+    ) -> Iterator[tuple[Images, list[Example]]]:
+        while rows := list(itertools.islice(examples, batch_size)):
+            images = padding.blank_images(batch_size, self.canvas, 0)
+            for row, example in enumerate(rows):
+                padding.fit_image(images, row, example, self._resize)
+            yield images, rows
+
+
+def _decode(image: Path | np.ndarray) -> Example:
+    try:
+        return inputs.decode(image)
+    except ValueError as error:
+        raise UserError(str(error)) from None

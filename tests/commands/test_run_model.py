@@ -1,0 +1,53 @@
+"""The model file that a run leaves, and the run that has none yet."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdet
+from jaxdet import model_file
+from jaxdet.training.checkpoint import Checkpoints
+from jaxdet.types import UserError
+
+
+@pytest.fixture(scope="module")
+def written(trained):
+    return model_file.read(trained.workdir / model_file.NAME)[0]
+
+
+@pytest.fixture(scope="module")
+def bare(trained, place):
+    """The run without its model file."""
+    folder = shutil.copytree(trained.workdir, place.folder / "bare", dirs_exist_ok=True)
+    (folder / model_file.NAME).unlink()
+    return folder
+
+
+def test_a_run_leaves_its_best_checkpoint_as_a_model_file(trained, written):
+    assert f"best model:  {trained.workdir / model_file.NAME}" in trained.out
+    checkpoints = Checkpoints(trained.workdir / "checkpoints")
+    best = checkpoints.restore_variables("best", like=written.variables)
+    checkpoints.close()
+
+    jax.tree.map(np.testing.assert_array_equal, written.variables, best)
+    assert written.detector == "faster_rcnn" and written.settings["roi"]["head"]["hidden"] == 16
+    assert written.class_names == ("circle", "square") and written.category_ids is None
+    assert written.canvas == written.resize == (64, 64)
+
+
+def test_a_run_without_a_model_file_is_loaded_from_its_checkpoint(bare, trained):
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3)).astype(np.uint8)
+    (one,), (other,) = (jaxdet.load(d, cache=False)(pixels) for d in (bare, trained.workdir))
+
+    assert len(one) > 0
+    np.testing.assert_array_equal(one.boxes, other.boxes)
+    np.testing.assert_array_equal(one.scores, other.scores)
+
+
+def test_a_run_without_a_checkpoint_is_one_line(bare, tmp_path):
+    shutil.copy(bare / "config.json", tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="no checkpoint in "):
+        jaxdet.load(tmp_path, cache=False)
