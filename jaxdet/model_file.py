@@ -187,7 +187,7 @@ def _check_fields(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
         if key not in values or key not in TEXT_TYPES:
             mistake = "not known" if key in values else "missing"
             raise UserError(f"{path}: metadata: {key} is {mistake}")
-    fields = {key: _with_tuples(values[key]) for key in TEXT_TYPES}
+    fields = {key: nested.with_tuples(values[key]) for key in TEXT_TYPES}
     for key, value in fields.items():
         if not nested.fits(value, TEXT_TYPES[key]):
             wanted = nested.written(TEXT_TYPES[key])
@@ -227,10 +227,6 @@ def _digest(values: Mapping[str, Any], leaves: Mapping[str, np.ndarray]) -> str:
 
 def _describe(leaf: Any) -> str:
     return f"{tuple(leaf.shape)} {leaf.dtype}"
-
-
-def _with_tuples(value: Any) -> Any:
-    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _line(error: Exception) -> str:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 from ml_collections import ConfigDict
 
 from jaxdet.commands import config_files, ending, keys, schema
+from jaxdet.detectors import nested
 from jaxdet.types import UserError
 
 # The settings that decide which others there are.
@@ -174,7 +175,7 @@ def _keep_known(config: dict[str, Any], before: Mapping[str, Any], detector: str
     config["detector"], config["model"] = detector, {}
     dropped = set()
     for path, value in sorted(said.items(), key=lambda item: not item[0].endswith("name")):
-        if path in defaults and defaults[path].default == _with_tuples(value):
+        if path in defaults and defaults[path].default == nested.with_tuples(value):
             continue
         known = dict(schema.leaves(schema.describe(config)["model"]))
         if path in known:
@@ -216,7 +217,3 @@ def _put(config: dict[str, Any], path: str, value: Any) -> None:
 
 def _copy(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in config.items()}
-
-
-def _with_tuples(value: Any) -> Any:
-    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value

@@ -80,7 +80,7 @@ def check(value: Any, key: Key, path: str) -> Any:
     Raises:
         UserError: if it is of another type, or out of the key's range.
     """
-    value = _with_tuples(value)
+    value = nested.with_tuples(value)
     if value == "inf" and key.type is float:
         value = math.inf  # As a file of JSON has it.
     if isinstance(value, Mapping) or not nested.fits(value, key.type):
@@ -116,7 +116,3 @@ def read_value(text: str | None, key: Key, path: str) -> Any:
     except (ValueError, SyntaxError):
         value = text
     return check(value, key, path)
-
-
-def _with_tuples(value: Any) -> Any:
-    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value

@@ -13,7 +13,6 @@ from jaxdet import detectors, interop, model_file
 from jaxdet.commands import lengths, mistakes, schema
 from jaxdet.data import pipeline, sources
 from jaxdet.data.proposal_files import WithProposals
-from jaxdet.data.sources.selection import NonEmpty
 from jaxdet.training import steps
 from jaxdet.training.optimizer import build_optimizer
 from jaxdet.types import Batch, Detector, Images, Source, UserError
@@ -87,10 +86,9 @@ def open_training(config: ConfigDict) -> Run:
     if not lengths.wants_epochs(config.to_dict(), schema.describe(config.to_dict())):
         mistakes.check_lengths(config)
     source = run.source or open_source(config, config.data.train_split, run.class_names)
-    if not config.data.keep_empty:
-        source = NonEmpty(source, use_difficult=config.data.use_difficult)
-        if len(source) == 0:
-            raise UserError("no image to train on (data.keep_empty is False)")
+    source = pipeline.trainable(
+        source, keep_empty=config.data.keep_empty, use_difficult=config.data.use_difficult
+    )
     config = _in_steps(config, len(source))
     mistakes.check_lengths(config, warn=True)
     frozen = (path.partition("/") for path in run.detector.frozen)

@@ -144,7 +144,8 @@ def options(source: str) -> dict[str, Key]:
     Raises:
         UserError: if it is unknown.
     """
-    return taken(sources.options_owner(source), *sources.options(source))
+    owner, names = sources.options(source)
+    return taken(owner, *names)
 
 
 def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

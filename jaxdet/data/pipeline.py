@@ -58,6 +58,24 @@ def check_train_settings(
     check_composition(composition, max_proposals)
 
 
+def trainable(source: Source, *, keep_empty: bool, use_difficult: bool) -> Source:
+    """The examples of a source that training uses.
+
+    Args:
+        source: the examples.
+        keep_empty: see `train_batches`, as `use_difficult`.
+        use_difficult: likewise.
+
+    Raises:
+        UserError: if none is left.
+    """
+    if not keep_empty:
+        source = NonEmpty(source, use_difficult=use_difficult)
+    if len(source) == 0:
+        raise UserError(f"no image to train on (data.keep_empty is {keep_empty})")
+    return source
+
+
 def train_batches(
     source: Source,
     *,
@@ -128,10 +146,7 @@ def train_batches(
     check_at_least(0, seed=seed)
     check_steps(start_step=start_step, final_start=0 if final_start is None else final_start)
     composition, settings = _divide(augmentation)
-    if not keep_empty:
-        source = NonEmpty(source, use_difficult=use_difficult)
-    if len(source) == 0:
-        raise UserError(f"no image to train on (data.keep_empty is {keep_empty})")
+    source = trainable(source, keep_empty=keep_empty, use_difficult=use_difficult)
     order = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
     rows = batch_size // process_count
     images = TrainImages(
@@ -189,9 +204,8 @@ def eval_batches(
         UserError: for settings out of range; from the loader, if
             `max_proposals` is above 0 and an example has none.
     """
-    check_division(batch_size, 1)
     check_at_least(0, max_proposals=max_proposals)
-    check_at_least(1, num_threads=num_threads)
+    check_at_least(1, num_threads=num_threads, batch_size=batch_size)
     check_canvas(canvas)
     check_resize(resize)
     count = min(max_images, len(source)) if max_images > 0 else len(source)

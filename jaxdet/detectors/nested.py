@@ -146,6 +146,11 @@ def find_module(name: str) -> type[nn.Module] | None:
     return found
 
 
+def with_tuples(value: Any) -> Any:
+    """A value with its lists, such as JSON has, as tuples."""
+    return tuple(map(with_tuples, value)) if isinstance(value, list | tuple) else value
+
+
 def fits(value: Any, annotation: Any) -> bool:
     """Whether a value is of an annotated type; an int is a float, too, and a bool is no number."""
     if annotation is Any:
@@ -248,14 +253,10 @@ def _take_module(name, value, where, annotation):
 
 
 def _check_type(value, annotation, where):
-    value = _with_tuples(value)
+    value = with_tuples(value)
     if not fits(value, annotation):
         raise UserError(f"{where} wants {written(annotation)}, found {value!r}")
     return value
-
-
-def _with_tuples(value):
-    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _is_module(annotation):

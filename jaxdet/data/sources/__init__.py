@@ -21,25 +21,16 @@ SOURCES: dict[str, tuple[Callable[..., Source], Callable]] = {
 COMMON = ("root", "split", "classes")
 
 
-def options_owner(name: str) -> Callable:
-    """What has the options of a source as its parameters.
+def options(name: str) -> tuple[Callable, tuple[str, ...]]:
+    """What has the settings that only this source takes as parameters, and their names.
 
     Raises:
         UserError: for an unknown name.
     """
     if name not in SOURCES:
         raise UserError(f"unknown data source {name!r}; there are {', '.join(SOURCES)}")
-    return SOURCES[name][1]
-
-
-def options(name: str) -> dict[str, Any]:
-    """The settings that only this source takes, with their defaults.
-
-    Raises:
-        UserError: for an unknown name.
-    """
-    parameters = inspect.signature(options_owner(name)).parameters
-    return {key: p.default for key, p in parameters.items() if key not in COMMON}
+    owner = SOURCES[name][1]
+    return owner, tuple(key for key in inspect.signature(owner).parameters if key not in COMMON)
 
 
 def build(
@@ -64,7 +55,7 @@ def build(
     Raises:
         UserError: for an unknown name or option, or wrong or missing data.
     """
-    known = options(name)
+    _, known = options(name)
     for key in own:
         if key not in known:
             listed = ", ".join(sorted(known)) or "none"
