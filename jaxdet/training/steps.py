@@ -59,7 +59,11 @@ def put_state(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
 
 
 def check_division(
-    batch_size: int, devices: Sequence[jax.Device] | None = None, *, name: str = "a batch of"
+    batch_size: int,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    name: str = "a batch of",
+    everywhere: bool = False,
 ) -> None:
     """Checks that devices can share a batch.
 
@@ -67,11 +71,12 @@ def check_division(
         batch_size: images of the batch.
         devices: those that share it, by default the local ones.
         name: of the number, for the message.
+        everywhere: whether the devices of all processes share it.
 
     Raises:
         UserError: if it does not divide.
     """
-    count = len(devices or jax.local_devices())
+    count = len(jax.devices() if everywhere else devices or jax.local_devices())
     if batch_size % count:
         raise UserError(f"{name} {batch_size} does not divide among {count} devices")
 
