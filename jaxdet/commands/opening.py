@@ -147,7 +147,10 @@ def first_variables(run: Run) -> tuple[Any, str]:
     loaded, origin = _load_weights(config, run.detector, run.variables)
     key = jax.random.fold_in(jax.random.key(config.seed), INIT_INDEX)
     blank = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), blank_images(config, 1))
-    drawn = run.detector.init(key, blank)
+    # On a CPU half of the time before the first step goes into optimising a program that runs
+    # once; less of that gives the same bits.
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    drawn = jax.jit(run.detector.init, compiler_options=options)(key, blank)
     return jax.tree.map(lambda a, b: a if isinstance(a, np.ndarray) else b, loaded, drawn), origin
 
 
