@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdet.detectors.settings import Assign, Inside
+from jaxdet.detectors.settings import AnchorGrid, Assign, Inside
 from jaxdet.ops import anchors as anchor_ops
 from jaxdet.ops.assignment import Assignment, assign_by_iou
 from jaxdet.types import Objects
@@ -60,6 +60,18 @@ def make_anchors(
     )
     level_sizes = tuple(height * width * num_base for height, width in feature_sizes)
     return Anchors(jnp.asarray(boxes), jax.vmap(covered)(sizes), level_sizes)
+
+
+def may_predict(anchors: Anchors, settings: AnchorGrid) -> Bool[Array, "B N"]:
+    """The anchors that may become boxes: all, as in mmdetection, beside the image, too.
+
+    Where maps end with their image, as `whole_cells` says, those of its own cells only.
+
+    Args:
+        anchors: of the batch.
+        settings: what made them.
+    """
+    return anchors.valid if settings.whole_cells else jnp.ones_like(anchors.valid)
 
 
 def assign(

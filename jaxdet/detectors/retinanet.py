@@ -148,7 +148,8 @@ def retinanet(
         one = partial(
             detections, grid.boxes, level_sizes=grid.level_sizes, pre_nms=pre_nms, coder=coder
         )
-        return jax.vmap(partial(one, suppress=suppress))(logits, deltas, grid.valid, images.sizes)
+        may_predict = anchor_grid.may_predict(grid, anchors)
+        return jax.vmap(partial(one, suppress=suppress))(logits, deltas, may_predict, images.sizes)
 
     return features.make_detector(network, pixels, total_loss, predict)
 

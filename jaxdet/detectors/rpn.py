@@ -332,9 +332,10 @@ def propose(
         min_size *= images.scales
     # Proposals are inputs of the second stage, not a path for its gradient.
     scores, deltas = jax.lax.stop_gradient((jax.nn.sigmoid(logits), deltas))
+    may_predict = anchor_grid.may_predict(anchors, stage.anchors)
     one = partial(generate_proposals, level_sizes=anchors.level_sizes, **keywords)
     return jax.vmap(
         lambda scores, deltas, valid, size, min_size: one(
             scores, deltas, anchors.boxes, valid, size, min_size=min_size
         )
-    )(scores, deltas, anchors.valid, images.sizes, min_size)
+    )(scores, deltas, may_predict, images.sizes, min_size)

@@ -45,8 +45,9 @@ class AnchorGrid(Group):
         scales: sides of the square anchors, in strides; above 0.
         ratios: height / width of the anchors; above 0.
         centre: where in a cell its anchors are centred, 0 to 1.
-        divisor: an image's sides are rounded up to it, and anchors of cells beyond are unused.
-        whole_cells: whether a cell that the image fills in part is unused, too.
+        divisor: an image's sides are rounded up to it, and anchors of cells beyond train nothing.
+        whole_cells: whether maps end with their image: a cell that it fills in
+            part trains nothing either, and no such anchor becomes a box.
     """
 
     scales: tuple[float, ...] = (8.0,)

@@ -12,7 +12,7 @@ from jaxdet.detectors.rpn import RPNLoss, RPNStage
 from jaxdet.detectors.settings import AnchorGrid, BoxLoss, Coder, Inside, Sample
 from jaxdet.ops import anchors as anchor_ops
 from jaxdet.ops import box_coder
-from jaxdet.types import Objects
+from jaxdet.types import Images, Objects
 
 VARIANTS = {
     "border-1": {},
@@ -149,6 +149,21 @@ def test_anchors_may_be_in_whole_cells_only():
     anchors = rpn.make_anchors(RPNStage(anchors=grid), maps, (16,), sizes)
     counts = [37 * 62 * grid.num_base, 37 * 63 * grid.num_base]  # 600 / 16 = 37.5 rows.
     np.testing.assert_array_equal(anchors.valid.sum(axis=1), counts)
+
+
+@pytest.mark.parametrize("whole_cells, count", [(False, 2), (True, 1)])
+def test_anchors_beside_the_image_become_boxes_unless_its_map_ends_with_it(whole_cells, count):
+    grid = AnchorGrid(scales=(1.0,), ratios=(1.0,), centre=0.5, whole_cells=whole_cells)
+    stage = RPNStage(anchors=grid)
+    images = Images(np.zeros((1, 32, 64, 3), np.uint8), np.full((1, 2), 32), np.ones(1, np.float32))
+    images = jax.tree.map(jnp.asarray, images)
+    anchors = rpn.make_anchors(stage, (jnp.zeros((1, 1, 2, 1)),), (32,), images.sizes)
+    shifted = jnp.zeros((1, 2, 4)).at[:, 1, 0].set(-0.5)  # Half of it moves into the image.
+    found = rpn.propose(stage, stage.test, jnp.zeros((1, 2)), shifted, anchors, images)
+    np.testing.assert_array_equal(anchors.valid, [[True, False]])
+    boxes = [[0, 0, 32, 32], [16, 0, 32, 32]]
+    assert found.valid.sum() == count
+    np.testing.assert_allclose(found.boxes[found.valid], boxes[:count])
 
 
 def test_an_image_without_positives_may_count_one_or_none():

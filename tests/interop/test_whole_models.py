@@ -1,0 +1,220 @@
+"""Whole detectors with the weights of a reference, against what that computes of two images.
+
+The weights are drawn, not stored: `torch_weights` says how. Maps are compared at
+every few numbers of theirs, in the order of torch.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
+
+import jaxdet
+from jaxdet.detectors import rpn
+from jaxdet.interop import from_torch
+
+GOLDENS = Path(__file__).parent.parent / "goldens"
+# Float32 noise is a tenth of these: of maps and outputs in their deviations, of boxes in pixels.
+MAPS, OUTPUTS, BOXES, SCORES, LOSSES = 1e-3, 2e-3, 2e-2, 2e-3, 1e-3
+PARTS = ("neck", "rpn_head", "retina_head")
+
+
+def torch_weights(name):
+    """What the reference was run with: normal numbers, drawn from the place of each name.
+
+    Rows of matrices have mean 0, which takes away what a ReLU gives all features.
+    """
+    spec = json.loads((GOLDENS / f"whole_{name}.json").read_text())
+    weights = {}
+    for i, (key, shape) in enumerate(sorted(spec["shapes"].items())):
+        if key.endswith("num_batches_tracked"):
+            continue
+        rng = np.random.default_rng([1, i])
+        if key.endswith("running_var") or (len(shape) == 1 and key.endswith("weight")):
+            value = rng.random(shape, dtype=np.float32) + np.float32(0.5)
+        elif len(shape) == 1:
+            value = rng.standard_normal(shape, dtype=np.float32) * np.float32(0.1)
+        else:
+            value = rng.standard_normal(shape, dtype=np.float32)
+            value -= value.mean(axis=tuple(range(1, len(shape))), dtype=np.float64, keepdims=True)
+            value *= np.float32(np.sqrt(2 / value[0].size))
+        for pattern, scale, shift in spec["rules"]:
+            if re.search(pattern, key):
+                rule = np.float32(scale), np.float32(shift)
+                weights[key] = value * rule[0] + rule[1]
+        weights.setdefault(key, value)
+    return weights
+
+
+def variables_of(detector, name, images):
+    """The weights as variables; every one has its place."""
+    shapes = jax.eval_shape(detector.init, jax.random.key(0), images)
+    variables, report = from_torch(torch_weights(name), shapes)
+    assert not report.missing and not report.unused
+    return variables
+
+
+def images_of(data):
+    """Both images on a canvas with garbage beside them."""
+    pixels = np.full((2, *data["batch_hw"], 3), 77, np.uint8)
+    for i, (height, width) in enumerate(data["img_hw"]):
+        pixels[i, :height, :width] = data[f"image_rgb_uint8/{i}"]
+    return jaxdet.Images(pixels, data["img_hw"].astype(np.int32), np.ones(2, np.float32))
+
+
+def batch_of(data, images, slots=6):
+    """The images with their objects."""
+    boxes, labels = np.zeros((2, slots, 4), np.float32), np.zeros((2, slots), np.int32)
+    valid = np.zeros((2, slots), bool)
+    for i in range(2):
+        count = len(data[f"train/gts/{i}"])
+        boxes[i, :count], labels[i, :count] = data[f"train/gts/{i}"], data[f"train/gt_labels/{i}"]
+        valid[i, :count] = True
+    return jaxdet.Batch(
+        images, boxes, labels, valid, np.zeros_like(valid), np.arange(2, dtype="u4")
+    )
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """`run(detector, variables, images, batch)` gives detections, metrics and what is in between.
+
+    One compilation: what prediction and loss share is computed once.
+    """
+    seen = {}
+
+    def record(name, function):
+        def recording(*args, **keywords):
+            seen[name] = function(*args, **keywords)
+            return seen[name]
+
+        return recording
+
+    def see_parts(call, args, keywords, context):
+        name = context.module.name
+        return (record(name, call) if name in PARTS else call)(*args, **keywords)
+
+    def run(detector, variables, images, batch=None):
+        def both(variables, images, batch):
+            with nn.intercept_methods(see_parts), monkeypatch.context() as patch:
+                patch.setattr(rpn, "propose", record("proposals", rpn.propose))
+                found = detector.predict(variables, images)
+            if batch is None:
+                return found, {}, dict(seen)
+            total, (metrics, _) = detector.loss(variables, batch, jax.random.key(0))
+            return found, {**metrics.means, **metrics.counts, "total": total}, dict(seen)
+
+        return jax.tree.map(np.asarray, jax.jit(both)(variables, images, batch))
+
+    return run
+
+
+def assert_sampled(data, name, found, tolerance):
+    """Compares a map (B, H, W, C) or another array with the numbers of a file."""
+    found = found.transpose(0, 3, 1, 2) if found.ndim == 4 else found
+    np.testing.assert_array_equal(found.shape, data[f"{name}/shape"], err_msg=name)
+    deviation = data[f"{name}/mean_std_absmax"][1]
+    sample = found.reshape(-1)[:: int(data[f"{name}/step"])]
+    np.testing.assert_allclose(
+        sample, data[f"{name}/sample"], rtol=0, atol=tolerance * deviation, err_msg=name
+    )
+
+
+def assert_outputs(data, name, found):
+    """Compares the outputs of all anchors with the maps of a file, level by level."""
+    start, found = 0, found.reshape(*found.shape[:2], -1)
+    for level in range(5):
+        batch, channels, height, width = data[f"{name}/{level}/shape"]
+        count = channels * height * width // found.shape[-1]
+        maps = found[:, start : start + count].reshape(batch, height, width, channels)
+        assert_sampled(data, f"{name}/{level}", maps, OUTPUTS)
+        start += count
+    assert start == found.shape[1]
+
+
+def assert_same_boxes(found, boxes, scores=None, labels=None):
+    """Compares the boxes of one image in whatever order; equal scores may come in any."""
+    assert found.valid.sum() == len(boxes)
+    distance = np.abs(found.boxes[found.valid][:, None] - boxes).max(axis=-1) / BOXES
+    if scores is not None:
+        apart = np.abs(found.scores[found.valid][:, None] - scores) / SCORES
+        distance = np.maximum(distance, apart)
+    if labels is not None:
+        distance[found.labels[found.valid][:, None] != labels] = np.inf
+    pairs = linear_sum_assignment(np.minimum(distance, 1e6))
+    assert distance[pairs].max() < 1
+
+
+def of_image(structs, i):
+    return jax.tree.map(lambda leaf: leaf[i], structs)
+
+
+def test_mmdetections_faster_rcnn(golden, run):
+    data = golden("whole_mmdet_faster_rcnn")
+    everything = {"num_samples": len(data["train/labels"][0])}
+    detector = jaxdet.build(
+        "faster_rcnn",
+        num_classes=int(data["num_classes"]),
+        rpn={
+            "sample": everything,
+            "train": {"pre_nms": 300, "num_proposals": 150},
+            "test": {"pre_nms": 300, "num_proposals": 100},
+        },
+        roi={"sample": {"num_samples": 160}, "suppress": {"max_detections": 2000}},
+    )
+    images = images_of(data)
+    variables = variables_of(detector, "mmdet_faster_rcnn", images)
+    found, metrics, seen = run(detector, variables, images, batch_of(data, images))
+    for level in range(5):
+        assert_sampled(data, f"fpn/{level}", seen["neck"][level], MAPS)
+    assert_outputs(data, "head_cls", seen["rpn_head"][0])
+    assert_outputs(data, "head_reg", seen["rpn_head"][1])
+    for i in range(2):
+        wanted = data[f"proposals/{i}"]
+        assert_same_boxes(of_image(seen["proposals"], i), wanted[:, :4], wanted[:, 4])
+        wanted = data[f"dets_all/{i}"]
+        labels = data[f"dets_all_labels/{i}"]
+        assert_same_boxes(of_image(found, i), wanted[:, :4], wanted[:, 4], labels)
+    assert metrics["rpn_positives"] == data["train/num_total_pos"]
+    assert metrics["roi_positives"] == sum(data[f"train/n_pos_neg/{i}"][0] for i in range(2))
+    losses = {
+        "rpn_class_loss": data["train/loss_rpn_cls"].sum(),
+        "rpn_box_loss": data["train/loss_rpn_bbox"].sum(),
+        "class_loss": data["train/loss_cls"],
+        "box_loss": data["train/loss_bbox"],
+        "accuracy": data["train/acc"][0] / 100,
+        "total": data["train/loss_total"],
+    }
+    for name, wanted in losses.items():
+        np.testing.assert_allclose(metrics[name], wanted, rtol=LOSSES, err_msg=name)
+
+
+def test_mmdetections_retinanet(golden, run):
+    data = golden("whole_mmdet_retinanet")
+    detector = jaxdet.build(
+        "retinanet", num_classes=int(data["num_classes"]), suppress={"max_detections": 2000}
+    )
+    images = images_of(data)
+    variables = variables_of(detector, "mmdet_retinanet", images)
+    found, metrics, seen = run(detector, variables, images, batch_of(data, images))
+    for level in range(5):
+        assert_sampled(data, f"fpn/{level}", seen["neck"][level], MAPS)
+    assert_outputs(data, "head_cls", seen["retina_head"][0])
+    assert_outputs(data, "head_reg", seen["retina_head"][1])
+    for i in range(2):
+        wanted = data[f"dets_all/{i}"]
+        labels = data[f"dets_all_labels/{i}"]
+        assert_same_boxes(of_image(found, i), wanted[:, :4], wanted[:, 4], labels)
+    assert metrics["positives"] == data["train/num_total_pos"]
+    losses = {
+        "class_loss": data["train/loss_cls"].sum(),
+        "box_loss": data["train/loss_bbox"].sum(),
+        "total": data["train/loss_total"],
+    }
+    for name, wanted in losses.items():
+        np.testing.assert_allclose(metrics[name], wanted, rtol=LOSSES, err_msg=name)
