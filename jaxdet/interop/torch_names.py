@@ -93,6 +93,11 @@ YOLOX_RULES = {
     r"head/boxes(\d)": r"head.reg_preds.\1",
     r"head/objectness(\d)": r"head.obj_preds.\1",
 }
+TORCHVISION_RULES = {
+    **{ours: f"backbone.body.{theirs}" for ours, theirs in RESNET_RULES.items()},
+    r"neck/lateral(\d)": r"backbone.fpn.inner_blocks.\1.0",
+    r"neck/output(\d)": r"backbone.fpn.layer_blocks.\1.0",
+}
 RULES: dict[str, dict[str, str]] = {
     "mmdetection": {
         **{ours: f"backbone.{theirs}" for ours, theirs in RESNET_RULES.items()},
@@ -118,9 +123,7 @@ RULES: dict[str, dict[str, str]] = {
         r"retina_head/deltas": "bbox_head.retina_reg",
     },
     "torchvision": {
-        **{ours: f"backbone.body.{theirs}" for ours, theirs in RESNET_RULES.items()},
-        r"neck/lateral(\d)": r"backbone.fpn.inner_blocks.\1.0",
-        r"neck/output(\d)": r"backbone.fpn.layer_blocks.\1.0",
+        **TORCHVISION_RULES,
         r"rpn_head/conv": "rpn.head.conv.0.0",
         r"rpn_head/logits": "rpn.head.cls_logits",
         r"rpn_head/deltas": "rpn.head.bbox_pred",
@@ -128,6 +131,15 @@ RULES: dict[str, dict[str, str]] = {
         r"box_head/fc1": "roi_heads.box_head.fc7",
         r"box_head/logits": "roi_heads.box_predictor.cls_score",
         r"box_head/deltas": "roi_heads.box_predictor.bbox_pred",
+    },
+    "torchvision_retinanet": {
+        **TORCHVISION_RULES,
+        r"neck/output3": "backbone.fpn.extra_blocks.p6",
+        r"neck/output4": "backbone.fpn.extra_blocks.p7",
+        r"retina_head/class_conv(\d)": r"head.classification_head.conv.\1.0",
+        r"retina_head/box_conv(\d)": r"head.regression_head.conv.\1.0",
+        r"retina_head/logits": "head.classification_head.cls_logits",
+        r"retina_head/deltas": "head.regression_head.bbox_reg",
     },
     "resnet": RESNET_RULES,
     "vgg": VGG_RULES,
@@ -147,6 +159,14 @@ LEAVES = {
 OLD_TORCHVISION_NAMES = (
     (r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)", r"\1.0.\2"),
     (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
+    # A ReLU behind each convolution was counted, too.
+    *(
+        (
+            rf"head\.(\w+)_head\.conv\.{2 * i}\.(weight|bias)",
+            rf"head.\1_head.conv.{i}.0.\2",
+        )
+        for i in range(4)
+    ),
 )
 # What reads the image's colours, of a ResNet, of a VGG and of a CSPDarknet.
 STEMS = (
@@ -249,8 +269,9 @@ def to_torch(
 
     Args:
         variables: "params" and perhaps "batch_stats", as arrays.
-        names: "mmdetection", "torchvision", "yolox", or "resnet" or "vgg" for what
-            torchvision's classifiers have of a detector.
+        names: "mmdetection", "torchvision" (Faster R-CNN), "torchvision_retinanet",
+            "yolox", or "resnet" or "vgg" for what torchvision's classifiers have
+            of a detector.
         bgr: whether the weights are to read BGR images; see `from_torch`.
 
     Returns:

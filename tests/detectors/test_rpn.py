@@ -142,11 +142,17 @@ def test_weights_and_kinds_of_the_losses_are_settings():
         losses_of(box=BoxLoss(kind="giuo"))
 
 
+def blank_images(sizes, canvas):
+    count = len(sizes)
+    pixels = jnp.zeros((count, *canvas, 3), jnp.uint8)
+    return Images(pixels, jnp.array(sizes), jnp.ones(count))
+
+
 def test_anchors_may_be_in_whole_cells_only():
     grid = AnchorGrid(divisor=16, whole_cells=True)
     maps = (jnp.zeros((2, 40, 64, 1)),)
-    sizes = jnp.array([[600, 1000], [592, 1008]])
-    anchors = rpn.make_anchors(RPNStage(anchors=grid), maps, (16,), sizes)
+    images = blank_images([[600, 1000], [592, 1008]], canvas=(640, 1024))
+    anchors = rpn.make_anchors(RPNStage(anchors=grid), maps, (16,), images)
     counts = [37 * 62 * grid.num_base, 37 * 63 * grid.num_base]  # 600 / 16 = 37.5 rows.
     np.testing.assert_array_equal(anchors.valid.sum(axis=1), counts)
 
@@ -155,9 +161,8 @@ def test_anchors_may_be_in_whole_cells_only():
 def test_anchors_beside_the_image_become_boxes_unless_its_map_ends_with_it(whole_cells, count):
     grid = AnchorGrid(scales=(1.0,), ratios=(1.0,), centre=0.5, whole_cells=whole_cells)
     stage = RPNStage(anchors=grid)
-    images = Images(np.zeros((1, 32, 64, 3), np.uint8), np.full((1, 2), 32), np.ones(1, np.float32))
-    images = jax.tree.map(jnp.asarray, images)
-    anchors = rpn.make_anchors(stage, (jnp.zeros((1, 1, 2, 1)),), (32,), images.sizes)
+    images = blank_images([[32, 32]], canvas=(32, 64))
+    anchors = rpn.make_anchors(stage, (jnp.zeros((1, 1, 2, 1)),), (32,), images)
     shifted = jnp.zeros((1, 2, 4)).at[:, 1, 0].set(-0.5)  # Half of it moves into the image.
     found = rpn.propose(stage, stage.test, jnp.zeros((1, 2)), shifted, anchors, images)
     np.testing.assert_array_equal(anchors.valid, [[True, False]])

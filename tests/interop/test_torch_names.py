@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxdet.detectors import retinanet
 from jaxdet.interop import from_torch, to_torch
 from jaxdet.models import (
     FPN,
@@ -286,6 +288,31 @@ def test_the_names_of_torchvisions_published_weights_are_known():
     assert old.keys() != tensors.keys()
     _, report = from_torch(old, variables)
     assert not report.missing and not report.unused
+
+
+def test_a_retinanet_has_torchvisions_names_old_and_new():
+    tensors = json.loads((GOLDENS / "whole_tv_retinanet.json").read_text())["shapes"]
+    tensors = numbered({k: v for k, v in tensors.items() if "num_batches" not in k})
+    model = retinanet.RetinaNet(
+        ResNet(),
+        FPN(start_level=1, extra="on_output"),
+        RetinaHead(num_classes=5),
+    )
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    report = assert_round_trip(tensors, variables, "torchvision_retinanet")
+    assert not report.missing and not report.unused
+    conv = re.compile(r"(head\.\w+_head\.conv)\.(\d)\.0")
+    blocks = re.compile(r"((?:inner|layer)_blocks\.\d)\.0")
+    old = {
+        conv.sub(lambda m: f"{m[1]}.{2 * int(m[2])}", blocks.sub(r"\1", name)): value
+        for name, value in tensors.items()
+    }
+    assert "head.regression_head.conv.6.bias" in old
+    filled, report = from_torch(old, variables)
+    assert not report.missing and not report.unused
+    back = to_torch(filled, names="torchvision_retinanet")
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(back[name], value, err_msg=name)
 
 
 def test_group_norm_needs_no_statistics():

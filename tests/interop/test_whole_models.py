@@ -10,13 +10,15 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
 import jaxdet
-from jaxdet.detectors import rpn
-from jaxdet.interop import from_torch
+from jaxdet.detectors import features, rpn
+from jaxdet.detectors.settings import Pixels
+from jaxdet.interop import from_torch, settings_for
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 # Float32 noise is a tenth of these: of maps and outputs in their deviations, of boxes in pixels.
@@ -78,6 +80,44 @@ def batch_of(data, images, slots=6):
     return jaxdet.Batch(
         images, boxes, labels, valid, np.zeros_like(valid), np.arange(2, dtype="u4")
     )
+
+
+def torchvision_input(data):
+    """Images as torchvision gives them to its networks: resized after normalising."""
+    pixels = Pixels()
+    found = np.zeros((2, *data["batch_hw"], 3), np.float32)
+    for i, (height, width) in enumerate(data["resized_hw"]):
+        image = (data[f"image_rgb_uint8/{i}"] - np.float64(pixels.mean)) / pixels.std
+        for axis, count in enumerate((height, width)):
+            image = resize(image, count, axis)
+        found[i, :height, :width] = image
+    assert_sampled(data, "transformed", found, 1e-5)
+    return found
+
+
+def resize(image, count, axis):
+    """Bilinear along an axis, as torch does it with corners not aligned, places in float32."""
+    last = image.shape[axis] - 1
+    scale = np.float32(image.shape[axis] / count)
+    place = np.clip((np.arange(count, dtype=np.float32) + 0.5) * scale - 0.5, 0, last)
+    before = np.floor(place).astype(int)
+    weight = (place - before).reshape([-1 if i == axis else 1 for i in range(3)])
+    after = np.minimum(before + 1, last)
+    return image.take(before, axis) * (1 - weight) + image.take(after, axis) * weight
+
+
+def to_originals(data, found):
+    """Boxes in pixels of the images, each side by its own ratio."""
+    sizes = np.stack([data[f"image_rgb_uint8/{i}"].shape[:2] for i in range(2)])
+    ratios = np.tile((sizes / data["resized_hw"])[:, ::-1], 2)
+    return found._replace(boxes=found.boxes * ratios[:, None])
+
+
+def merged(settings, more):
+    """Nested settings with others in their places."""
+    both = settings.keys() & more.keys()
+    inner = {key: merged(settings[key], more[key]) for key in both if isinstance(more[key], dict)}
+    return settings | more | inner
 
 
 @pytest.fixture
@@ -154,6 +194,12 @@ def of_image(structs, i):
     return jax.tree.map(lambda leaf: leaf[i], structs)
 
 
+def assert_detections(data, found, background_first=False):
+    for i in range(2):
+        wanted, labels = data[f"dets_all/{i}"], data[f"dets_all_labels/{i}"] - background_first
+        assert_same_boxes(of_image(found, i), wanted[:, :4], wanted[:, 4], labels)
+
+
 def test_mmdetections_faster_rcnn(golden, run):
     data = golden("whole_mmdet_faster_rcnn")
     everything = {"num_samples": len(data["train/labels"][0])}
@@ -177,9 +223,7 @@ def test_mmdetections_faster_rcnn(golden, run):
     for i in range(2):
         wanted = data[f"proposals/{i}"]
         assert_same_boxes(of_image(seen["proposals"], i), wanted[:, :4], wanted[:, 4])
-        wanted = data[f"dets_all/{i}"]
-        labels = data[f"dets_all_labels/{i}"]
-        assert_same_boxes(of_image(found, i), wanted[:, :4], wanted[:, 4], labels)
+    assert_detections(data, found)
     assert metrics["rpn_positives"] == data["train/num_total_pos"]
     assert metrics["roi_positives"] == sum(data[f"train/n_pos_neg/{i}"][0] for i in range(2))
     losses = {
@@ -206,10 +250,7 @@ def test_mmdetections_retinanet(golden, run):
         assert_sampled(data, f"fpn/{level}", seen["neck"][level], MAPS)
     assert_outputs(data, "head_cls", seen["retina_head"][0])
     assert_outputs(data, "head_reg", seen["retina_head"][1])
-    for i in range(2):
-        wanted = data[f"dets_all/{i}"]
-        labels = data[f"dets_all_labels/{i}"]
-        assert_same_boxes(of_image(found, i), wanted[:, :4], wanted[:, 4], labels)
+    assert_detections(data, found)
     assert metrics["positives"] == data["train/num_total_pos"]
     losses = {
         "class_loss": data["train/loss_cls"].sum(),
@@ -218,3 +259,50 @@ def test_mmdetections_retinanet(golden, run):
     }
     for name, wanted in losses.items():
         np.testing.assert_allclose(metrics[name], wanted, rtol=LOSSES, err_msg=name)
+
+
+def torchvisions(detector, data, num_classes, more):
+    """A detector with the settings of the published one, but for these and its epsilon.
+
+    The reference was made without published weights, which alone make its epsilon 0.
+    """
+    more = merged(more, {"backbone": {"norm_epsilon": 1e-5}})
+    settings = merged(settings_for("torchvision", detector), more)
+    pixels = np.zeros((2, *data["batch_hw"], 3), np.uint8)
+    images = jaxdet.Images(pixels, data["resized_hw"].astype(np.int32), np.ones(2, np.float32))
+    return jaxdet.build(detector, num_classes=num_classes, **settings), images
+
+
+def test_torchvisions_retinanet(golden, run, monkeypatch):
+    data = golden("whole_tv_retinanet")
+    x = jnp.asarray(torchvision_input(data))
+    more = {"suppress": {"max_detections": 2000}}
+    detector, images = torchvisions("retinanet", data, 5, more)
+    variables = variables_of(detector, "tv_retinanet", images)
+    monkeypatch.setattr(features, "normalize", lambda pixels, images: x)
+    found, _, seen = run(detector, variables, images)
+    for level, name in enumerate(("0", "1", "2", "p6", "p7")):
+        assert_sampled(data, f"fpn/{name}", seen["neck"][level], MAPS)
+    assert_sampled(data, "head_cls", seen["retina_head"][0], OUTPUTS)
+    assert_sampled(data, "head_reg", seen["retina_head"][1], OUTPUTS)
+    assert_detections(data, to_originals(data, found))
+
+
+def test_torchvisions_faster_rcnn(golden, run, monkeypatch):
+    data = golden("whole_tv_faster_rcnn")
+    x = jnp.asarray(torchvision_input(data))
+    more = {
+        "rpn": {"test": {"pre_nms": 300, "num_proposals": 100}},
+        "roi": {"suppress": {"max_detections": 2000}},
+    }
+    detector, images = torchvisions("faster_rcnn", data, 5, more)
+    variables = variables_of(detector, "tv_faster_rcnn", images)
+    monkeypatch.setattr(features, "normalize", lambda pixels, images: x)
+    found, _, seen = run(detector, variables, images)
+    for level, name in enumerate(("0", "1", "2", "3", "pool")):
+        assert_sampled(data, f"fpn/{name}", seen["neck"][level], MAPS)
+    assert_outputs(data, "head_cls", seen["rpn_head"][0])
+    assert_outputs(data, "head_reg", seen["rpn_head"][1])
+    for i in range(2):
+        assert_same_boxes(of_image(seen["proposals"], i), data[f"proposals/{i}"])
+    assert_detections(data, to_originals(data, found), background_first=True)
