@@ -1,4 +1,4 @@
-"""Torch weights <-> jaxdet variables, by the names of torchvision, mmdetection and YOLOX.
+"""Torch weights <-> jaxdet variables, by the names that other systems give their layers.
 
 `RULES` says what each of our modules is called there, and `_to_torch_layout`
 and `_from_torch_layout` how its arrays lie there; both directions follow them.
@@ -10,8 +10,9 @@ and `_from_torch_layout` how its arrays lie there; both directions follow them.
     scale, bias                       weight, bias
     mean, var (in "batch_stats")      running_mean, running_var
 
-Background is the last class here and in mmdetection, the first in torchvision,
-which also keeps a box for it: dropped on the way in, zeros on the way out.
+Background is the last class here and in mmdetection, the first in torchvision and
+simple-faster-rcnn, which also keep a box for it: dropped on the way in, zeros on
+the way out. The latter's deltas are (dy, dx, dh, dw).
 
 Some differences are not in the names. mmdetection's "caffe" backbones expect BGR
 images, less their mean but not divided: convert them with `bgr=True`, and give the
@@ -141,12 +142,30 @@ RULES: dict[str, dict[str, str]] = {
         r"retina_head/logits": "head.classification_head.cls_logits",
         r"retina_head/deltas": "head.regression_head.bbox_reg",
     },
+    "simple_faster_rcnn": {
+        **{
+            ours: theirs.replace("features", "extractor")
+            for ours, theirs in VGG_RULES.items()
+            if ours.startswith("backbone/")
+        },
+        r"rpn_head/conv": "rpn.conv1",
+        r"rpn_head/logits": "rpn.score",
+        r"rpn_head/deltas": "rpn.loc",
+        r"box_head/fc0": "head.classifier.0",
+        r"box_head/fc1": "head.classifier.2",
+        r"box_head/logits": "head.score",
+        r"box_head/deltas": "head.cls_loc",
+    },
     "resnet": RESNET_RULES,
     "vgg": VGG_RULES,
     "yolox": YOLOX_RULES,
 }
 # Dialects of a classifier, which has names for a part of a detector only.
 CLASSIFIERS = ("resnet", "vgg")
+# Dialects whose box heads have background first, and a box for it.
+BACKGROUND_FIRST = ("torchvision", "simple_faster_rcnn")
+# Dialects whose deltas are (dy, dx, dh, dw).
+YXYX_DIALECTS = ("simple_faster_rcnn",)
 # Our leaf -> theirs.
 LEAVES = {
     "kernel": "weight",
@@ -207,7 +226,7 @@ def from_torch(
     """Fills the variables of a detector from torch weights, as far as names match.
 
     The kind of names is the one that matches most leaves: mmdetection, YOLOX,
-    torchvision, or one of its classifiers alone: a ResNet fills just the
+    simple-faster-rcnn, torchvision, or one of its classifiers alone: a ResNet fills just the
     backbone, a VGG-16 also the fully connected layers of a box head of its size.
 
     Args:
@@ -270,8 +289,8 @@ def to_torch(
     Args:
         variables: "params" and perhaps "batch_stats", as arrays.
         names: "mmdetection", "torchvision" (Faster R-CNN), "torchvision_retinanet",
-            "yolox", or "resnet" or "vgg" for what torchvision's classifiers have
-            of a detector.
+            "yolox", "simple_faster_rcnn", or "resnet" or "vgg" for what
+            torchvision's classifiers have of a detector.
         bgr: whether the weights are to read BGR images; see `from_torch`.
 
     Returns:
@@ -335,13 +354,21 @@ def _turn_colours(kernel: Any) -> Any:
     return pixels[:, :, :, ::-1].reshape(kernel.shape)
 
 
+def _swap_axes(value: np.ndarray) -> np.ndarray:
+    """Rows (dx, dy, dw, dh) <-> (dy, dx, dh, dw), of every box."""
+    rows = value.reshape(-1, 2, 2, *value.shape[1:])
+    return rows[:, :, ::-1].reshape(value.shape)
+
+
 def _to_torch_layout(path: str, value: np.ndarray, dialect: str) -> np.ndarray:
     value = value.transpose((3, 2, 0, 1)) if value.ndim == 4 else value.T
     if _is_linear(path) and value.ndim == 4:
         value = value.reshape(len(value), -1)
-    if dialect == "torchvision" and "box_head/logits/" in path:
+    if dialect in YXYX_DIALECTS and "/deltas/" in path:
+        value = _swap_axes(value)
+    if dialect in BACKGROUND_FIRST and "box_head/logits/" in path:
         value = np.roll(value, 1, axis=0)
-    if dialect == "torchvision" and "box_head/deltas/" in path:
+    if dialect in BACKGROUND_FIRST and "box_head/deltas/" in path:
         value = np.concatenate([np.zeros_like(value[:4]), value])
     return value
 
@@ -350,10 +377,12 @@ def _from_torch_layout(
     path: str, value: np.ndarray, shape: tuple[int, ...], dialect: str
 ) -> np.ndarray:
     """Undoes `_to_torch_layout`; `shape` is the leaf's."""
-    if dialect == "torchvision" and "box_head/logits/" in path:
+    if dialect in BACKGROUND_FIRST and "box_head/logits/" in path:
         value = np.roll(value, -1, axis=0)
-    if dialect == "torchvision" and "box_head/deltas/" in path:
+    if dialect in BACKGROUND_FIRST and "box_head/deltas/" in path:
         value = value[4:]
+    if dialect in YXYX_DIALECTS and "/deltas/" in path:
+        value = _swap_axes(value)
     if len(shape) < 4:
         return value.T
     height, width, channels, features = shape
@@ -369,7 +398,7 @@ def _torch_shape(path: str, shape: tuple[int, ...], dialect: str) -> tuple[int, 
             inner = (channels * height * width,)
         return (features, *inner)
     first, *rest = reversed(shape)
-    if dialect == "torchvision" and "box_head/deltas/" in path:
+    if dialect in BACKGROUND_FIRST and "box_head/deltas/" in path:
         first += 4
     return (first, *rest)
 

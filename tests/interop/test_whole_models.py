@@ -23,7 +23,8 @@ from jaxdet.interop import from_torch, settings_for
 GOLDENS = Path(__file__).parent.parent / "goldens"
 # Float32 noise is a tenth of these: of maps and outputs in their deviations, of boxes in pixels.
 MAPS, OUTPUTS, BOXES, SCORES, LOSSES = 1e-3, 2e-3, 2e-2, 2e-3, 1e-3
-PARTS = ("neck", "rpn_head", "retina_head")
+YXYX = [1, 0, 3, 2]  # There and back, also of deltas.
+PARTS = ("backbone", "neck", "rpn_head", "retina_head")
 
 
 def torch_weights(name):
@@ -45,11 +46,10 @@ def torch_weights(name):
             value = rng.standard_normal(shape, dtype=np.float32)
             value -= value.mean(axis=tuple(range(1, len(shape))), dtype=np.float64, keepdims=True)
             value *= np.float32(np.sqrt(2 / value[0].size))
-        for pattern, scale, shift in spec["rules"]:
-            if re.search(pattern, key):
-                rule = np.float32(scale), np.float32(shift)
-                weights[key] = value * rule[0] + rule[1]
-        weights.setdefault(key, value)
+        for scale, shift in [rule[1:] for rule in spec["rules"] if re.search(rule[0], key)][-1:]:
+            value *= np.float32(scale)
+            value += np.float32(shift)
+        weights[key] = value
     return weights
 
 
@@ -306,3 +306,52 @@ def test_torchvisions_faster_rcnn(golden, run, monkeypatch):
     for i in range(2):
         assert_same_boxes(of_image(seen["proposals"], i), data[f"proposals/{i}"])
     assert_detections(data, to_originals(data, found), background_first=True)
+
+
+def test_simple_faster_rcnn(golden, run):
+    data = golden("whole_sfrcnn_vgg16")
+    counts = {"pre_nms": 600, "num_proposals": 80}
+    settings = settings_for("simple_faster_rcnn", "faster_rcnn")
+    small = settings["rpn"]["test"]
+    # How it trains, with every anchor and region of either kind.
+    train = {
+        "rpn": {
+            "inside": {"allowed_border": 0.0, "count_touching": True},
+            "assign": {"min_positive_iou": 0.0, "reassign_low_quality": False},
+            "sample": {"num_samples": 2000, "positive_fraction": 1.0},
+            "loss": {"least_samples": 0, "box": {"kind": "smooth_l1", "beta": 1 / 9}},
+            "train": small | counts,
+            "test": counts,
+        },
+        "roi": {"sample": {"num_samples": 168, "positive_fraction": 0.5}},
+    }
+    train["roi"]["loss"] = {"box": {"kind": "smooth_l1"}}
+    detector = jaxdet.build("faster_rcnn", num_classes=5, **merged(settings, train))
+    pixels = data["image_rgb_uint8"][None]
+    scale = data["scale"].astype(np.float32)
+    images = jaxdet.Images(pixels, np.array([pixels.shape[1:3]], np.int32), scale[None])
+    variables = variables_of(detector, "sfrcnn_vgg16", images)
+    boxes, labels = data["train/gt_bbox_yxyx"][:, YXYX], data["train/gt_label"].astype(np.int32)
+    valid = np.ones((1, len(labels)), bool)
+    batch = jaxdet.Batch(images, boxes[None], labels[None], valid, ~valid, np.arange(1, dtype="u4"))
+    found, metrics, seen = run(detector, variables, images, batch)
+    assert_sampled(data, "feat", seen["backbone"][0], MAPS)
+    logits, deltas = seen["rpn_head"]
+    scores = data["rpn_scores/sample"].reshape(-1, 2)
+    apart = scores[:, 1] - scores[:, 0]
+    np.testing.assert_allclose(logits[0], apart, rtol=0, atol=OUTPUTS * apart.std())
+    assert_sampled(data, "rpn_locs", deltas[..., YXYX], OUTPUTS)
+    assert_same_boxes(of_image(seen["proposals"], 0), data["rois"][:, YXYX])
+    found = of_image(found, 0)
+    found = found._replace(boxes=found.boxes / scale)
+    wanted = data["pred_bbox_yxyx"][:, YXYX], data["pred_score"], data["pred_label"]
+    assert_same_boxes(found, *wanted)
+    losses = {
+        "rpn_class_loss": data["train/rpn_cls_loss"],
+        "rpn_box_loss": data["train/rpn_loc_loss"],
+        "class_loss": data["train/roi_cls_loss"],
+        "box_loss": data["train/roi_loc_loss"],
+        "total": data["train/total_loss"],
+    }
+    for name, wanted in losses.items():
+        np.testing.assert_allclose(metrics[name], wanted, rtol=LOSSES, err_msg=name)
