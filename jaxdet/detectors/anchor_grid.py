@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdet.detectors.settings import Assign, Inside
+from jaxdet.detectors.settings import AnchorGrid, Assign, Inside
 from jaxdet.ops import anchors as anchor_ops
 from jaxdet.ops.assignment import Assignment, assign_by_iou
-from jaxdet.types import Objects
+from jaxdet.types import Images, Objects
 
 
 class Anchors(NamedTuple):
@@ -24,7 +24,7 @@ class Anchors(NamedTuple):
 
 def make_anchors(
     pyramid: Sequence[Float[Array, "B _ _ C"]],
-    sizes: Int[Array, "B 2"],
+    images: Images,
     *,
     strides: Sequence[int],
     scales: Sequence[float],
@@ -32,22 +32,30 @@ def make_anchors(
     centre: float = 0.0,
     divisor: int,
     whole_cells: bool = False,
+    rounded: bool = False,
 ) -> Anchors:
     """Anchors on every cell of a pyramid, and which of them each image covers.
 
     Args:
         pyramid: feature maps; only their sizes are read.
-        sizes: (height, width) of the images.
+        images: the batch; its canvas and the images' sizes are read.
         strides: see `ops.anchors.pyramid_anchors`, as `scales`, `ratios` and `centre`.
         scales: sides of the square anchors, in strides.
         ratios: height / width.
         centre: where in a cell its anchors are centred, 0 to 1.
         divisor: an image's sides are rounded up to it; see `ops.anchors.pyramid_valid`.
         whole_cells: see there, too.
+        rounded: see `ops.anchors.pyramid_anchors`; cells share the canvas then.
     """
     feature_sizes = [level.shape[1:3] for level in pyramid]
     boxes = anchor_ops.pyramid_anchors(
-        feature_sizes, strides, scales=scales, ratios=ratios, centre=centre
+        feature_sizes,
+        strides,
+        scales=scales,
+        ratios=ratios,
+        centre=centre,
+        rounded=rounded,
+        canvas=images.pixels.shape[1:3] if rounded else None,
     )
     num_base = len(scales) * len(ratios)
     covered = partial(
@@ -59,7 +67,19 @@ def make_anchors(
         whole_cells=whole_cells,
     )
     level_sizes = tuple(height * width * num_base for height, width in feature_sizes)
-    return Anchors(jnp.asarray(boxes), jax.vmap(covered)(sizes), level_sizes)
+    return Anchors(jnp.asarray(boxes), jax.vmap(covered)(images.sizes), level_sizes)
+
+
+def may_predict(anchors: Anchors, settings: AnchorGrid) -> Bool[Array, "B N"]:
+    """The anchors that may become boxes: all, as in mmdetection, beside the image, too.
+
+    Where maps end with their image, as `whole_cells` says, those of its own cells only.
+
+    Args:
+        anchors: of the batch.
+        settings: what made them.
+    """
+    return anchors.valid if settings.whole_cells else jnp.ones_like(anchors.valid)
 
 
 def assign(

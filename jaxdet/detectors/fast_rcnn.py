@@ -39,6 +39,9 @@ from jaxdet.types import Detections, Detector, Images, Metrics, Objects, Proposa
 # The coarsest map of an FPN holds no region; it serves the RPN alone.
 MOST_LEVELS = 4
 
+# Fields of `Pool` that "pool" has no use for.
+OF_ALIGN = ("sampling_ratio", "max_sampling", "aligned")
+
 # 512 regions of 4 images gather 4 GB at 256 channels and the default `max_sampling`.
 IMAGES_POOLED_AT_ONCE = 4
 
@@ -54,6 +57,7 @@ class Pool(Group):
         scale: regions are pooled this much larger than they are, about their centres.
         sampling_ratio: samples a bin and axis; 0 adapts to the region. Of "align".
         max_sampling: cap on adaptive samples. Of "align".
+        aligned: shift by half a cell, so that cell centres are at integers. Of "align".
     """
 
     kind: str = "align"
@@ -62,6 +66,7 @@ class Pool(Group):
     scale: float = 1.0
     sampling_ratio: int = 0
     max_sampling: int = 6
+    aligned: bool = True
 
 
 @group
@@ -270,7 +275,8 @@ def pool(
     if kind not in ("align", "pool"):
         raise ValueError(f"kind of pooling must be 'align' or 'pool', found {kind!r}")
     if kind == "pool":
-        del keywords["sampling_ratio"], keywords["max_sampling"]
+        for name in OF_ALIGN:
+            del keywords[name]
     method = partial(pyramid_roi_align if kind == "align" else pyramid_roi_pool, **keywords)
     if scale != 1:
         rois = box_ops.rescale(rois, scale)

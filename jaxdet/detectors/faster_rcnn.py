@@ -81,7 +81,7 @@ def faster_rcnn(
         )
 
         logits, deltas = network.apply(variables, pyramid, method="rpn_head")
-        anchors = first.make_anchors(rpn, pyramid, strides, batch.images.sizes)
+        anchors = first.make_anchors(rpn, pyramid, strides, batch.images)
         targets = first.batch_targets(rpn, keys[:, 0], anchors, batch)
         terms = first.rpn_losses(rpn, logits, deltas, anchors, targets, axis_name=axis_name)
         counts = first.rpn_counts(rpn, logits, targets)
@@ -100,7 +100,7 @@ def faster_rcnn(
         """Detections of every image, best first, in canvas pixels."""
         pyramid, _ = features.extract(network, pixels, variables, images, train=False)
         logits, deltas = network.apply(variables, pyramid, method="rpn_head")
-        anchors = first.make_anchors(rpn, pyramid, strides, images.sizes)
+        anchors = first.make_anchors(rpn, pyramid, strides, images)
         proposals = first.propose(rpn, rpn.test, logits, deltas, anchors, images)
         pooled = fast_rcnn.pool(roi.pool, pyramid, strides, proposals.boxes)
         logits, deltas = network.apply(variables, pooled, method="box_head")

@@ -93,6 +93,7 @@ def retinanet(
     coder: Coder = Coder(),
     loss: RetinaLoss = RetinaLoss(),
     pre_nms: int = 1000,
+    pre_nms_pairs: bool = False,
     suppress: Suppress = Suppress(),
     dtype: str = "float32",
 ) -> Detector:
@@ -110,6 +111,7 @@ def retinanet(
         coder: what the deltas mean.
         loss: what they learn by.
         pre_nms: anchors of each level that are decoded in prediction, by their best class.
+        pre_nms_pairs: whether it counts pairs of anchor and class instead, as in torchvision.
         suppress: the final boxes.
         dtype: of the networks' computation, "float32" or "bfloat16".
 
@@ -131,7 +133,7 @@ def retinanet(
             network, pixels, variables, batch.images, train=True, axis_name=axis_name
         )
         logits, deltas = network.apply(variables, pyramid, method="retina_head")
-        grid = make_anchors(pyramid, batch.images.sizes)
+        grid = make_anchors(pyramid, batch.images)
         one = partial(anchor_targets, grid.boxes, inside=inside, assign=assign)
         targets = jax.vmap(partial(one, num_classes=num_classes))(
             grid.valid, batch.images.sizes, batch.objects
@@ -144,11 +146,17 @@ def retinanet(
         """Detections of every image, best first, in canvas pixels."""
         pyramid, _ = features.extract(network, pixels, variables, images, train=False)
         logits, deltas = network.apply(variables, pyramid, method="retina_head")
-        grid = make_anchors(pyramid, images.sizes)
+        grid = make_anchors(pyramid, images)
         one = partial(
-            detections, grid.boxes, level_sizes=grid.level_sizes, pre_nms=pre_nms, coder=coder
+            detections,
+            grid.boxes,
+            level_sizes=grid.level_sizes,
+            pre_nms=pre_nms,
+            pre_nms_pairs=pre_nms_pairs,
+            coder=coder,
         )
-        return jax.vmap(partial(one, suppress=suppress))(logits, deltas, grid.valid, images.sizes)
+        may_predict = anchor_grid.may_predict(grid, anchors)
+        return jax.vmap(partial(one, suppress=suppress))(logits, deltas, may_predict, images.sizes)
 
     return features.make_detector(network, pixels, total_loss, predict)
 
@@ -212,10 +220,28 @@ def detections(
     pre_nms: int,
     coder: Coder,
     suppress: Suppress,
+    pre_nms_pairs: bool = False,
 ) -> Detections:
     """The final boxes of one image."""
     scores = jax.nn.sigmoid(logits)
+    if pre_nms_pairs:
+        scores = best_pairs(scores, anchors_valid, level_sizes=level_sizes, count=pre_nms)
     ranked = jnp.where(anchors_valid, jnp.max(scores, axis=-1), -jnp.inf)
     best, index = (x.ravel() for x in best_of_levels(ranked, level_sizes, pre_nms))
     boxes = box_coder.decode(anchors[index], deltas[index], size=size, **vars(coder))
     return nms_per_class(boxes[:, None], scores[index], best > -jnp.inf, **vars(suppress))
+
+
+def best_pairs(
+    scores: Float[Array, "N K"],
+    anchors_valid: Bool[Array, " N"],
+    *,
+    level_sizes: tuple[int, ...],
+    count: int,
+) -> Float[Array, "N K"]:
+    """Scores with all but the `count` best pairs of anchor and class of each level at 0."""
+    num_classes = scores.shape[1]
+    ranked = jnp.where(anchors_valid[:, None], scores, -jnp.inf).ravel()
+    best, index = best_of_levels(ranked, [size * num_classes for size in level_sizes], count)
+    # Levels of fewer pairs end in -inf at an index of another pair, which stays what it is.
+    return jnp.zeros(scores.size).at[index.ravel()].max(best.ravel()).reshape(scores.shape)

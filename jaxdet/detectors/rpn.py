@@ -170,7 +170,7 @@ def rpn(
             network, pixels, variables, batch.images, train=True, axis_name=axis_name
         )
         logits, deltas = network.apply(variables, pyramid, method="rpn_head")
-        anchors = make_anchors(rpn, pyramid, strides, batch.images.sizes)
+        anchors = make_anchors(rpn, pyramid, strides, batch.images)
         targets = batch_targets(rpn, keys, anchors, batch)
         terms = rpn_losses(rpn, logits, deltas, anchors, targets, axis_name=axis_name)
         counts = rpn_counts(rpn, logits, targets)
@@ -180,7 +180,7 @@ def rpn(
         """Proposals of every image as detections, best first, in canvas pixels."""
         pyramid, _ = features.extract(network, pixels, variables, images, train=False)
         logits, deltas = network.apply(variables, pyramid, method="rpn_head")
-        anchors = make_anchors(rpn, pyramid, strides, images.sizes)
+        anchors = make_anchors(rpn, pyramid, strides, images)
         found = propose(rpn, rpn.test, logits, deltas, anchors, images)
         labels = jnp.zeros(found.valid.shape, jnp.int32)
         return Detections(found.boxes, found.scores, labels, found.valid)
@@ -206,10 +206,10 @@ def matrices(stage: RPNStage) -> dict[str, tuple]:
 
 
 def make_anchors(
-    stage: RPNStage, pyramid: tuple[Array, ...], strides: tuple[int, ...], sizes: Int[Array, "B 2"]
+    stage: RPNStage, pyramid: tuple[Array, ...], strides: tuple[int, ...], images: Images
 ) -> Anchors:
     """The stage's anchors on a pyramid."""
-    return anchor_grid.make_anchors(pyramid, sizes, strides=strides, **vars(stage.anchors))
+    return anchor_grid.make_anchors(pyramid, images, strides=strides, **vars(stage.anchors))
 
 
 def batch_targets(
@@ -332,9 +332,10 @@ def propose(
         min_size *= images.scales
     # Proposals are inputs of the second stage, not a path for its gradient.
     scores, deltas = jax.lax.stop_gradient((jax.nn.sigmoid(logits), deltas))
+    may_predict = anchor_grid.may_predict(anchors, stage.anchors)
     one = partial(generate_proposals, level_sizes=anchors.level_sizes, **keywords)
     return jax.vmap(
         lambda scores, deltas, valid, size, min_size: one(
             scores, deltas, anchors.boxes, valid, size, min_size=min_size
         )
-    )(scores, deltas, anchors.valid, images.sizes, min_size)
+    )(scores, deltas, may_predict, images.sizes, min_size)

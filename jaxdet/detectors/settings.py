@@ -45,8 +45,10 @@ class AnchorGrid(Group):
         scales: sides of the square anchors, in strides; above 0.
         ratios: height / width of the anchors; above 0.
         centre: where in a cell its anchors are centred, 0 to 1.
-        divisor: an image's sides are rounded up to it, and anchors of cells beyond are unused.
-        whole_cells: whether a cell that the image fills in part is unused, too.
+        divisor: an image's sides are rounded up to it, and anchors of cells beyond train nothing.
+        whole_cells: whether maps end with their image: a cell that it fills in
+            part trains nothing either, and no such anchor becomes a box.
+        rounded: whether anchors and the steps between cells are whole pixels, as in torchvision.
     """
 
     scales: tuple[float, ...] = (8.0,)
@@ -54,6 +56,7 @@ class AnchorGrid(Group):
     centre: float = 0.0
     divisor: int = 32
     whole_cells: bool = False
+    rounded: bool = False
 
     @property
     def num_base(self) -> int:
@@ -157,6 +160,7 @@ class Suppress(Group):
         max_candidates: pairs of box and class an image that suppression looks
             at; of YOLOX boxes, by their best class, where the reference looks at all.
         class_agnostic: whether detections of all classes suppress each other.
+        min_size: boxes with a shorter side are dropped, in pixels of the canvas.
     """
 
     score_threshold: float = 0.05
@@ -164,3 +168,4 @@ class Suppress(Group):
     max_detections: int = 100
     max_candidates: int = 2000
     class_agnostic: bool = False
+    min_size: float = 0.0

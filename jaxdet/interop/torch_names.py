@@ -1,4 +1,4 @@
-"""Torch weights <-> jaxdet variables, by the names of torchvision, mmdetection and YOLOX.
+"""Torch weights <-> jaxdet variables, by the names that other systems give their layers.
 
 `RULES` says what each of our modules is called there, and `_to_torch_layout`
 and `_from_torch_layout` how its arrays lie there; both directions follow them.
@@ -10,8 +10,9 @@ and `_from_torch_layout` how its arrays lie there; both directions follow them.
     scale, bias                       weight, bias
     mean, var (in "batch_stats")      running_mean, running_var
 
-Background is the last class here and in mmdetection, the first in torchvision,
-which also keeps a box for it: dropped on the way in, zeros on the way out.
+Background is the last class here and in mmdetection, the first in torchvision and
+simple-faster-rcnn, which also keep a box for it: dropped on the way in, zeros on
+the way out. The latter's deltas are (dy, dx, dh, dw).
 
 Some differences are not in the names. mmdetection's "caffe" backbones expect BGR
 images, less their mean but not divided: convert them with `bgr=True`, and give the
@@ -93,6 +94,11 @@ YOLOX_RULES = {
     r"head/boxes(\d)": r"head.reg_preds.\1",
     r"head/objectness(\d)": r"head.obj_preds.\1",
 }
+TORCHVISION_RULES = {
+    **{ours: f"backbone.body.{theirs}" for ours, theirs in RESNET_RULES.items()},
+    r"neck/lateral(\d)": r"backbone.fpn.inner_blocks.\1.0",
+    r"neck/output(\d)": r"backbone.fpn.layer_blocks.\1.0",
+}
 RULES: dict[str, dict[str, str]] = {
     "mmdetection": {
         **{ours: f"backbone.{theirs}" for ours, theirs in RESNET_RULES.items()},
@@ -118,9 +124,7 @@ RULES: dict[str, dict[str, str]] = {
         r"retina_head/deltas": "bbox_head.retina_reg",
     },
     "torchvision": {
-        **{ours: f"backbone.body.{theirs}" for ours, theirs in RESNET_RULES.items()},
-        r"neck/lateral(\d)": r"backbone.fpn.inner_blocks.\1.0",
-        r"neck/output(\d)": r"backbone.fpn.layer_blocks.\1.0",
+        **TORCHVISION_RULES,
         r"rpn_head/conv": "rpn.head.conv.0.0",
         r"rpn_head/logits": "rpn.head.cls_logits",
         r"rpn_head/deltas": "rpn.head.bbox_pred",
@@ -129,12 +133,39 @@ RULES: dict[str, dict[str, str]] = {
         r"box_head/logits": "roi_heads.box_predictor.cls_score",
         r"box_head/deltas": "roi_heads.box_predictor.bbox_pred",
     },
+    "torchvision_retinanet": {
+        **TORCHVISION_RULES,
+        r"neck/output3": "backbone.fpn.extra_blocks.p6",
+        r"neck/output4": "backbone.fpn.extra_blocks.p7",
+        r"retina_head/class_conv(\d)": r"head.classification_head.conv.\1.0",
+        r"retina_head/box_conv(\d)": r"head.regression_head.conv.\1.0",
+        r"retina_head/logits": "head.classification_head.cls_logits",
+        r"retina_head/deltas": "head.regression_head.bbox_reg",
+    },
+    "simple_faster_rcnn": {
+        **{
+            ours: theirs.replace("features", "extractor")
+            for ours, theirs in VGG_RULES.items()
+            if ours.startswith("backbone/")
+        },
+        r"rpn_head/conv": "rpn.conv1",
+        r"rpn_head/logits": "rpn.score",
+        r"rpn_head/deltas": "rpn.loc",
+        r"box_head/fc0": "head.classifier.0",
+        r"box_head/fc1": "head.classifier.2",
+        r"box_head/logits": "head.score",
+        r"box_head/deltas": "head.cls_loc",
+    },
     "resnet": RESNET_RULES,
     "vgg": VGG_RULES,
     "yolox": YOLOX_RULES,
 }
 # Dialects of a classifier, which has names for a part of a detector only.
 CLASSIFIERS = ("resnet", "vgg")
+# Dialects whose box heads have background first, and a box for it.
+BACKGROUND_FIRST = ("torchvision", "simple_faster_rcnn")
+# Dialects whose deltas are (dy, dx, dh, dw).
+YXYX_DIALECTS = ("simple_faster_rcnn",)
 # Our leaf -> theirs.
 LEAVES = {
     "kernel": "weight",
@@ -147,6 +178,14 @@ LEAVES = {
 OLD_TORCHVISION_NAMES = (
     (r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)", r"\1.0.\2"),
     (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
+    # A ReLU behind each convolution was counted, too.
+    *(
+        (
+            rf"head\.(\w+)_head\.conv\.{2 * i}\.(weight|bias)",
+            rf"head.\1_head.conv.{i}.0.\2",
+        )
+        for i in range(4)
+    ),
 )
 # What reads the image's colours, of a ResNet, of a VGG and of a CSPDarknet.
 STEMS = (
@@ -187,7 +226,7 @@ def from_torch(
     """Fills the variables of a detector from torch weights, as far as names match.
 
     The kind of names is the one that matches most leaves: mmdetection, YOLOX,
-    torchvision, or one of its classifiers alone: a ResNet fills just the
+    simple-faster-rcnn, torchvision, or one of its classifiers alone: a ResNet fills just the
     backbone, a VGG-16 also the fully connected layers of a box head of its size.
 
     Args:
@@ -249,7 +288,8 @@ def to_torch(
 
     Args:
         variables: "params" and perhaps "batch_stats", as arrays.
-        names: "mmdetection", "torchvision", "yolox", or "resnet" or "vgg" for what
+        names: "mmdetection", "torchvision" (Faster R-CNN), "torchvision_retinanet",
+            "yolox", "simple_faster_rcnn", or "resnet" or "vgg" for what
             torchvision's classifiers have of a detector.
         bgr: whether the weights are to read BGR images; see `from_torch`.
 
@@ -314,13 +354,21 @@ def _turn_colours(kernel: Any) -> Any:
     return pixels[:, :, :, ::-1].reshape(kernel.shape)
 
 
+def _swap_axes(value: np.ndarray) -> np.ndarray:
+    """Rows (dx, dy, dw, dh) <-> (dy, dx, dh, dw), of every box."""
+    rows = value.reshape(-1, 2, 2, *value.shape[1:])
+    return rows[:, :, ::-1].reshape(value.shape)
+
+
 def _to_torch_layout(path: str, value: np.ndarray, dialect: str) -> np.ndarray:
     value = value.transpose((3, 2, 0, 1)) if value.ndim == 4 else value.T
     if _is_linear(path) and value.ndim == 4:
         value = value.reshape(len(value), -1)
-    if dialect == "torchvision" and "box_head/logits/" in path:
+    if dialect in YXYX_DIALECTS and "/deltas/" in path:
+        value = _swap_axes(value)
+    if dialect in BACKGROUND_FIRST and "box_head/logits/" in path:
         value = np.roll(value, 1, axis=0)
-    if dialect == "torchvision" and "box_head/deltas/" in path:
+    if dialect in BACKGROUND_FIRST and "box_head/deltas/" in path:
         value = np.concatenate([np.zeros_like(value[:4]), value])
     return value
 
@@ -329,10 +377,12 @@ def _from_torch_layout(
     path: str, value: np.ndarray, shape: tuple[int, ...], dialect: str
 ) -> np.ndarray:
     """Undoes `_to_torch_layout`; `shape` is the leaf's."""
-    if dialect == "torchvision" and "box_head/logits/" in path:
+    if dialect in BACKGROUND_FIRST and "box_head/logits/" in path:
         value = np.roll(value, -1, axis=0)
-    if dialect == "torchvision" and "box_head/deltas/" in path:
+    if dialect in BACKGROUND_FIRST and "box_head/deltas/" in path:
         value = value[4:]
+    if dialect in YXYX_DIALECTS and "/deltas/" in path:
+        value = _swap_axes(value)
     if len(shape) < 4:
         return value.T
     height, width, channels, features = shape
@@ -348,7 +398,7 @@ def _torch_shape(path: str, shape: tuple[int, ...], dialect: str) -> tuple[int, 
             inner = (channels * height * width,)
         return (features, *inner)
     first, *rest = reversed(shape)
-    if dialect == "torchvision" and "box_head/deltas/" in path:
+    if dialect in BACKGROUND_FIRST and "box_head/deltas/" in path:
         first += 4
     return (first, *rest)
 

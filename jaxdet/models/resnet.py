@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxdet.models.layers import Conv, max_pool_3x3_stride_2, norm_layer
+from jaxdet.models.layers import NORM_EPSILON, Conv, max_pool_3x3_stride_2, norm_layer
 from jaxdet.types import short_repr
 
 # Depth -> (blocks of the four stages, whether they are bottlenecks).
@@ -38,6 +38,7 @@ class ResNet(nn.Module):
         frozen_stages: n of 0..4. From 1 on, the stem and the stages 1..n keep
             their running statistics and pass no gradient to their parameters.
         axis_name: the mapped axis over which "sync" averages while training.
+        norm_epsilon: added to variances; 0 in torchvision's published detectors.
         zero_init_residual: start the last scale of each block at 0, so that
             blocks begin as the identity (Goyal et al., arXiv:1706.02677, sec. 5.1).
         dtype: type of the computation and of the maps.
@@ -49,6 +50,7 @@ class ResNet(nn.Module):
     style: str = "pytorch"
     frozen_stages: int = 0
     axis_name: str | None = None
+    norm_epsilon: float = NORM_EPSILON
     zero_init_residual: bool = False
     dtype: DTypeLike = jnp.float32
 
@@ -99,6 +101,7 @@ class ResNet(nn.Module):
             train=train,
             frozen=frozen,
             axis_name=self.axis_name,
+            epsilon=self.norm_epsilon,
             dtype=self.dtype,
             name="stem_norm",
         )
@@ -115,6 +118,7 @@ class ResNet(nn.Module):
                 style=self.style,
                 frozen=i < self.frozen_stages,
                 axis_name=self.axis_name,
+                norm_epsilon=self.norm_epsilon,
                 zero_init_residual=self.zero_init_residual,
                 dtype=self.dtype,
                 name=f"layer{i + 1}",
@@ -155,6 +159,7 @@ class Stage(nn.Module):
     style: str
     frozen: bool
     axis_name: str | None
+    norm_epsilon: float
     zero_init_residual: bool
     dtype: DTypeLike
 
@@ -170,6 +175,7 @@ class Stage(nn.Module):
                 style=self.style,
                 frozen=self.frozen,
                 axis_name=self.axis_name,
+                norm_epsilon=self.norm_epsilon,
                 zero_init_residual=self.zero_init_residual,
                 dtype=self.dtype,
                 name=f"block{i}",
@@ -191,6 +197,7 @@ class Block(nn.Module):
     style: str
     frozen: bool
     axis_name: str | None
+    norm_epsilon: float
     zero_init_residual: bool
     dtype: DTypeLike
 
@@ -239,6 +246,7 @@ class Block(nn.Module):
             train=train,
             frozen=self.frozen,
             axis_name=self.axis_name,
+            epsilon=self.norm_epsilon,
             scale_init=initializers.zeros if zero_init else initializers.ones,
             dtype=self.dtype,
             name=name,

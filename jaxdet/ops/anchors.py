@@ -4,7 +4,8 @@ Sizes and strides are static, so anchors are NumPy arrays: constants under jit.
 Anchors run over levels, then y, then x, then ratio, then scale.
 
 Reference: mmdetection 2.11, AnchorGenerator and anchor_inside_flags;
-simple-faster-rcnn's bbox_tools, whose anchors are centred in their cells.
+simple-faster-rcnn's bbox_tools, whose anchors are centred in their cells;
+torchvision's AnchorGenerator, whose anchors are rounded.
 """
 
 import math
@@ -47,9 +48,14 @@ def octave_scales(base: float, num_scales: int) -> tuple[float, ...]:
 
 
 def base_anchors(
-    stride: int, *, scales: Sequence[float], ratios: Sequence[float], centre: float = 0.0
+    stride: int,
+    *,
+    scales: Sequence[float],
+    ratios: Sequence[float],
+    centre: float = 0.0,
+    rounded: bool = False,
 ) -> Float[np.ndarray, "A 4"]:
-    """Anchors of one cell, not rounded; ratio-major, then scale.
+    """Anchors of one cell; ratio-major, then scale.
 
     >>> base_anchors(4, scales=(1,), ratios=(1, 4))
     array([[-2., -2.,  2.,  2.],
@@ -61,6 +67,8 @@ def base_anchors(
         ratios: height / width, at equal area.
         centre: of the anchors in the cell, in strides: 0 is its top left corner
             (mmdetection), 0.5 its middle (simple-faster-rcnn).
+        rounded: drop fractions of the square anchors' sides, and round corners
+            to whole pixels, halves to even ones, as torchvision does.
 
     Raises:
         ValueError: if stride, scales or ratios are not above 0, there are none,
@@ -70,15 +78,19 @@ def base_anchors(
     check_fractions(centre=centre)
     root = np.sqrt(np.asarray(ratios, np.float64))
     sides = stride * np.asarray(scales, np.float64)
+    if rounded:
+        sides = np.floor(sides)
     heights = (root[:, None] * sides).ravel()
     widths = (sides / root[:, None]).ravel()
     corners = np.stack([-widths, -heights, widths, heights], axis=-1) / 2
+    if rounded:
+        corners = np.round(corners)
     return (corners + stride * centre).astype(np.float32)
 
 
 @check_shapes
 def grid_anchors(
-    base: Float[np.ndarray, "A 4"], feature_size: tuple[int, int], stride: int
+    base: Float[np.ndarray, "A 4"], feature_size: tuple[int, int], stride: int | tuple[int, int]
 ) -> Float[np.ndarray, "N 4"]:
     """Base anchors at the top left corner of every cell of a map of (height, width) cells.
 
@@ -86,13 +98,19 @@ def grid_anchors(
     array([[-1., -1.,  1.,  1.],
            [ 3., -1.,  5.,  1.]], dtype=float32)
 
+    Args:
+        base: anchors of the cell at the origin.
+        feature_size: (height, width) in cells.
+        stride: pixels a cell, or (height, width) of one.
+
     Raises:
         ValueError: if `stride` is not above 0 or a side of the map is negative.
     """
-    _check_positive(stride=[stride])
+    down, right = (stride, stride) if isinstance(stride, int) else stride
+    _check_positive(stride=[down, right])
     height, width = feature_size
     check_at_least(0, height=height, width=width)
-    y, x = np.meshgrid(np.arange(height) * stride, np.arange(width) * stride, indexing="ij")
+    y, x = np.meshgrid(np.arange(height) * down, np.arange(width) * right, indexing="ij")
     shifts = np.stack([x, y, x, y], axis=-1).astype(np.float32)
     return (shifts[:, :, None] + base).reshape(-1, 4)
 
@@ -104,6 +122,8 @@ def pyramid_anchors(
     scales: Sequence[float],
     ratios: Sequence[float],
     centre: float = 0.0,
+    rounded: bool = False,
+    canvas: tuple[int, int] | None = None,
 ) -> Float[np.ndarray, "N 4"]:
     """Anchors of all levels, concatenated; of one level where there is no pyramid.
 
@@ -118,6 +138,10 @@ def pyramid_anchors(
         scales: sides of the square anchors, in strides.
         ratios: height / width.
         centre: of the anchors in their cells, in strides, as in `base_anchors`.
+        rounded: whether they are rounded to whole pixels, as in `base_anchors`.
+        canvas: (height, width) in pixels, of which cells get equal shares, without
+            fractions, as torchvision has it; None lays them strides apart. They
+            differ where a map has a last cell that the canvas fills in part.
 
     Raises:
         ValueError: if the numbers of feature sizes and strides differ, or a
@@ -126,8 +150,11 @@ def pyramid_anchors(
     _check_levels(feature_sizes, strides)
     levels = []
     for feature_size, stride in zip(feature_sizes, strides, strict=True):
-        base = base_anchors(stride, scales=scales, ratios=ratios, centre=centre)
-        levels.append(grid_anchors(base, feature_size, stride))
+        base = base_anchors(stride, scales=scales, ratios=ratios, centre=centre, rounded=rounded)
+        step = stride
+        if canvas is not None:
+            step = canvas[0] // feature_size[0], canvas[1] // feature_size[1]
+        levels.append(grid_anchors(base, feature_size, step))
     return np.concatenate(levels)
 
 

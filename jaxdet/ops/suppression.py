@@ -119,6 +119,7 @@ def nms_per_class(
     max_detections: int,
     max_candidates: int,
     class_agnostic: bool = False,
+    min_size: float = 0.0,
 ) -> Detections:
     """The best detections of one image after suppression within each class.
 
@@ -136,10 +137,11 @@ def nms_per_class(
         max_detections: D, static; slots left over are zeros and invalid.
         max_candidates: static; at least D unless there are fewer pairs.
         class_agnostic: pairs of all classes suppress each other.
+        min_size: boxes with a shorter side are dropped, as torchvision does.
 
     Raises:
         ValueError: if `max_candidates` is below `max_detections`, that is below
-            1, or a threshold lies outside [0, 1].
+            1, `min_size` is negative, or a threshold lies outside [0, 1].
 
     Reference: mmdetection 2.11, multiclass_nms, which looks at every pair.
 
@@ -150,9 +152,11 @@ def nms_per_class(
     >>> found.labels, found.valid
     (Array([0, 1, 0], dtype=int32), Array([ True,  True, False], dtype=bool))
     """
-    _check_settings(score_threshold, iou_threshold, max_detections, max_candidates)
+    _check_settings(score_threshold, iou_threshold, max_detections, max_candidates, min_size)
     num_rows, num_classes = scores.shape
     passing = valid[:, None] & (scores > score_threshold)
+    if min_size > 0:
+        passing &= box_ops.has_min_size(boxes, min_size)
     ranked = jnp.where(passing, scores.astype(jnp.float32), -jnp.inf).ravel()
     best, pair = jax.lax.top_k(ranked, min(max_candidates, num_rows * num_classes))
     labels = (pair % num_classes).astype(jnp.int32)
@@ -173,6 +177,7 @@ def nms_best_class(
     max_detections: int,
     max_candidates: int,
     class_agnostic: bool = False,
+    min_size: float = 0.0,
 ) -> Detections:
     """The best detections of one image where each box has one class, its best.
 
@@ -188,6 +193,7 @@ def nms_best_class(
         max_detections: D, static; slots left over are zeros and invalid.
         max_candidates: static; at least D unless there are fewer boxes.
         class_agnostic: boxes of all classes suppress each other.
+        min_size: boxes with a shorter side are dropped.
 
     Raises:
         ValueError: as `nms_per_class`.
@@ -201,9 +207,11 @@ def nms_best_class(
     >>> found.labels, found.valid
     (Array([0, 0, 0], dtype=int32), Array([ True, False, False], dtype=bool))
     """
-    _check_settings(score_threshold, iou_threshold, max_detections, max_candidates)
+    _check_settings(score_threshold, iou_threshold, max_detections, max_candidates, min_size)
     scores, labels = jnp.max(scores, axis=1), jnp.argmax(scores, axis=1).astype(jnp.int32)
     passing = valid & (scores >= score_threshold)
+    if min_size > 0:
+        passing &= box_ops.has_min_size(boxes, min_size)
     ranked = jnp.where(passing, scores.astype(jnp.float32), -jnp.inf)
     best, chosen = jax.lax.top_k(ranked, min(max_candidates, len(boxes)))
     candidates = Detections(
@@ -282,9 +290,10 @@ def soft_nms(
     return SoftNms(jnp.where(keep, scores, 0), keep)
 
 
-def _check_settings(score_threshold, iou_threshold, max_detections, max_candidates):
+def _check_settings(score_threshold, iou_threshold, max_detections, max_candidates, min_size):
     check_fractions(score_threshold=score_threshold, iou_threshold=iou_threshold)
     check_at_least(1, max_detections=max_detections)
+    check_at_least(0, min_size=min_size)
     if max_candidates < max_detections:
         raise ValueError(f"max_candidates {max_candidates} < max_detections {max_detections}")
 

@@ -33,7 +33,7 @@ def stages(variables, batch):
     keys = jax.vmap(jax.random.split)(jax.vmap(lambda i: jax.random.fold_in(KEY, i))(batch.index))
     pyramid, _ = features.extract(network, Pixels(), variables, batch.images, train=True)
     logits, deltas = network.apply(variables, pyramid, method="rpn_head")
-    anchors = rpn.make_anchors(first, pyramid, strides, batch.images.sizes)
+    anchors = rpn.make_anchors(first, pyramid, strides, batch.images)
     targets = rpn.batch_targets(first, keys[:, 0], anchors, batch)
     proposals = rpn.propose(first, first.train, logits, deltas, anchors, batch.images)
     regions = fast_rcnn.batch_targets(second, CLASSES, keys[:, 1], proposals, batch.objects)

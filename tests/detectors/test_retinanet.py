@@ -116,6 +116,31 @@ def test_detections_equal_the_reference(data):
         np.testing.assert_allclose(found.scores, expected[:, 4], rtol=1e-5)
 
 
+def test_pairs_of_anchor_and_class_may_be_counted_instead_of_anchors():
+    scores = jnp.array([[0.9, 0.8], [0.7, 0.1], [0.2, 0.6], [0.5, 0.3]])
+    valid = jnp.array([True, True, True, True])
+    best = jax.jit(partial(retinanet.best_pairs, level_sizes=(3, 1), count=3))
+    kept = [[0.9, 0.8], [0.7, 0], [0, 0], [0.5, 0.3]]  # The best of each level; one has only two.
+    np.testing.assert_allclose(best(scores, valid), kept)
+    kept = [[0, 0], [0.7, 0], [0.2, 0.6], [0.5, 0.3]]
+    np.testing.assert_allclose(best(scores, valid.at[0].set(False)), kept)
+
+    anchors = jnp.array([[0.0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9], [60, 0, 69, 9]])
+    suppress = Suppress(max_detections=8, max_candidates=8)
+    one = partial(retinanet.detections, anchors, level_sizes=(3, 1), pre_nms=3, coder=Coder())
+    logits = jnp.log(scores / (1 - scores))
+    for pairs, count in ((False, 8), (True, 5)):
+        found = one(
+            logits,
+            jnp.zeros((4, 4)),
+            valid,
+            jnp.array([64, 96]),
+            suppress=suppress,
+            pre_nms_pairs=pairs,
+        )
+        assert found.valid.sum() == count
+
+
 def test_an_object_that_overlaps_no_anchor_trains_nothing():
     """The reference, with min_pos_iou 0, gives it every anchor of overlap 0."""
     anchors = jnp.array([[0.0, 0, 8, 8], [8, 0, 16, 8]])

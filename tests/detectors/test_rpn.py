@@ -12,7 +12,7 @@ from jaxdet.detectors.rpn import RPNLoss, RPNStage
 from jaxdet.detectors.settings import AnchorGrid, BoxLoss, Coder, Inside, Sample
 from jaxdet.ops import anchors as anchor_ops
 from jaxdet.ops import box_coder
-from jaxdet.types import Objects
+from jaxdet.types import Images, Objects
 
 VARIANTS = {
     "border-1": {},
@@ -142,13 +142,33 @@ def test_weights_and_kinds_of_the_losses_are_settings():
         losses_of(box=BoxLoss(kind="giuo"))
 
 
+def blank_images(sizes, canvas):
+    count = len(sizes)
+    pixels = jnp.zeros((count, *canvas, 3), jnp.uint8)
+    return Images(pixels, jnp.array(sizes), jnp.ones(count))
+
+
 def test_anchors_may_be_in_whole_cells_only():
     grid = AnchorGrid(divisor=16, whole_cells=True)
     maps = (jnp.zeros((2, 40, 64, 1)),)
-    sizes = jnp.array([[600, 1000], [592, 1008]])
-    anchors = rpn.make_anchors(RPNStage(anchors=grid), maps, (16,), sizes)
+    images = blank_images([[600, 1000], [592, 1008]], canvas=(640, 1024))
+    anchors = rpn.make_anchors(RPNStage(anchors=grid), maps, (16,), images)
     counts = [37 * 62 * grid.num_base, 37 * 63 * grid.num_base]  # 600 / 16 = 37.5 rows.
     np.testing.assert_array_equal(anchors.valid.sum(axis=1), counts)
+
+
+@pytest.mark.parametrize("whole_cells, count", [(False, 2), (True, 1)])
+def test_anchors_beside_the_image_become_boxes_unless_its_map_ends_with_it(whole_cells, count):
+    grid = AnchorGrid(scales=(1.0,), ratios=(1.0,), centre=0.5, whole_cells=whole_cells)
+    stage = RPNStage(anchors=grid)
+    images = blank_images([[32, 32]], canvas=(32, 64))
+    anchors = rpn.make_anchors(stage, (jnp.zeros((1, 1, 2, 1)),), (32,), images)
+    shifted = jnp.zeros((1, 2, 4)).at[:, 1, 0].set(-0.5)  # Half of it moves into the image.
+    found = rpn.propose(stage, stage.test, jnp.zeros((1, 2)), shifted, anchors, images)
+    np.testing.assert_array_equal(anchors.valid, [[True, False]])
+    boxes = [[0, 0, 32, 32], [16, 0, 32, 32]]
+    assert found.valid.sum() == count
+    np.testing.assert_allclose(found.boxes[found.valid], boxes[:count])
 
 
 def test_an_image_without_positives_may_count_one_or_none():

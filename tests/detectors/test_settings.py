@@ -32,7 +32,7 @@ CASES = [
     (suppression.nms_best_class, [settings.Suppress], ()),
     (simota.assign_simota, [yolox.SimOTA], ()),
     (proposals.generate_proposals, [rpn.Propose, settings.Coder], ["level_sizes"]),
-    (roi_pooling.pyramid_roi_align, [fast_rcnn.Pool], ["strides", "aligned"]),
+    (roi_pooling.pyramid_roi_align, [fast_rcnn.Pool], ["strides"]),
 ]
 NAMES = [function.__name__ for function, *_ in CASES]
 # Settings that the detector itself reads.
@@ -86,7 +86,7 @@ def test_encoding_takes_the_part_of_a_coder_that_does_not_limit():
 
 def test_max_pooling_takes_the_part_of_a_pool_that_does_not_sample():
     unsampled = fields(fast_rcnn.Pool).keys() - OWN[fast_rcnn.Pool]
-    unsampled -= {"sampling_ratio", "max_sampling"}
+    unsampled -= set(fast_rcnn.OF_ALIGN)
     assert keywords(roi_pooling.pyramid_roi_pool).keys() == unsampled | {"strides"}
 
 

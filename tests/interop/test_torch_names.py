@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxdet.detectors import faster_rcnn, retinanet
 from jaxdet.interop import from_torch, to_torch
 from jaxdet.models import (
     FPN,
@@ -78,7 +80,7 @@ def assert_round_trip(tensors, variables, names):
     back = to_torch(filled, names=names)
     assert back.keys() == known
     for name in known:
-        if names == "torchvision" and ".box_predictor.bbox_pred." in name:
+        if ".box_predictor.bbox_pred." in name or "head.cls_loc." in name:
             back[name][:4] = tensors[name][:4]  # Background's box is not kept.
         np.testing.assert_array_equal(back[name], tensors[name], err_msg=name)
     return report
@@ -286,6 +288,50 @@ def test_the_names_of_torchvisions_published_weights_are_known():
     assert old.keys() != tensors.keys()
     _, report = from_torch(old, variables)
     assert not report.missing and not report.unused
+
+
+def test_a_retinanet_has_torchvisions_names_old_and_new():
+    tensors = json.loads((GOLDENS / "whole_tv_retinanet.json").read_text())["shapes"]
+    tensors = numbered({k: v for k, v in tensors.items() if "num_batches" not in k})
+    model = retinanet.RetinaNet(
+        ResNet(),
+        FPN(start_level=1, extra="on_output"),
+        RetinaHead(num_classes=5),
+    )
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    report = assert_round_trip(tensors, variables, "torchvision_retinanet")
+    assert not report.missing and not report.unused
+    conv = re.compile(r"(head\.\w+_head\.conv)\.(\d)\.0")
+    blocks = re.compile(r"((?:inner|layer)_blocks\.\d)\.0")
+    old = {
+        conv.sub(lambda m: f"{m[1]}.{2 * int(m[2])}", blocks.sub(r"\1", name)): value
+        for name, value in tensors.items()
+    }
+    assert "head.regression_head.conv.6.bias" in old
+    filled, report = from_torch(old, variables)
+    assert not report.missing and not report.unused
+    back = to_torch(filled, names="torchvision_retinanet")
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(back[name], value, err_msg=name)
+
+
+def test_simple_faster_rcnns_names_and_yxyx_deltas_with_background_first():
+    model = faster_rcnn.FasterRCNN(
+        VGG(width=1), None, RPNHead(num_anchors=2, softmax=True), BoxHead(2, hidden=6), bins=2
+    )
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables)
+    shapes = {k: v.shape for k, v in to_torch(zeros, names="simple_faster_rcnn").items()}
+    golden = json.loads((GOLDENS / "whole_sfrcnn_vgg16.json").read_text())["shapes"]
+    assert shapes.keys() == golden.keys()
+    tensors = numbered(shapes)
+    report = assert_round_trip(tensors, variables, "simple_faster_rcnn")
+    assert not report.missing and not report.unused
+    params = from_torch(tensors, variables)[0]["params"]
+    np.testing.assert_array_equal(params["rpn_head"]["deltas"]["bias"], [1, 0, 3, 2, 5, 4, 7, 6])
+    # Three boxes are background's and two classes'; its score is the first of three.
+    np.testing.assert_array_equal(params["box_head"]["deltas"]["bias"], [5, 4, 7, 6, 9, 8, 11, 10])
+    np.testing.assert_array_equal(params["box_head"]["logits"]["bias"], [1, 2, 0])
 
 
 def test_group_norm_needs_no_statistics():

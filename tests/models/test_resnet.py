@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, PartitionSpec
 from models.drawn_variables import draw, normal
 
@@ -211,8 +211,8 @@ def test_bfloat16_maps_are_close_and_parameters_stay_float32(resnet18):
 def test_zero_init_residual_makes_blocks_start_as_their_shortcut(zero_init):
     x = normal(np.random.default_rng(1), 1, 4, 4, 4)
     settings = dict(num_blocks=2, features=4, stride=1, bottleneck=False, norm="batch")
-    settings |= dict(style="pytorch", frozen=False, axis_name=None, dtype=jnp.float32)
-    stage = Stage(**settings, zero_init_residual=zero_init)
+    settings |= dict(style="pytorch", frozen=False, axis_name=None, norm_epsilon=1e-5)
+    stage = Stage(**settings, zero_init_residual=zero_init, dtype=jnp.float32)
     init = functools.partial(stage.init, train=False)
 
     @jax.jit  # Only what is returned is compiled: all but the kernels.
@@ -231,6 +231,19 @@ def test_zero_init_residual_makes_blocks_start_as_their_shortcut(zero_init):
     for block in variables["params"].values():
         assert np.all(block["norm1"]["scale"] == 1)
         assert np.all(block["norm2"]["scale"] == 1 - zero_init)
+
+
+def test_the_epsilon_is_added_to_every_variance():
+    plain = ResNet(depth=10, width=2, norm_epsilon=0.5)
+    image = jax.random.normal(jax.random.key(1), (1, 64, 64, 3))
+    variables = jax.jit(functools.partial(plain.init, train=False))(jax.random.key(0), image)
+    expected = apply(plain, variables, image, train=False)
+    stats = flatten_dict(variables["batch_stats"])
+    stats = {path: leaf + 0.5 * (path[-1] == "var") for path, leaf in stats.items()}
+    variables = {**variables, "batch_stats": unflatten_dict(stats)}
+    found = apply(plain.clone(norm_epsilon=0.0), variables, image, train=False)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,24 @@ def test_the_centre_moves_by_strides():
     np.testing.assert_allclose(middle - corner, moved, rtol=1e-5)
 
 
+def test_rounded_anchors_are_torchvisions():
+    base = anchor_ops.base_anchors(4, scales=(8,), ratios=(0.5, 1.0, 2.0), rounded=True)
+    np.testing.assert_array_equal(
+        base, [[-23, -11, 23, 11], [-16, -16, 16, 16], [-11, -23, 11, 23]]
+    )
+    # A side of 40.3 is 40; one of 50.8 is 50, half of which is even; halves go to even numbers.
+    base = anchor_ops.base_anchors(8, scales=(5.04, 6.35, 0.625), ratios=(1.0,), rounded=True)
+    np.testing.assert_array_equal(base[:, 2], [20, 25, 2])
+
+
+def test_cells_may_share_the_canvas():
+    shape = dict(scales=(1,), ratios=(1.0,))
+    boxes = anchor_ops.pyramid_anchors([(2, 3)], [64], canvas=(112, 170), **shape)
+    # 112 pixels are 56 a row, 170 are 56 a column and 2 left over.
+    np.testing.assert_array_equal(boxes[:, 0] + 32, [0, 56, 112, 0, 56, 112])
+    np.testing.assert_array_equal(boxes[:, 1] + 32, [0, 0, 0, 56, 56, 56])
+
+
 def test_octave_scales_of_retinanet():
     assert anchor_ops.octave_scales(4, 1) == (4.0,)
     np.testing.assert_allclose(anchor_ops.octave_scales(2, 2), [2, 2 * 2**0.5])

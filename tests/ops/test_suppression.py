@@ -166,6 +166,7 @@ fast_per_class = jax.jit(
         "max_detections",
         "max_candidates",
         "class_agnostic",
+        "min_size",
     ),
 )
 
@@ -208,6 +209,27 @@ def test_classes_suppress_each_other_on_demand():
     np.testing.assert_array_equal(found.valid, [True, True, False, False])
     np.testing.assert_allclose(found.scores, [0.9, 0.7, 0, 0])
     np.testing.assert_array_equal(found.labels, [1, 1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "min_size, kept", [(0.0, [0.9, 0.8, 0.7]), (2.0, [0.8, 0.7]), (2.5, [0.8])]
+)
+def test_boxes_with_a_short_side_are_dropped(min_size, kept):
+    boxes = jnp.array([[0.0, 0, 2, 100], [40, 0, 41, 100], [50, 0, 99, 9]])
+    scores, valid = jnp.array([[0.7], [0.9], [0.8]]), jnp.ones(3, bool)
+    found = (
+        per_class(boxes[:, None], scores, valid, min_size=min_size),
+        best_class(boxes, scores, valid, min_size=min_size),
+    )
+    for each in found:
+        np.testing.assert_allclose(each.scores[each.valid], kept)
+
+
+def test_short_boxes_are_dropped_for_their_own_class():
+    boxes = jnp.array([[[0.0, 0, 10, 10], [0, 0, 1, 10]], [[0, 0, 10, 1.9], [0, 0, 10, 10]]])
+    scores = jnp.array([[0.5, 0.6], [0.7, 0.8]])
+    found = per_class(boxes, scores, jnp.ones(2, bool), min_size=2.0)
+    np.testing.assert_allclose(found.scores[found.valid], [0.8, 0.5])
 
 
 def test_equal_scores_come_by_row_and_then_by_class():
@@ -259,6 +281,7 @@ fast_best_class = jax.jit(
         "max_detections",
         "max_candidates",
         "class_agnostic",
+        "min_size",
     ),
 )
 
@@ -432,6 +455,7 @@ NAN = float("nan")
         (lambda b, s, v: best_class(b, b, v, max_candidates=2), "candidates 2 < max_detections 12"),
         (lambda b, s, v: best_class(b, b, v, score_threshold=-1), "score_threshold must"),
         (lambda b, s, v: best_class(b[:, None], b, v), "boxes wants the shape"),
+        (lambda b, s, v: best_class(b, b, v, min_size=-1.0), "min_size must be at least 0"),
     ],
 )
 def test_impossible_inputs_raise_while_tracing(call, message):
