@@ -236,7 +236,7 @@ def test_zero_init_residual_makes_blocks_start_as_their_shortcut(zero_init):
 def test_the_epsilon_is_added_to_every_variance():
     plain = ResNet(depth=10, width=2, norm_epsilon=0.5)
     image = jax.random.normal(jax.random.key(1), (1, 64, 64, 3))
-    variables = jax.jit(functools.partial(plain.init, train=False))(jax.random.key(0), image)
+    variables = draw(functools.partial(plain.init, train=False), image)
     expected = apply(plain, variables, image, train=False)
     stats = flatten_dict(variables["batch_stats"])
     stats = {path: leaf + 0.5 * (path[-1] == "var") for path, leaf in stats.items()}
