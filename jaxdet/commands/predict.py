@@ -31,12 +31,13 @@ from jaxdet.commands.prediction_files import Report, image_id, name_files
 from jaxdet.data.transforms import UnreadableImage
 from jaxdet.loading import load
 from jaxdet.prediction import Predictor, inputs
-from jaxdet.prediction.found import write_picture
+from jaxdet.prediction.found import Found, write_picture
 from jaxdet.types import Example, UserError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 MAX_BATCH = 8  # Images predicted at once, where nothing is said.
 FRAMES_PER_SECOND = 25.0  # Of videos that do not say it.
+MOST_FRAMES_PER_SECOND = 1000.0  # More than that is a mistake in the file.
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -58,24 +59,38 @@ def predict(
             raise UserError(f"--out wants another folder than that of {path}, which could be lost")
     videos = [path for path in paths if _is_video(path)]
     images = [path for path in paths if not _is_video(path)]
-    size = batch_size or (MAX_BATCH if videos else min(len(images), MAX_BATCH))
+    size = batch_size
+    if size is None:
+        size = MAX_BATCH if videos else min(len(images), MAX_BATCH)
     predictor, report = load(model), Report()
     out.mkdir(parents=True, exist_ok=True)
     names = name_files(paths)
 
-    examples = _read_images(images, report)
-    for example, found in predictor.stream(examples, score=score, batch_size=size):
-        name = names[example.id]
-        report.add(image_id(name), example.id, found)
-        write_picture(out / f"{name}.jpg", found.draw())
-    for path in videos:
-        _film(predictor, path, out / f"{names[path]}.mp4", report, score=score, batch_size=size)
-
+    try:
+        examples = _read_images(images, report)
+        for example, found in predictor.stream(examples, score=score, batch_size=size):
+            name = names[example.id]
+            report.add(image_id(name), example.id, found)
+            _draw(out / f"{name}.jpg", found)
+        for path in videos:
+            film = out / f"{names[path]}.mp4"
+            _film(predictor, path, film, report, score=score, batch_size=size)
+    finally:
+        # What was found before a full disk or an interrupt is not lost with it.
+        if report.images:
+            report.write(out, predictor)
     if len(report.unreadable) == len(paths):
         raise UserError(f"none of {len(paths)} files could be read, the first: {paths[0]}")
-    report.write(out, predictor)
     print(report.summary(score, out))
     return 0
+
+
+def _draw(path: Path, found: Found) -> None:
+    """Writes a picture; where that cannot be, its detections stay."""
+    try:
+        write_picture(path, found.draw())
+    except UserError as error:
+        logging.getLogger("jaxdet").warning("%s; it is not drawn", error)
 
 
 def _list(named: Iterable[str]) -> list[Path]:
@@ -110,7 +125,9 @@ def _film(predictor: Predictor, path: Path, out: Path, report: Report, **keyword
     """Draws what is found into each frame of a video."""
     capture = cv2.VideoCapture(str(path))
     writer, count = None, int(max(capture.get(cv2.CAP_PROP_FRAME_COUNT), 0))
-    rate = capture.get(cv2.CAP_PROP_FPS) or FRAMES_PER_SECOND
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    if not 0 < rate <= MOST_FRAMES_PER_SECOND:  # It is not known, or made up.
+        rate = FRAMES_PER_SECOND
     frames = _read_frames(capture, path.name, count)
     done = 0
     try:
@@ -121,7 +138,7 @@ def _film(predictor: Predictor, path: Path, out: Path, report: Report, **keyword
                 writer = cv2.VideoWriter(str(out), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
                 if not writer.isOpened():
                     raise UserError(f"{out}: OpenCV cannot write this video")
-            writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            writer.write(cv2.cvtColor(cv2.resize(picture, size), cv2.COLOR_RGB2BGR))
             report.add(f"{out.stem}/{example.id}", path, found, frame=example.id)
             done += 1
     finally:

@@ -1,6 +1,7 @@
 """The model file of a run."""
 
 from pathlib import Path
+from typing import Any
 
 from jaxdet import model_file
 from jaxdet.commands import command_line
@@ -26,9 +27,17 @@ def write(
         UserError: if the checkpoint cannot be read.
     """
     contents = _contents(run, checkpoints)
-    numbers = getattr(source, "category_ids", None)
+    numbers = category_ids(source, run.source)
     if active:
         model_file.write(workdir / model_file.NAME, contents._replace(category_ids=numbers))
+
+
+def category_ids(*sources: Any) -> tuple[int, ...] | None:
+    """The numbers of the classes in the data's own files, as the first source that knows them.
+
+    A split may leave out categories that label nothing in it, and then knows none.
+    """
+    return next(filter(None, (getattr(each, "category_ids", None) for each in sources)), None)
 
 
 def read(workdir: Path) -> tuple[Contents, Detector]:

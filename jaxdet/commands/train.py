@@ -47,6 +47,9 @@ def train(arguments: command_line.Arguments) -> int:
     checkpoints = Checkpoints(workdir / "checkpoints", metric=evaluation.BEST)
     done = checkpoints.latest or 0
     if done >= config.num_steps:
+        if not (workdir / model_file.NAME).is_file():  # The run ended before it was written.
+            run_model.write(run, eval_source, checkpoints, workdir, active=first_process)
+        checkpoints.close()
         print(
             f"{workdir} is finished: {done} of {config.num_steps} steps are done; "
             "eval.py evaluates it again"
@@ -67,6 +70,8 @@ def train(arguments: command_line.Arguments) -> int:
     batches = opening.train_batches(config, run.source, done)
     writer = Writer(workdir, start_step=done, num_steps=config.num_steps, active=first_process)
     if first_process:
+        # Of a shorter run in this folder; what is best now is not known yet.
+        (workdir / model_file.NAME).unlink(missing_ok=True)
         _keep_config(config, workdir, done, changed=bool(changes))
         print(config.to_json(indent=2))
         print(f"{origin}; {len(run.source)} training images; writing to {workdir}")

@@ -132,11 +132,14 @@ def write_picture(path: str | os.PathLike, pixels: UInt8[np.ndarray, "H W 3"]) -
     """Writes RGB pixels as a file, whose ending says the kind.
 
     Raises:
-        UserError: if the ending is unknown.
+        UserError: if the ending is unknown, or the format has no pictures of this size.
     """
     path = Path(path)
     try:
-        data = cv2.imencode(path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1]
+        written, data = cv2.imencode(path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
     except cv2.error as error:
         raise UserError(f"{path}: pictures are written as .jpg or .png") from error
+    if not written:
+        height, width = pixels.shape[:2]
+        raise UserError(f"{path}: OpenCV writes no {path.suffix} of {width} x {height} pixels")
     path.write_bytes(data.tobytes())

@@ -43,7 +43,7 @@ class Predictor:
                 f"{contents.detector} wants proposals with each image: it cannot find anything on "
                 "images alone"
             )
-        named = detector.tells_classes
+        named = detector.tells_classes or len(contents.class_names) == 1
         self.class_names = contents.class_names if named else OBJECT
         self.category_ids = contents.category_ids if named else None
         self.canvas = contents.canvas
@@ -128,5 +128,5 @@ class Predictor:
 def _decode(image: Path | np.ndarray) -> Example:
     try:
         return inputs.decode(image)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UserError(str(error)) from None

@@ -1,6 +1,7 @@
 """The model file that a run leaves, and the run that has none yet."""
 
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 import jaxdet
 from jaxdet import model_file
+from jaxdet.commands import run_model
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.types import UserError
 
@@ -51,3 +53,18 @@ def test_a_run_without_a_checkpoint_is_one_line(bare, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="no checkpoint in "):
         jaxdet.load(tmp_path, cache=False)
+
+
+def test_a_finished_run_that_lacks_its_model_file_writes_it(bare, trained, run, tmp_path):
+    folder = shutil.copytree(bare, tmp_path / "run")
+    assert run("train.py", f"--workdir={folder}", config=None).status == 0
+    assert (folder / model_file.NAME).read_bytes() == (
+        trained.workdir / model_file.NAME
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("of_eval, of_train", [((3, 7), None), (None, (3, 7)), (None, None)])
+def test_the_numbers_of_categories_are_those_of_either_split(of_eval, of_train):
+    sources = [SimpleNamespace(category_ids=ids) for ids in (of_eval, of_train)]
+    assert run_model.category_ids(*sources) == (of_eval or of_train)
+    assert run_model.category_ids(object(), None) is None

@@ -13,6 +13,7 @@ from jaxdet import detectors
 from jaxdet.data import pipeline
 from jaxdet.evaluation import runner
 from jaxdet.prediction import Found, Predictor, inputs
+from jaxdet.prediction.found import write_picture
 from jaxdet.training import steps
 from jaxdet.types import UserError
 
@@ -254,3 +255,10 @@ def test_a_result_becomes_supervisions(two, monkeypatch):
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(UserError, match="pip install supervision"):
         two.to_supervision()
+
+
+def test_a_picture_that_its_format_cannot_hold_is_one_line(tmp_path):
+    wide = np.zeros((1, 70_000, 3), np.uint8)
+    with pytest.raises(UserError, match="writes no .jpg of 70000 x 1 pixels"):
+        write_picture(tmp_path / "wide.jpg", wide)
+    write_picture(tmp_path / "wide.png", wide)
