@@ -90,10 +90,10 @@ def test_degenerate_boxes_are_kept_for_evaluation_and_reported_for_training(
         source = read_coco(root=write_coco(tmp_path, content), split="train")
     kept = [[5, 5, 15, 5], [5, 5, 5.5, 15], [25, 5, 35, 15], [5, 5, 15, 15], [5, 5, 15, 15]]
     np.testing.assert_array_equal(source[1].boxes, kept)
-    assert source[1].area.tolist() == [0, 2.5, 50, 0, 50]
-    np.testing.assert_array_equal(transforms.clean(source[1]).boxes, [[5, 5, 15, 15]])
+    assert source[1].area.tolist() == [0, 2.5, 50, 100, 50]
+    np.testing.assert_array_equal(transforms.clean(source[1]).boxes, [[5, 5, 15, 15]] * 2)
     assert len(caplog.records) == 1
-    assert "training leaves out 4 of 7 boxes" in caplog.records[0].message
+    assert "training leaves out 3 of 7 boxes" in caplog.records[0].message
 
 
 def test_area_and_crowd_may_be_missing(tmp_path, content):
@@ -128,20 +128,39 @@ def _drop(key):
     return lambda content: content.pop(key)
 
 
+def _annotate(**fields):
+    return lambda content: content["annotations"][0].update(fields)
+
+
+def _add(section, /, **item):
+    return lambda content: content[section].append(item)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
-        (_drop("annotations"), "it has no ['annotations']"),
-        (lambda c: c["annotations"][0].pop("bbox"), "missing or wrong: 'bbox'"),
-        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "missing or wrong"),
-        (
-            lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]),
-            "image 900 has a bbox",
-        ),
-        (lambda c: c["annotations"][0].update(area=None), "image 900 has a bbox or area"),
-        (lambda c: c["annotations"][0].update(category_id=5), "annotation 1 has category_id 5"),
-        (lambda c: c["annotations"][0].update(image_id=5), "unlisted images, as 5"),
-        (lambda c: c["images"][0].pop("height"), "missing or wrong: 'height'"),
+        (_drop("annotations"), "not a COCO detection file: there is no `annotations`"),
+        (lambda c: c["annotations"][0].pop("bbox"), "annotation 1: bbox wants [x, y, width"),
+        (_annotate(bbox=[1, 2, 3]), "annotation 1: bbox wants [x, y, width, height], found [1.0"),
+        (_annotate(bbox=[1, 2, 3, float("nan")]), "not a json file: invalid character"),
+        (_annotate(bbox=[1, 2, "3", 4]), "annotations of id 1.bbox[2]: wanted `float`, found"),
+        (_annotate(bbox=None, segmentation={"counts": "x"}), "annotation 1: bbox wants"),
+        (_annotate(bbox=None, segmentation=[[1, 2, 3]]), "annotation 1: bbox wants"),
+        (_annotate(area="large"), "annotations of id 1.area: wanted `float | null`, found `str`"),
+        (_annotate(iscrowd=2), "annotation 1: iscrowd wants 0 or 1, found 2"),
+        (_annotate(iscrowd="no"), "annotation 1: iscrowd wants 0 or 1, found 'no'"),
+        (_annotate(category_id=5), "1: category_id wants one of categories, as 18, 3, found 5"),
+        (_annotate(image_id="900"), "image_id wants one of images, as 900, 7, found '900'"),
+        (_add("categories", id=3, name="van"), "categories want an id of their own each, found 3"),
+        (_add("categories", id=4, name=" "), "category 4: name wants text, found none"),
+        (_add("categories", id=4, name=None), "categories of id 4.name: wanted"),
+        (_add("images", id=7, file_name="b.jpg"), "images want an id of their own each, found 7"),
+        (_add("images", id=8, file_name="b.jpg"), "images 900 and 8 are one picture, 'b.jpg'"),
+        (_add("images", id=8), "images of id 8: there is no `file_name`"),
+        (_add("images", id=8, file_name=""), "image 8: file_name wants a name"),
+        (_add("images", id=8, file_name="../b.jpg"), "a path below the image folder, found '../"),
+        (_add("images", id=8, file_name="/etc/passwd"), "a path below the image folder"),
+        (_add("images", id=8, file_name="C:\\b.jpg"), "a path below the image folder"),
     ],
 )
 def test_a_broken_file_is_named_with_what_is_wrong(tmp_path, content, change, message):
@@ -153,6 +172,81 @@ def test_a_broken_file_is_named_with_what_is_wrong(tmp_path, content, change, me
         read_coco(root=root, split="train")
     assert str(path) in str(error.value)
     assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"", "not a json file: "),
+        (b"{", "not a json file: "),
+        (b"[]", "found `array`: a list, as results files are"),
+        (b"\xff\xfe{", "wanted text in UTF-8 or UTF-16"),
+        (b'{"images": [' + b"[" * 99999, "not a COCO"),
+        (b'{"info": ' + b"[" * 99999 + b"]" * 99999 + b"}", "nested too deeply"),
+    ],
+)
+def test_what_is_no_annotation_file_is_said_in_a_line(tmp_path, content, data, message):
+    root = write_coco(tmp_path, content)
+    (tmp_path / "annotations/instances_train.json").write_bytes(data)
+    with pytest.raises(UserError, match="instances_train.json") as error:
+        read_coco(root=root, split="train")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: None,
+        _annotate(iscrowd="0"),
+        _annotate(iscrowd=None),
+        _annotate(iscrowd=False),
+        _annotate(bbox=None, segmentation=[[10, 5, 30, 5], [30, 35, 12, 20]]),
+        _annotate(image_id=900.0, category_id=18.0),  # As tables write numbers with gaps.
+        lambda c: c["images"][0].update(width=None, height="?"),
+        lambda c: c["images"][0].pop("height"),
+        lambda c: c.update(licenses=[[[1]]], info=None),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_what_can_only_mean_one_thing_is_read_as_that(tmp_path, content, change, encoding):
+    root = write_coco(tmp_path, content)
+    change(content)
+    path = tmp_path / "annotations/instances_train.json"
+    path.write_text(json.dumps(content), encoding=encoding)
+    first = read_coco(root=root, split="train")[0]
+    np.testing.assert_array_equal(first.boxes[0], [10, 5, 30, 35])
+    assert first.labels.tolist() == [1, 0]
+    assert first.crowd.tolist() == [False, True]
+    assert first.size == (40, 60)
+
+
+def test_windows_paths_lead_to_their_pictures(tmp_path, content):
+    root = write_coco(tmp_path, content)
+    (tmp_path / "train/deep").mkdir()
+    (tmp_path / "train/b.jpg").rename(tmp_path / "train/deep/b.jpg")
+    content["images"][0]["file_name"] = "deep\\b.jpg"
+    (tmp_path / "annotations/instances_train.json").write_text(json.dumps(content))
+    assert read_coco(root=root, split="train")[0].image
+
+
+def test_links_may_lead_anywhere_in_the_root_and_not_out_of_it(tmp_path, content):
+    root = write_coco(tmp_path / "root", content)
+    picture = tmp_path / "root/train/b.jpg"
+    picture.rename(tmp_path / "root/kept.jpg")
+    picture.symlink_to(tmp_path / "root/kept.jpg")
+    assert read_coco(root=root, split="train")[0].image
+    picture.unlink()
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    picture.symlink_to(tmp_path / "secret.jpg")
+    with pytest.raises(UserError, match="root/train/b.jpg is a link that leads out of .*root"):
+        read_coco(root=root, split="train")
+    # The folder itself is the user's word.
+    (tmp_path / "root/train").rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/b.jpg").unlink()
+    (tmp_path / "elsewhere/b.jpg").write_bytes(b"other")
+    (tmp_path / "root/train").symlink_to(tmp_path / "elsewhere")
+    assert read_coco(root=root, split="train")[0].image == b"other"
 
 
 def test_missing_files_are_named(tmp_path, content):

@@ -79,7 +79,7 @@ def _tree(root):
                 "<annotation><object><name>cat</name></object></annotation>"
             ),
             "train",
-            "{root}/Annotations/a.xml: not a VOC annotation",
+            "{root}/Annotations/a.xml: object 1: wants a bndbox",
         ),
     ],
 )

@@ -1,13 +1,14 @@
 """COCO annotation files (json) with a folder of images."""
 
-import json
 import pathlib
 from collections import defaultdict
 
 import numpy as np
 
+from jaxdet.data.sources import coco_json
 from jaxdet.data.sources.files import FileSource, label_indices, report_unused
-from jaxdet.types import Example, UserError
+from jaxdet.data.sources.folders import fill_sizes, find_files
+from jaxdet.types import Example
 
 
 def read_coco(
@@ -43,69 +44,43 @@ def read_coco(
     """
     path = pathlib.Path(root, annotations.replace("{split}", split))
     folder = pathlib.Path(root, images.replace("{split}", split))
-    content = _load(path)
-    try:
-        return _to_source(content, path, folder, tuple(classes))
-    except UserError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path}: not a COCO file (missing or wrong: {error})") from None
-
-
-def _load(path):
-    if not path.is_file():
-        raise UserError(f"no annotation file {path}")
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path}: not a json file ({error})") from None
-    missing = {"images", "annotations", "categories"} - set(content)
-    if missing:
-        raise UserError(f"{path}: not a COCO detection file, it has no {sorted(missing)}")
-    return content
-
-
-def _to_source(content, path, folder, classes):
-    categories = {item["id"]: item["name"] for item in content["categories"]}
-    class_names = classes or tuple(categories[number] for number in sorted(categories))
+    content = coco_json.read(path)
+    names = [image.file_name for image in content.images]
+    paths = find_files(folder, names, root=pathlib.Path(root), where=path)
+    sizes = fill_sizes([image.size for image in content.images], paths, path)
+    # Two categories of one name are one class.
+    listed = dict.fromkeys(content.categories[n] for n in sorted(content.categories, key=_order))
+    class_names = classes or tuple(listed)
+    used = {annotation.category_id for annotation in content.annotations}
+    used_names = [content.categories[number] for number in used]
+    labels = label_indices(used_names, class_names, where=path)
+    label_of = dict(zip(used, labels, strict=True))
     by_image = defaultdict(list)
-    for item in content["annotations"]:
-        if item["category_id"] not in categories:
-            raise UserError(
-                f"{path}: annotation {item.get('id')} has category_id {item['category_id']}, "
-                f"which the categories do not list"
-            )
-        by_image[item["image_id"]].append(item)
-    unlisted = set(by_image) - {image["id"] for image in content["images"]}
-    if unlisted:
-        raise UserError(f"{path}: annotations of unlisted images, as {min(unlisted, key=str)}")
+    for annotation in content.annotations:
+        by_image[annotation.image_id].append(annotation)
     examples = [
-        _to_example(image, by_image[image["id"]], categories, class_names, path)
-        for image in content["images"]
+        _to_example(image.id, size, by_image[image.id], label_of)
+        for image, size in zip(content.images, sizes, strict=True)
     ]
-    report_unused(path, examples, total=len(content["annotations"]))
-    paths = _image_paths(content["images"], folder)
-    return FileSource(class_names, examples, paths, _category_ids(categories, class_names))
+    report_unused(path, examples, total=len(content.annotations))
+    return FileSource(class_names, examples, paths, _category_ids(content.categories, class_names))
 
 
-def _to_example(image, items, categories, class_names, path):
-    size = (int(image["height"]), int(image["width"]))
-    names = [categories[item["category_id"]] for item in items]
-    labels = np.array(label_indices(names, class_names, where=path), np.int32)
-    xywh = np.array([item["bbox"] for item in items], np.float64).reshape(-1, 4)
-    given = [item.get("area", item["bbox"][2] * item["bbox"][3]) for item in items]
-    area = np.array(given, np.float64)
-    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    if not np.isfinite(corners).all() or not np.isfinite(area).all():
-        raise ValueError(f"image {image['id']} has a bbox or area that is not a number")
+def _order(number):
+    return isinstance(number, str), number
+
+
+def _to_example(image_id, size, annotations, label_of):
+    count = len(annotations)
+    boxes = np.array([each.box for each in annotations], np.float64).reshape(count, 4)
     return Example(
-        id=image["id"],
+        id=image_id,
         image=b"",
-        boxes=corners.astype(np.float32),
-        labels=labels,
-        crowd=np.array([item.get("iscrowd", 0) for item in items], bool),
-        difficult=np.zeros(len(items), bool),
-        area=area,
+        boxes=boxes.astype(np.float32),
+        labels=np.array([label_of[each.category_id] for each in annotations], np.int32),
+        crowd=np.array([each.crowd for each in annotations], bool),
+        difficult=np.zeros(count, bool),
+        area=np.array([each.area for each in annotations], np.float64),
         size=size,
     )
 
@@ -116,13 +91,3 @@ def _category_ids(categories, class_names):
     found = tuple(numbers.get(name) for name in class_names)
     known = len(numbers) == len(categories) and all(isinstance(n, int) for n in found)
     return found if known else None
-
-
-def _image_paths(images, folder):
-    if not folder.is_dir():
-        raise UserError(f"no image folder {folder}")
-    paths = [folder / image["file_name"] for image in images]
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise UserError(f"{len(missing)} of {len(paths)} images are missing, first {missing[0]}")
-    return paths

@@ -1,16 +1,18 @@
 """Pascal VOC directories: JPEGImages, Annotations and ImageSets/Main."""
 
+import os
 import pathlib
-import xml.etree.ElementTree as ET
+from collections import defaultdict
 
-import cv2
 import numpy as np
 
+from jaxdet.data.sources import voc_xml
 from jaxdet.data.sources.files import FileSource, label_indices, report_unused
+from jaxdet.data.sources.folders import fill_sizes, find_files
+from jaxdet.data.sources.text import read_list
 from jaxdet.types import Example, UserError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def read_voc(*, root: str, split: str, classes: tuple[str, ...] = ()) -> FileSource:
@@ -61,45 +63,31 @@ def _read_split(root, part):
     if not list_path.is_file():
         known = ", ".join(sorted(p.stem for p in list_path.parent.glob("*.txt"))) or "none"
         raise UserError(f"no split file {list_path}; found: {known}")
-    images = {p.stem: p for p in (base / "JPEGImages").iterdir() if p.suffix.lower() in _SUFFIXES}
-    records = []
-    for stem in filter(None, map(str.strip, list_path.read_text().splitlines())):
-        if stem not in images:
-            raise UserError(f"{list_path}: no image {stem!r} in {base / 'JPEGImages'}")
-        xml_path = base / "Annotations" / f"{stem}.xml"
-        size, objects = _parse(xml_path, images[stem])
-        image_id = f"{folder}/{stem}" if folder else stem
-        records.append((xml_path, images[stem], image_id, size, objects))
-    return records
+    images = _pictures(base / "JPEGImages")
+    stems = read_list(list_path, images, _SUFFIXES)
+    for stem in stems:
+        named = images.get(stem, ())
+        if len(named) != 1:
+            found = "no image" if not named else f"{len(named)} images, {', '.join(named)}, of"
+            raise UserError(f"{list_path}: {found} {stem!r} in {base / 'JPEGImages'}")
+    names = [images[stem][0] for stem in stems]
+    paths = find_files(base / "JPEGImages", names, root=pathlib.Path(root), where=list_path)
+    xml_paths = [base / "Annotations" / f"{stem}.xml" for stem in stems]
+    parsed = [voc_xml.read(path) for path in xml_paths]
+    sizes = fill_sizes([size for size, _ in parsed], paths, f"{root} ({part})")
+    ids = [f"{folder}/{stem}" if folder else stem for stem in stems]
+    objects = [objects for _, objects in parsed]
+    return list(zip(xml_paths, paths, ids, sizes, objects, strict=True))
 
 
-def _parse(xml_path, image_path):
-    """The (height, width) and the objects (name, difficult, corners) of one XML file."""
-    try:
-        tree = ET.parse(xml_path).getroot()
-        size = tuple(int(float(tree.findtext(f"size/{side}") or 0)) for side in ("height", "width"))
-        objects = [
-            (
-                item.findtext("name", "").strip(),
-                int(item.findtext("difficult") or 0) > 0,
-                [float(item.find("bndbox").findtext(corner)) for corner in _CORNERS],
-            )
-            for item in tree.iter("object")
-        ]
-    except FileNotFoundError:
-        raise UserError(f"no annotation file {xml_path}") from None
-    except (ET.ParseError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{xml_path}: not a VOC annotation ({error})") from None
-    if min(size) <= 0:
-        size = _decoded_size(image_path, xml_path)
-    return size, objects
-
-
-def _decoded_size(image_path, xml_path):
-    pixels = cv2.imread(str(image_path), cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise UserError(f"{xml_path} gives no image size, and {image_path} cannot be read")
-    return pixels.shape[:2]
+def _pictures(folder):
+    """The names of the pictures in a folder by their stems."""
+    found = defaultdict(list)
+    for name in sorted(os.listdir(folder)):
+        stem, ending = os.path.splitext(name)
+        if ending.lower() in _SUFFIXES:
+            found[stem].append(name)
+    return found
 
 
 def _to_example(image_id, size, objects, class_names, xml_path):

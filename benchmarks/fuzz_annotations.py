@@ -1,0 +1,160 @@
+"""Damages annotation files at random: each is read, or refused in a line.
+
+    python benchmarks/fuzz_annotations.py [NUMBER]
+
+Files of json, xml and txt are changed by bits, cuts, repeats and words of their own
+formats, NUMBER times in all (100,000). Nothing but UserError may be raised, and where a file is
+read, the number of its objects is the one that a plain reader of the format counts.
+"""
+
+import collections
+import json
+import logging
+import random
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+from jaxdet.data.sources import coco_json, text, voc_xml
+from jaxdet.types import UserError
+
+COCO = {
+    "info": {"year": 2024},
+    "images": [
+        {"id": i, "file_name": f"p{i}.png", "width": 96, "height": 72 + i} for i in range(4)
+    ],
+    "annotations": [
+        {
+            "id": i,
+            "image_id": i % 4,
+            "category_id": 1 + i % 2,
+            "bbox": [51.5, i, 25, 20],
+            "area": 500,
+            "iscrowd": i % 2,
+            "segmentation": [[5, 5, 30, 5, 30, 40]],
+        }
+        for i in range(6)
+    ],
+    "categories": [{"id": 1, "name": "box"}, {"id": 2, "name": "disc"}],
+}
+BOX = "<bndbox><xmin>52</xmin><ymin>23</ymin><xmax>76</xmax><ymax>42.5</ymax></bndbox>"
+VOC = (
+    '<?xml version="1.0" encoding="UTF-8"?>\n<annotation><size><width>96</width>'
+    "<height>72</height><depth>3</depth></size>"
+    + f"<object><name>box</name><difficult>0</difficult>{BOX}</object>" * 3
+    + "</annotation>"
+)
+LIST = "p0\nfolder/p1.png\np2  1\np3 -1\nmy photo\n"
+WORDS = (
+    *(b"null", b"true", b'"0"', b"-1", b"1e999", b"NaN", b"[]", b"{}", b'""', b"[[", b"]]"),
+    *(b"<object>", b"</object>", b"<bndbox/>", b"&amp;", b"&x;", b"<!--", b"-->", b"]]>", b"<a"),
+    *(b"\xff\xfe", b"\xef\xbb\xbf", b"\0", b"\r\n", b"..", b"\\", b"\xed\xa0\x80", b"\xe2\x80\xa8"),
+)
+# What stands between quotes, commas, brackets or tags, and what may take its place.
+TOKENS = re.compile(rb'(?<=[">:,\[ \n])[\w.-]+(?=["<,\] \n}])')
+VALUES = (
+    *(b"0", b"1", b"-1", b"2", b"1.0", b"3", b"1e9", b"1e400", b"nan", b"null", b"true", b"x"),
+    *(b"", b" ", b"'1'", b"[1]", b"box", b"p1", b"../p1", "größer".encode(), b"9" * 400),
+)
+
+
+def main() -> None:
+    """Runs it."""
+    number = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    logging.getLogger("jaxdet").setLevel(logging.ERROR)
+    kinds = {
+        "json": (json.dumps(COCO).encode(), read_coco, count_coco),
+        "xml": (VOC.encode(), read_voc, count_voc),
+        "txt": (LIST.encode(), read_names, count_names),
+    }
+    start, outcomes = time.perf_counter(), collections.Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, (good, read, count) in kinds.items():
+            path, rng = Path(folder, f"file.{kind}"), random.Random(kind)
+            for _ in range(number // len(kinds)):
+                path.write_bytes(data := damage(good, rng))
+                try:
+                    found = read(path)
+                except UserError as error:
+                    assert str(path) in str(error) and "\n" not in str(error), (error, data)
+                    outcomes[kind, "refused"] += 1
+                    continue
+                wanted = count(data)
+                assert found == wanted, (kind, found, wanted, data)
+                outcomes[kind, "read"] += 1
+    for (kind, outcome), times in sorted(outcomes.items()):
+        print(f"{kind:<5}{outcome:<9}{times}")
+    print(f"{sum(outcomes.values())} files in {time.perf_counter() - start:.0f} s")
+
+
+def damage(data: bytes, rng: random.Random) -> bytes:
+    """Bytes with one to three changes."""
+    if rng.random() < 0.5:  # Values alone, so that the rest stays well-formed.
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            token = rng.choice(list(TOKENS.finditer(data)))
+            data = data[: token.start()] + rng.choice(VALUES) + data[token.end() :]
+        return data
+    data = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        place, length = rng.randrange(len(data) + 1), rng.choice((1, 1, 4, 16, 64))
+        match rng.randrange(6):
+            case 0:
+                data[place:place] = rng.choice(WORDS)
+            case 1:
+                data[place : place + length] = rng.choice(WORDS)
+            case 2:
+                del data[place : place + length]
+            case 3:
+                data[place:place] = data[place : place + length]
+            case 4 if place < len(data):
+                data[place] ^= 1 << rng.randrange(8)
+            case _:
+                source = rng.randrange(len(data) + 1)
+                data[place : place + length] = data[source : source + length]
+    return bytes(data)
+
+
+def read_coco(path: Path) -> int:
+    """The number of objects that are read."""
+    return len(coco_json.read(path).annotations)
+
+
+def count_coco(data: bytes) -> int:
+    """The number of annotations that the standard library finds; unused text may be bad."""
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    return len(json.loads(data.decode(encoding, errors="replace"))["annotations"])
+
+
+def read_voc(path: Path) -> int:
+    """The number of objects that are read."""
+    return len(voc_xml.read(path)[1])
+
+
+def count_voc(data: bytes) -> int:
+    """The number of boxes of objects that the standard library finds."""
+    items = [e for e in ElementTree.fromstring(data).iter() if e.tag.rpartition("}")[2] == "object"]
+    return sum(len(item.findall("{*}bndbox")) or 1 for item in items)
+
+
+def read_names(path: Path) -> int:
+    """The number of names that are read."""
+    return len(text.read_list(path, (), (".png",)))
+
+
+def count_names(data: bytes) -> int:
+    """The number of different names of lines that are not marked with -1."""
+    marked = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    text = data.decode("utf-16" if marked else "utf-8-sig")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    names = [line for line in lines if not line.endswith(" -1")]
+    for flag in (" 1", " 0"):
+        names = [name.removesuffix(flag).strip() for name in names]
+    names = [name.replace("\\", "/").rpartition("/")[2] for name in names]
+    return len({name[:-4] if name.lower().endswith(".png") else name for name in names})
+
+
+if __name__ == "__main__":
+    main()

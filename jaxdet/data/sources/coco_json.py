@@ -1,0 +1,252 @@
+"""The file of COCO's annotations, read against its declared shape.
+
+What programs write is read as what it can only mean: an area that is null or 0 is the
+box's, a box that is missing the polygon's, flags and numbers may be text or true, names
+of categories numbers. What could mean two things is refused, with the file, the
+annotation and the field.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from jaxdet.data.sources import text
+from jaxdet.types import UserError
+
+LISTS = ("images", "annotations", "categories")
+_FLAGS = {0: False, 1: True, "0": False, "1": True, None: False}
+_SHOWN = 40  # Characters of a file around a mistake, either side.
+_Number = int | float | str
+Box = tuple[float, float, float, float]
+
+
+class Image(NamedTuple):
+    """An image; its sides are 0 where the file does not say them."""
+
+    id: int | str
+    file_name: str
+    size: tuple[int, int]
+
+
+class Annotation(NamedTuple):
+    """An object: [x1, y1, x2, y2], and what the file says of it."""
+
+    image_id: int | str
+    category_id: int | str
+    box: Box
+    area: float
+    crowd: bool
+
+
+class Content(NamedTuple):
+    """What a file says; of categories the name by number."""
+
+    images: list[Image]
+    annotations: list[Annotation]
+    categories: dict[int | str, str]
+
+
+def read(path: Path) -> Content:
+    """Reads a file.
+
+    Memory is that of the file and of what is used of it: polygons beside boxes, captions,
+    licences are passed over.
+
+    Raises:
+        UserError: if there is none, it is not COCO's, or says what can mean two things.
+    """
+    if not path.is_file():
+        raise UserError(f"no annotation file {path}")
+    data = path.read_bytes()
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff", b"\xef\xbb") or b"\0" in data[:4]:
+        data = text.read_text(path).encode()
+    raw = _decode(data, path)
+    images = [_image(item, path) for item in raw.images]
+    categories = [(_id(item.id), _name(item, path)) for item in raw.categories]
+    _check_once((image.id for image in images), "images", path)
+    _check_once((number for number, _ in categories), "categories", path)
+    _check_pictures(images, path)
+    content = Content(images, [_annotation(item, path) for item in raw.annotations], {})
+    content.categories.update(categories)
+    _check_references(content, raw.annotations, path)
+    return content
+
+
+class _RawImage(msgspec.Struct, gc=False):
+    id: _Number
+    file_name: str
+    width: Any = None
+    height: Any = None
+
+
+class _RawAnnotation(msgspec.Struct, gc=False):
+    image_id: _Number
+    category_id: _Number
+    id: _Number | None = None
+    bbox: list[float] | None = None
+    area: float | None = None
+    iscrowd: int | float | bool | str | None = None
+    segmentation: msgspec.Raw = msgspec.Raw()
+
+
+class _RawCategory(msgspec.Struct, gc=False):
+    id: _Number
+    name: _Number
+
+
+class _RawFile(msgspec.Struct, gc=False):
+    images: list[_RawImage]
+    annotations: list[_RawAnnotation]
+    categories: list[_RawCategory]
+
+
+class _Identified(msgspec.Struct, gc=False):
+    id: Any = None
+
+
+class _Ids(msgspec.Struct, gc=False):
+    images: list[_Identified] = []
+    annotations: list[_Identified] = []
+    categories: list[_Identified] = []
+
+
+def _decode(data: bytes, path: Path) -> _RawFile:
+    try:
+        return msgspec.json.decode(data, type=_RawFile)
+    except RecursionError:
+        raise UserError(f"{path}: not a COCO file: it is nested too deeply") from None
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: not a COCO detection file: {_place(error, data)}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        line = str(error).removeprefix("JSON is malformed: ")
+        if at := re.search(r"byte (\d+)", line):
+            middle = int(at[1])
+            near = data[max(0, middle - _SHOWN) : middle + _SHOWN].decode(errors="replace")
+            line += f", near {' '.join(near.split())!r}"
+        raise UserError(f"{path}: not a json file: {line}") from None
+
+
+def _place(error: msgspec.ValidationError, data: bytes) -> str:
+    """What was wanted and found, and where: items of lists by their id, where they have one."""
+    line, _, where = str(error).partition(" - at ")
+    line = line.replace("Expected", "wanted").replace(", got", ", found")
+    line = line.replace("Object missing required field", "there is no")
+    if not where:
+        if "array" in line:
+            line += f": a list, as results files are; wanted an object with {', '.join(LISTS)}"
+        return line
+    where = where.strip("`").removeprefix("$.")
+    if item := re.match(r"(\w+)\[(\d+)\]", where):
+        number = _find_id(data, item[1], int(item[2]))
+        if number is not None:
+            where = f"{item[1]} of id {number!r}{where[item.end() :]}"
+    return f"{where}: {line}"
+
+
+def _find_id(data: bytes, section: str, place: int) -> Any:
+    """The id of an item; None where it has none. The file is read once more, for ids alone."""
+    try:
+        return getattr(msgspec.json.decode(data, type=_Ids), section)[place].id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # Behind that item.
+        return None
+
+
+def _id(value: _Number) -> int | str:
+    """A number that another program made a float is the same number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _image(item: _RawImage, path: Path) -> Image:
+    if not item.file_name.strip():
+        raise UserError(f"{path}: image {item.id}: file_name wants a name, found none")
+    return Image(_id(item.id), item.file_name, (_side(item.height), _side(item.width)))
+
+
+def _side(value: Any) -> int:
+    """Whole pixels; 0 for what is no size: the picture knows."""
+    try:
+        side = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return 0
+    return int(side) if 1 <= side < math.inf else 0
+
+
+def _name(item: _RawCategory, path: Path) -> str:
+    name = str(_id(item.name)).strip()
+    if not name:
+        raise UserError(f"{path}: category {item.id}: name wants text, found none")
+    return name
+
+
+def _annotation(item: _RawAnnotation, path: Path) -> Annotation:
+    box = item.bbox or _polygon_box(item, path)
+    if len(box) != 4:
+        raise _wrong(path, item, "bbox", "[x, y, width, height]", item.bbox)
+    x, y, width, height = box
+    try:
+        crowd = _FLAGS[item.iscrowd]
+    except KeyError:
+        raise _wrong(path, item, "iscrowd", "0 or 1", item.iscrowd) from None
+    # mmdetection leaves out what has no area; programs that do not measure it write 0 or null.
+    area = item.area or width * height
+    if not all(map(math.isfinite, (*box, area))):
+        raise _wrong(path, item, "bbox and area", "finite numbers", (item.bbox, item.area))
+    corners = (x, y, x + width, y + height)
+    return Annotation(_id(item.image_id), _id(item.category_id), corners, area, crowd)
+
+
+def _polygon_box(item: _RawAnnotation, path: Path) -> Sequence[float]:
+    """The [x, y, width, height] around all polygons of an object."""
+    try:
+        polygons = msgspec.json.decode(item.segmentation, type=list[list[float]])
+    except (msgspec.DecodeError, RecursionError):
+        polygons = []
+    xs = [x for polygon in polygons for x in polygon[::2]]
+    ys = [y for polygon in polygons for y in polygon[1::2]]
+    if not ys or len(xs) != len(ys):
+        raise _wrong(path, item, "bbox", "[x, y, width, height], or polygons", item.bbox)
+    return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+
+
+def _wrong(path, item, field, wanted, found) -> UserError:
+    which = f"annotation {item.id}" if item.id is not None else f"an annotation of {item.image_id}"
+    return UserError(f"{path}: {which}: {field} wants {wanted}, found {found!r}")
+
+
+def _check_once(ids: Iterable[Hashable], what: str, path: Path) -> None:
+    number, times = next(iter(Counter(ids).most_common(1)), (None, 0))
+    if times > 1:
+        raise UserError(
+            f"{path}: {what} want an id of their own each, found {number!r} {times} times: were "
+            "files joined without numbering anew?"
+        )
+
+
+def _check_pictures(images: Sequence[Image], path: Path) -> None:
+    """Refuses one picture under two numbers: which objects are on it is not known then."""
+    seen: dict[str, Image] = {}
+    for image in images:
+        other = seen.setdefault(image.file_name, image)
+        if other is not image:
+            raise UserError(
+                f"{path}: images {other.id!r} and {image.id!r} are one picture, {image.file_name!r}"
+            )
+
+
+def _check_references(content: Content, raw: Sequence[_RawAnnotation], path: Path) -> None:
+    known = {
+        "image_id": {image.id for image in content.images},
+        "category_id": content.categories.keys(),
+    }
+    for field, numbers in known.items():
+        for item, annotation in zip(raw, content.annotations, strict=True):
+            if getattr(annotation, field) not in numbers:
+                plural = {"image_id": "images", "category_id": "categories"}[field]
+                some = ", ".join(map(repr, list(numbers)[:3])) or "nothing"
+                wanted = f"one of {plural}, as {some}"
+                raise _wrong(path, item, field, wanted, getattr(item, field))

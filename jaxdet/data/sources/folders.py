@@ -1,0 +1,100 @@
+"""Pictures in folders: found by few looks at the disk, and none outside of what the user named."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import cv2
+
+from jaxdet.types import UserError
+
+_THREADS = 8  # Pictures that are opened at once for their sizes; the disk is what takes time.
+
+
+def find_files(folder: Path, names: Sequence[str], *, root: Path, where: object) -> list[Path]:
+    """The files of a folder that an annotation file names; folders are listed, not files asked.
+
+    Args:
+        folder: which the names start from; a link of the user's is followed.
+        names: paths below it, also with Windows' slashes.
+        root: of the data; links of single files may lead to where it is, not out of it.
+        where: the annotation file, for messages.
+
+    Raises:
+        UserError: for a missing folder or file, an absolute name, one with "..", or
+            one that is a link to a place outside.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no image folder {folder}")
+    places = [_below(name, where) for name in names]
+    inside = {place.resolve() for place in (folder, root)}
+    listed = {parent: _list(folder / parent, inside) for parent in {p.parent for p in places}}
+    missing = [place for place in places if place.name not in listed[place.parent]]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(places)} images are missing, first {folder / missing[0]}"
+        )
+    for place in places:
+        if not listed[place.parent][place.name]:
+            raise UserError(f"{where}: image {folder / place} is a link that leads out of {root}")
+    return [folder / place for place in places]
+
+
+def picture_sizes(paths: Iterable[Path]) -> list[tuple[int, int]]:
+    """The (height, width) of each picture, turned as its EXIF says; (0, 0) where there is none."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(_picture_size, paths))
+
+
+def fill_sizes(
+    sizes: Sequence[tuple[int, int]],
+    paths: Sequence[Path],
+    where: object,
+    measure: Callable[[Iterable[Path]], list[tuple[int, int]]] = picture_sizes,
+) -> list[tuple[int, int]]:
+    """Sizes of images, the pictures' own where an annotation says none; says how many."""
+    missing = [i for i, size in enumerate(sizes) if min(size) <= 0]
+    sizes = list(sizes)
+    for i, size in zip(missing, measure([paths[i] for i in missing]), strict=True):
+        sizes[i] = size
+    if missing:
+        logging.getLogger("jaxdet").warning(
+            "%s: %d of %d images have no width or height there: the pictures' own are taken",
+            *(where, len(missing), len(sizes)),
+        )
+    return sizes
+
+
+def _below(name: str, where: object) -> PurePosixPath:
+    """A name as a path below its folder."""
+    if "\\" in name:
+        name = PureWindowsPath(name).as_posix()
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.name or PureWindowsPath(name).drive:
+        raise UserError(f"{where}: file_name wants a path below the image folder, found {name!r}")
+    return path
+
+
+def _list(folder: Path, inside: set[Path]) -> dict[str, bool]:
+    """The names in a folder, and whether each stays inside."""
+    here = _stays(folder, inside)
+    try:
+        with os.scandir(folder) as entries:
+            return {
+                entry.name: here and (not entry.is_symlink() or _stays(entry.path, inside))
+                for entry in entries
+            }
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+
+
+def _stays(path: str | Path, inside: set[Path]) -> bool:
+    place = Path(path).resolve()
+    return any(place.is_relative_to(each) for each in inside)
+
+
+def _picture_size(path: Path) -> tuple[int, int]:
+    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    return (0, 0) if pixels is None else pixels.shape[:2]

@@ -1,0 +1,102 @@
+"""One file of VOC's annotations, read against its declared shape.
+
+Names may be in a namespace, objects have parts, no `difficult`, corners between pixels,
+a polygon for a box, or several boxes, each of which is an object of the name then.
+"""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException, ElementTree
+
+from jaxdet.types import UserError
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_FLAGS = {"": False, "0": False, "1": True}
+
+
+class Object(NamedTuple):
+    """An object; its corners count pixels from 1, and the last one belongs to it."""
+
+    name: str
+    difficult: bool
+    corners: tuple[float, float, float, float]
+
+
+def read(path: Path) -> tuple[tuple[int, int], list[Object]]:
+    """Reads a file.
+
+    Returns:
+        The (height, width) of the image, a side of 0 where the file does not say it, and the
+        objects.
+
+    Raises:
+        UserError: if there is none, it is not VOC's, or says what can mean two things.
+    """
+    try:
+        tree = ElementTree.parse(path).getroot()
+    except FileNotFoundError:
+        raise UserError(f"no annotation file {path}") from None
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
+        line = " ".join(str(error).split())
+        raise UserError(f"{path}: not a VOC annotation ({line})") from None
+    for element in tree.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    size = tuple(_side(tree.findtext(f"size/{side}")) for side in ("height", "width"))
+    objects = []
+    for number, item in enumerate(tree.iter("object"), 1):
+        try:
+            objects += _objects(item)
+        except ValueError as error:
+            raise UserError(f"{path}: object {number}: {error}") from None
+    return size, objects
+
+
+def _side(text: str | None) -> int:
+    """Whole pixels; 0 for what is no size: the picture knows."""
+    side = _number(text)
+    return int(side) if 1 <= side < math.inf else 0
+
+
+def _objects(item: Element) -> list[Object]:
+    name = (item.findtext("name") or "").strip()
+    if not name:
+        raise ValueError("name wants text, found none")
+    flag = (item.findtext("difficult") or "").strip()
+    if flag not in _FLAGS:
+        raise ValueError(f"difficult wants 0 or 1, found {flag!r}")
+    boxes = [_corners(box) for box in item.findall("bndbox")] or [_around(item.find("polygon"))]
+    return [Object(name, _FLAGS[flag], box) for box in boxes]
+
+
+def _corners(box: Element) -> tuple[float, ...]:
+    corners = []
+    for corner in _CORNERS:
+        text = box.findtext(corner)
+        if not math.isfinite(_number(text)):
+            found = "none" if text is None else repr(text.strip())
+            raise ValueError(f"bndbox/{corner} wants a finite number, found {found}")
+        corners.append(float(text))
+    return tuple(corners)
+
+
+def _around(polygon: Element | None) -> tuple[float, ...]:
+    """The corners of the box around a polygon: x1, y1, x2, y2, ..., or points of x and y."""
+    places = {"x": [], "y": []}
+    for point in () if polygon is None else polygon.iter():
+        if point.tag[:1] in places and point.tag[1:].isdecimal() | (len(point.tag) == 1):
+            places[point.tag[0]].append(_number(point.text))
+    xs, ys = places.values()
+    if not xs or len(xs) != len(ys) or not all(map(math.isfinite, xs + ys)):
+        raise ValueError("wants a bndbox, or a polygon of finite numbers; found none")
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _number(text: str | None) -> float:
+    """NaN for what is no number."""
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan
