@@ -96,6 +96,10 @@ class WithProposals:
         ids, counts, self._boxes, self._scores = _read(Path(file))
         self._row = {image_id: row for row, image_id in enumerate(ids.tolist())}
         self._ends = [0, *np.cumsum(counts).tolist()]
+        # What the source knows without reading an image, where it does.
+        for name in ("ids", "annotations", "category_ids"):
+            if hasattr(source, name):
+                setattr(self, name, getattr(source, name))
         self._check_images()
 
     def __len__(self) -> int:

@@ -263,3 +263,9 @@ def test_images_with_objects_are_found_where_only_reading_tells(file):
     assert len(NonEmpty(source)) == 0
     (example,) = NonEmpty(source, use_difficult=True)
     np.testing.assert_array_equal(example.proposals, BOXES[2])
+
+
+def test_what_the_source_knows_without_images_is_known_behind_it(voc, file):
+    both = WithProposals(voc, file)
+    assert both.ids() == ["a", "b"]
+    assert [len(each.labels) for each in both.annotations()] == [1, 0]

@@ -42,6 +42,10 @@ class FileSource:
         """The id of each image, in order; reads no file."""
         return [example.id for example in self.examples]
 
+    def annotations(self) -> Sequence[Example]:
+        """The examples without their images; reads no file."""
+        return self.examples
+
     def has_object(self, index: int, *, use_difficult: bool = False) -> bool:
         """Whether the image shows an object to learn; reads no file."""
         return shows_object(self.examples[index], use_difficult=use_difficult)

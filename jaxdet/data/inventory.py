@@ -1,0 +1,171 @@
+"""What a data set has to learn from, and what of it is left out, counted before the first step."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxdet.data import transforms
+from jaxdet.types import Example, UserError
+
+CLASSES_SHOWN = 12  # A table stays short: of more classes the most and the least frequent.
+MOST = 0.5  # Of the boxes over an edge: more than that are hardly cut objects.
+# Why an object is not learnt, in the order in which it is asked.
+REASONS = ("no area", "outside the image", "crowd", "difficult", "below a pixel", "no slot")
+
+
+class Inventory(NamedTuple):
+    """Counts of one split.
+
+    Attributes:
+        images: all of them.
+        empty: those without an object to learn.
+        objects: of each class, those that are learnt.
+        left_out: of each class and each of `REASONS`, those that are not; (K, R).
+        over_edge: objects whose box reaches over an edge of the image.
+    """
+
+    images: int
+    empty: int
+    objects: np.ndarray
+    left_out: np.ndarray
+    over_edge: int
+
+    @property
+    def total(self) -> int:
+        """All objects of the data."""
+        return int(self.objects.sum() + self.left_out.sum())
+
+
+def count(
+    examples: Sequence[Example],
+    num_classes: int,
+    *,
+    canvas: tuple[int, int],
+    resize: tuple[int | tuple[int, ...], int],
+    max_boxes: int,
+    use_difficult: bool,
+) -> Inventory:
+    """Counts what annotations hold; no image is read.
+
+    Args:
+        examples: the annotations, their images undecoded.
+        num_classes: K.
+        canvas: (height, width) of the batches.
+        resize: (short, long) sides; of several short sides the largest counts.
+        max_boxes: object slots of an image.
+        use_difficult: whether difficult objects are learnt.
+    """
+    empty = np.zeros(0)
+    counts = np.array([len(each.labels) for each in examples], int)
+    image = np.repeat(np.arange(len(examples)), counts)
+    boxes = np.concatenate([each.boxes for each in examples] or [empty.reshape(0, 4)])
+    labels, crowd, difficult, area = (
+        np.concatenate([getattr(each, name) for each in examples] or [empty]).astype(kind)
+        for name, kind in (("labels", int), ("crowd", bool), ("difficult", bool), ("area", float))
+    )
+    sizes = np.array([each.size for each in examples], float).reshape(-1, 2)
+    limits = sizes[image][:, [1, 0, 1, 0]]
+    clipped = np.clip(boxes, 0, limits)
+    short = float(np.max(resize[0]))
+    scale = np.minimum(short / sizes.min(axis=1, initial=np.inf), resize[1] / sizes.max(axis=1))
+    scale = np.minimum(scale, (canvas / sizes).min(axis=1, initial=np.inf))
+    sides = np.min(clipped[:, 2:] - clipped[:, :2], axis=1, initial=np.inf) * scale[image]
+    wrong = {
+        "no area": ~(transforms.has_pixel(boxes) & (area > 0)),
+        "outside the image": ~transforms.has_pixel(clipped),
+        "crowd": crowd,
+        "difficult": difficult & (not use_difficult),
+        "below a pixel": sides < transforms.MIN_SIDE,
+    }
+    reason = np.full(len(labels), -1)
+    for place, name in enumerate(REASONS[:-1]):
+        reason[(reason < 0) & wrong[name]] = place
+    _leave_out_last(reason, image, transforms.areas(clipped), max_boxes)
+    left_out = np.zeros((num_classes, len(REASONS)), int)
+    np.add.at(left_out, (labels[reason >= 0], reason[reason >= 0]), 1)
+    learnt = reason < 0
+    return Inventory(
+        images=len(examples),
+        empty=len(examples) - len(np.unique(image[learnt])),
+        objects=np.bincount(labels[learnt], minlength=num_classes),
+        left_out=left_out,
+        over_edge=int(np.any((boxes < -0.5) | (boxes > limits + 0.5), axis=1).sum()),
+    )
+
+
+def table(inventories: dict[str, Inventory], class_names: Sequence[str]) -> str:
+    """A line for each count, a column for each split."""
+    rows = [("", *inventories)]
+    splits = list(inventories.values())
+    rows.append(("images", *(each.images for each in splits)))
+    rows.append(("  without objects", *(each.empty for each in splits)))
+    rows.append(("objects", *(int(each.objects.sum()) for each in splits)))
+    for label in _shown(splits[0].objects):
+        rows.append((f"  {class_names[label]}", *(int(each.objects[label]) for each in splits)))
+    if len(class_names) > CLASSES_SHOWN:
+        rows.append((f"  ... {len(class_names)} classes", *("" for _ in splits)))
+    rows.append(("left out", *(int(each.left_out.sum()) for each in splits)))
+    for place, reason in enumerate(REASONS):
+        numbers = [int(each.left_out[:, place].sum()) for each in splits]
+        if any(numbers):
+            rows.append((f"  {reason}", *numbers))
+    if any(each.over_edge for each in splits):
+        rows.append(("boxes over an edge", *(each.over_edge for each in splits)))
+    width = max(len(row[0]) for row in rows)
+    columns = [max(len(f"{row[i]}") for row in rows) for i in range(1, len(rows[0]))]
+    return "\n".join(
+        f"{row[0]:<{width}}" + "".join(f"  {v:>{w}}" for v, w in zip(row[1:], columns, strict=True))
+        for row in rows
+    )
+
+
+def warnings(inventory: Inventory, split: str, class_names: Sequence[str]) -> list[str]:
+    """What is probably a mistake, and what it usually means.
+
+    Raises:
+        UserError: if there is nothing at all to learn or to find.
+    """
+    said = []
+    if not inventory.objects.any():
+        raise UserError(f"{split}: {_why_nothing(inventory)}")
+    if inventory.over_edge > MOST * inventory.total:
+        said.append(
+            f"{inventory.over_edge} of {inventory.total} boxes of {split} reach over an edge of "
+            "their image: were the pictures resized, or are the boxes in another form, such as "
+            "x, y, width, height for corners?"
+        )
+    nothing = [class_names[label] for label in np.flatnonzero(inventory.objects == 0)]
+    if nothing:
+        listed = ", ".join(nothing[:CLASSES_SHOWN]) + (", ..." * (len(nothing) > CLASSES_SHOWN))
+        said.append(f"{split} has no object to learn of {len(nothing)} classes: {listed}")
+    return said
+
+
+def _why_nothing(inventory: Inventory) -> str:
+    if not inventory.total:
+        return f"there is no object on any of {inventory.images} images"
+    numbers = inventory.left_out.sum(axis=0)
+    parts = [f"{n} {reason}" for n, reason in zip(numbers, REASONS, strict=True) if n]
+    hint = ""
+    if numbers[REASONS.index("crowd")] == inventory.total:
+        hint = "; iscrowd is 1 everywhere, as programs write it that export masks: set it to 0"
+    return f"there is nothing to learn: of {inventory.total} objects {', '.join(parts)}{hint}"
+
+
+def _shown(objects: np.ndarray) -> Iterable[int]:
+    """The places of the classes that a table shows, in their own order."""
+    if len(objects) <= CLASSES_SHOWN:
+        return range(len(objects))
+    order = np.argsort(-objects, kind="stable")
+    half = CLASSES_SHOWN // 2
+    return [*order[:half].tolist(), *order[-half:].tolist()]
+
+
+def _leave_out_last(reason, image, area, max_boxes):
+    """Of an image with too many objects the smallest find no slot; see `limit_objects`."""
+    candidates = np.flatnonzero(reason < 0)
+    order = candidates[np.lexsort((-area[candidates], image[candidates]))]
+    _, starts = np.unique(image[order], return_index=True)
+    rank = np.arange(len(order)) - np.repeat(starts, np.diff([*starts, len(order)]))
+    reason[order[rank >= max_boxes]] = len(REASONS) - 1
