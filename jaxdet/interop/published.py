@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxdet.types import UserError
 
+GROWTH_ALONE = {"limit_shrinking": False}
 CAFFE = {"pixels": {"std": (1.0, 1.0, 1.0)}, "backbone": {"style": "caffe"}}
 # (whose names, detector) -> what differs from the detector's defaults, which are mmdetection's.
 PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
@@ -15,9 +16,14 @@ PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
     ("mmdetection_caffe", "retinanet"): CAFFE,
     ("torchvision", "faster_rcnn"): {
         "backbone": {"norm_epsilon": 0.0},
-        "rpn": {"anchors": {"rounded": True}, "test": {"min_size": 1e-3}},
+        "rpn": {
+            "anchors": {"rounded": True},
+            "coder": GROWTH_ALONE,
+            "test": {"min_size": 1e-3},
+        },
         "roi": {
             "pool": {"sampling_ratio": 2, "aligned": False},
+            "coder": GROWTH_ALONE,
             "suppress": {"min_size": 1e-2},
         },
     },
@@ -25,6 +31,7 @@ PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
         "backbone": {"norm_epsilon": 0.0},
         "neck": {"extra": "on_output", "relu_before_extra": True},
         "anchors": {"rounded": True},
+        "coder": GROWTH_ALONE,
         "pre_nms_pairs": True,
         # As many as the best 1000 pairs of five levels.
         "suppress": {"max_detections": 300, "max_candidates": 5000},
@@ -58,17 +65,24 @@ PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
         },
     },
 }
+# Whose names -> fields of `model_file.Contents`, and keys of the data, that say how images come.
+IMAGES: dict[str, dict[str, Any]] = {
+    "mmdetection": {"canvas": (1344, 1344), "resize": (800, 1333)},
+    "mmdetection_caffe": {"canvas": (1344, 1344), "resize": (800, 1333)},
+    "torchvision": {
+        "canvas": (1344, 1344),
+        "resize": (800, 1333),
+        "resize_rule": "torchvision",
+    },
+    "simple_faster_rcnn": {"canvas": (1000, 1000), "resize": (600, 1000)},
+}
 
 
 def settings_for(names: str, detector: str) -> dict[str, Any]:
     """The settings with which a detector predicts as another system's published one.
 
-    They are of prediction; how it was trained they do not say. Images of
-    simple-faster-rcnn's end where they end: give it a canvas of the image's own size,
-    as regions at the border of a smaller one read the canvas beside it. Three things of
-    torchvision's are no settings: it resizes images as floats, after normalising,
-    takes boxes back by the ratio of each side, and lets deltas shrink a side to
-    less than 1 / 62.5.
+    They are of prediction; how it was trained they do not say. How images come to it
+    is no setting of a detector: `images_for` says that.
 
     >>> settings_for("mmdetection_caffe", "retinanet")
     {'pixels': {'std': (1.0, 1.0, 1.0)}, 'backbone': {'style': 'caffe'}}
@@ -88,3 +102,29 @@ def settings_for(names: str, detector: str) -> dict[str, Any]:
         known = ", ".join(map(" ".join, PUBLISHED))
         raise UserError(f"nothing is known of {names} {detector}; known: {known}")
     return copy.deepcopy(PUBLISHED[names, detector])
+
+
+def images_for(names: str) -> dict[str, Any]:
+    """How another system's published detectors take images: canvas and resize.
+
+    The canvas is one for images of any shape. The reference pads a batch no further
+    than its largest sides, rounded up to 32, and what is beside an image is seen by its
+    borders, and by the steps between torchvision's cells: for its very numbers give that
+    canvas. Images of simple-faster-rcnn's end where they end: for its very numbers
+    give each a canvas of its own size.
+
+    >>> images_for("simple_faster_rcnn")
+    {'canvas': (1000, 1000), 'resize': (600, 1000)}
+
+    Args:
+        names: as of `settings_for`.
+
+    Returns:
+        Fields of `model_file.Contents`, of the same names as in a config's data.
+
+    Raises:
+        UserError: if there is no such system.
+    """
+    if names not in IMAGES:
+        raise UserError(f"nothing is known of images of {names}; known: {', '.join(IMAGES)}")
+    return dict(IMAGES[names])

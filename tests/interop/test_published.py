@@ -3,7 +3,9 @@ import jax.numpy as jnp
 import pytest
 
 import jaxdet
-from jaxdet.interop import published, settings_for
+from jaxdet.commands.schema import DATA
+from jaxdet.interop import images_for, published, settings_for
+from jaxdet.model_file import Contents
 from jaxdet.types import UserError
 
 
@@ -22,6 +24,16 @@ def test_what_is_done_to_published_settings_changes_no_later_ones():
     assert settings_for("mmdetection_caffe", "faster_rcnn")["pixels"]["std"] == (1.0, 1.0, 1.0)
 
 
+@pytest.mark.parametrize("names", {names for names, _ in published.PUBLISHED})
+def test_images_of_every_published_detector_fit_a_model_file_and_a_config(names):
+    fields = images_for(names)
+    assert fields.keys() <= set(Contents._fields) and fields.keys() <= DATA.keys()
+    short, long = fields["resize"]
+    assert short < long <= min(fields["canvas"])
+
+
 def test_what_is_not_known_is_refused_with_what_is():
+    with pytest.raises(UserError, match="images of detectron; known: mmdetection, "):
+        images_for("detectron")
     with pytest.raises(UserError, match="detectron faster_rcnn; known: mmdetection faster_rcnn, "):
         settings_for("detectron", "faster_rcnn")
