@@ -10,7 +10,8 @@ def bilinear(
     """Resizes pixels as floats, between the centres of pixels and without antialiasing.
 
     torch computes the places of pixels in float32, which moves them by up to 1e-4 pixels.
-    OpenCV does not: a whole Faster R-CNN found boxes of noise .02 pixels apart for that.
+    OpenCV does not, and is some 15 times as fast: for that the boxes of a whole Faster
+    R-CNN on an image of noise lay .02 pixels apart.
 
     Args:
         image: of any type.

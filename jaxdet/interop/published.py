@@ -65,24 +65,17 @@ PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
         },
     },
 }
-# Whose names -> fields of `model_file.Contents`, and keys of the data, that say how images come.
-IMAGES: dict[str, dict[str, Any]] = {
-    "mmdetection": {"canvas": (1344, 1344), "resize": (800, 1333)},
-    "mmdetection_caffe": {"canvas": (1344, 1344), "resize": (800, 1333)},
-    "torchvision": {
-        "canvas": (1344, 1344),
-        "resize": (800, 1333),
-        "resize_rule": "torchvision",
-    },
-    "simple_faster_rcnn": {"canvas": (1000, 1000), "resize": (600, 1000)},
-}
 
 
 def settings_for(names: str, detector: str) -> dict[str, Any]:
     """The settings with which a detector predicts as another system's published one.
 
-    They are of prediction; how it was trained they do not say. How images come to it
-    is no setting of a detector: `images_for` says that.
+    They are of prediction; how it was trained they do not say. How images are resized
+    is no setting of a detector: `resize_rule_for` says that. For the very numbers of
+    the reference give its canvas, too: mmdetection and torchvision pad a batch to its
+    largest sides, rounded up to 32, which torchvision's steps between cells depend on.
+    Images of simple-faster-rcnn's end where they end: give each a canvas of its own
+    size, as regions at the border of a smaller one read the canvas beside it.
 
     >>> settings_for("mmdetection_caffe", "retinanet")
     {'pixels': {'std': (1.0, 1.0, 1.0)}, 'backbone': {'style': 'caffe'}}
@@ -104,27 +97,22 @@ def settings_for(names: str, detector: str) -> dict[str, Any]:
     return copy.deepcopy(PUBLISHED[names, detector])
 
 
-def images_for(names: str) -> dict[str, Any]:
-    """How another system's published detectors take images: canvas and resize.
+def resize_rule_for(names: str) -> str:
+    """How another system resizes images, as a model file and a config's data say it.
 
-    The canvas is one for images of any shape. The reference pads a batch no further
-    than its largest sides, rounded up to 32, and what is beside an image is seen by its
-    borders, and by the steps between torchvision's cells: for its very numbers give that
-    canvas. Images of simple-faster-rcnn's end where they end: for its very numbers
-    give each a canvas of its own size.
-
-    >>> images_for("simple_faster_rcnn")
-    {'canvas': (1000, 1000), 'resize': (600, 1000)}
+    >>> resize_rule_for("torchvision")
+    'torchvision'
 
     Args:
         names: as of `settings_for`.
 
     Returns:
-        Fields of `model_file.Contents`, of the same names as in a config's data.
+        One of `types.RESIZE_RULES`.
 
     Raises:
         UserError: if there is no such system.
     """
-    if names not in IMAGES:
-        raise UserError(f"nothing is known of images of {names}; known: {', '.join(IMAGES)}")
-    return dict(IMAGES[names])
+    known = dict.fromkeys(whose for whose, _ in PUBLISHED)
+    if names not in known:
+        raise UserError(f"nothing is known of {names}'s images; known: {', '.join(known)}")
+    return "torchvision" if names == "torchvision" else "rounded"

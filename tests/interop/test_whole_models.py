@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 import jaxdet
 from jaxdet import model_file
 from jaxdet.detectors import rpn
-from jaxdet.interop import from_torch, images_for, settings_for
+from jaxdet.interop import from_torch, resize_rule_for, settings_for
 from jaxdet.prediction import Predictor
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
@@ -287,8 +287,9 @@ def torchvisions(detector, data, name, more, path):
     The reference was made without published weights, which alone make its epsilon 0.
     """
     more = merged(more, {"backbone": {"norm_epsilon": 1e-5}})
-    fields = images_for("torchvision") | {
+    fields = {
         "settings": merged(settings_for("torchvision", detector), more),
+        "resize_rule": resize_rule_for("torchvision"),
         "canvas": tuple(data["batch_hw"].tolist()),
         "resize": (160, 224),
     }
@@ -357,12 +358,15 @@ def test_simple_faster_rcnn(golden, look):
     # The reference was told that its image is an enlarged one, of which boxes of 16 pixels are
     # small enough to be dropped; a predictor takes what it is given for the original.
     told = {"rpn": {"test": counts | {"min_size": float(small["min_size"] * scale)}}}
-    fields = images_for("simple_faster_rcnn") | {
-        "settings": merged(settings, told),
-        "canvas": pixels.shape[1:3],
-        "resize": pixels.shape[1:3],
-    }
-    contents = model_file.Contents("faster_rcnn", class_names=NAMES, variables=variables, **fields)
+    sides = pixels.shape[1:3]
+    contents = model_file.Contents(
+        "faster_rcnn",
+        merged(settings, told),
+        NAMES,
+        canvas=sides,
+        resize=sides,
+        variables=variables,
+    )
     # Not by a file, as the others: it would have half a gigabyte.
     built = jaxdet.build("faster_rcnn", num_classes=5, **contents.settings)
     (found,), seen = look(Predictor(contents, built), [data["image_rgb_uint8"]])
