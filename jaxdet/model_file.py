@@ -29,7 +29,7 @@ from safetensors.numpy import save
 
 from jaxdet import detectors
 from jaxdet.detectors import nested
-from jaxdet.types import Detector, Images, Proposals, UserError
+from jaxdet.types import RESIZE_RULES, Detector, Images, Proposals, UserError
 
 NAME = "model.safetensors"  # In the workdir of a run.
 FORMAT = 1
@@ -50,6 +50,7 @@ class Contents(NamedTuple):
         category_ids: number of each label in the data's own files, as COCO's
             have them; None where the data has no such numbers.
         max_proposals: proposals that are given with an image, at most; 0 for none.
+        resize_rule: how they are resized, see `data.transforms.resize`.
     """
 
     detector: str
@@ -60,11 +61,14 @@ class Contents(NamedTuple):
     variables: Any
     category_ids: tuple[int, ...] | None = None
     max_proposals: int = 0
+    resize_rule: str = "rounded"
 
 
 # What the JSON holds.
 TEXT_TYPES = {"format": int, "version": str, **Contents.__annotations__}
 del TEXT_TYPES["variables"]
+# What the first files of this format do not say.
+LATER = {"resize_rule": "rounded"}
 
 
 def write(path: str | os.PathLike, contents: Contents) -> None:
@@ -116,7 +120,12 @@ def read(path: str | os.PathLike) -> tuple[Contents, Detector]:
     return _open(values, leaves, path)
 
 
-def blank_images(batch_size: int, canvas: tuple[int, int], max_proposals: int = 0) -> Images:
+def blank_images(
+    batch_size: int,
+    canvas: tuple[int, int],
+    max_proposals: int = 0,
+    resize_rule: str = "rounded",
+) -> Images:
     """Shapes and types of images."""
     proposals = None
     if max_proposals:
@@ -127,7 +136,7 @@ def blank_images(batch_size: int, canvas: tuple[int, int], max_proposals: int = 
             valid=slots,
         )
     return Images(
-        pixels=jax.ShapeDtypeStruct((batch_size, *canvas, 3), np.uint8),
+        pixels=jax.ShapeDtypeStruct((batch_size, *canvas, 3), RESIZE_RULES[resize_rule]),
         sizes=jax.ShapeDtypeStruct((batch_size, 2), np.int32),
         scales=jax.ShapeDtypeStruct((batch_size,), np.float32),
         proposals=proposals,
@@ -166,7 +175,8 @@ def _open(
             raise UserError(f"{path}: it uses the module {module!r}: import that before it is read")
     try:
         detector = detectors.build(name, num_classes=len(names), **settings)
-        images = blank_images(1, fields["canvas"], fields["max_proposals"])
+        sides = fields["canvas"], fields["max_proposals"]
+        images = blank_images(1, *sides, fields["resize_rule"])
         shapes = jax.eval_shape(detector.init, jax.random.key(0), images)
     except Exception as error:  # Settings that do not work fail wherever they are used.
         raise UserError(f"{path}: {name}: {_line(error)}") from error
@@ -183,6 +193,7 @@ def _open(
 
 
 def _check_fields(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    values = LATER | dict(values)
     for key in [*values, *TEXT_TYPES]:
         if key not in values or key not in TEXT_TYPES:
             mistake = "not known" if key in values else "missing"
@@ -192,6 +203,9 @@ def _check_fields(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
         if not nested.fits(value, TEXT_TYPES[key]):
             wanted = nested.written(TEXT_TYPES[key])
             raise UserError(f"{path}: metadata: {key} wants {wanted}, found {value!r}")
+    if fields["resize_rule"] not in RESIZE_RULES:
+        known, rule = ", ".join(RESIZE_RULES), fields["resize_rule"]
+        raise UserError(f"{path}: metadata: resize_rule wants one of {known}; found {rule!r}")
     short, long = fields["resize"]
     least = min(*fields["canvas"], np.min(short, initial=long), np.size(short))
     if least < 1 or fields["max_proposals"] < 0:

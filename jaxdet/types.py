@@ -5,7 +5,7 @@ Letters in shape annotations:
     candidates, P proposals, S samples, D detections, K classes, L levels.
 
 Conventions:
-    * Images are NHWC, uint8 RGB, content at the top left of the canvas.
+    * Images are NHWC, RGB in 0..255, content at the top left of the canvas.
     * Boxes are [x1, y1, x2, y2], float32 canvas pixels; x2 and y2 are exclusive.
     * Sizes are (height, width).
     * Labels are 0..K-1; background is K, and only inside the RoI classifier.
@@ -19,7 +19,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
+from jaxtyping import Array, Bool, Float, Int, Real, UInt32
+
+# How images may be resized, see `data.transforms.resize` -> the type of their pixels then.
+RESIZE_RULES = {"rounded": np.uint8, "torchvision": np.float32}
 
 
 class UserError(ValueError):
@@ -53,7 +56,7 @@ class Detections(NamedTuple):
 class Images(NamedTuple):
     """All that prediction needs."""
 
-    pixels: UInt8[Array, "B H W 3"]
+    pixels: Real[Array, "B H W 3"]  # RGB in 0..255, of a type of `RESIZE_RULES`.
     sizes: Int[Array, "B 2"]  # (height, width) of the content, in canvas pixels.
     scales: Float[Array, " B"]  # Canvas pixels per original pixel.
     proposals: Proposals | None = None  # Given ones (Fast R-CNN), else None.

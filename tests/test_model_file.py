@@ -114,6 +114,15 @@ def test_settings_without_end_and_resizes_of_several_sides_are_read_as_they_were
     assert found.resize == ((48, 64), 96) and found.category_ids is None
 
 
+def test_files_of_before_resize_rules_are_read_as_rounding(forge, contents, tmp_path):
+    assert model_file.read(forge({"resize_rule": ...}))[0].resize_rule == "rounded"
+
+    floats = contents._replace(resize_rule="torchvision")
+    model_file.write(tmp_path / "a.safetensors", floats)
+    assert same(model_file.read(tmp_path / "a.safetensors")[0], floats)
+    assert "wants one of rounded, torchvision; found 'no'" in refused(forge({"resize_rule": "no"}))
+
+
 def test_another_program_finds_names_and_texts_in_the_file(saved, contents):
     with safe_open(saved, framework="numpy") as file:
         text = json.loads(file.metadata()["jaxdet"])

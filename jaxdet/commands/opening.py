@@ -156,7 +156,8 @@ def first_variables(run: Run) -> tuple[Any, str]:
 
 def blank_images(config: ConfigDict, batch_size: int) -> Images:
     """Shapes and types of images."""
-    return model_file.blank_images(batch_size, config.data.canvas, config.data.max_proposals)
+    data = config.data
+    return model_file.blank_images(batch_size, data.canvas, data.max_proposals, data.resize_rule)
 
 
 def _in_steps(config: ConfigDict, num_images: int) -> ConfigDict:

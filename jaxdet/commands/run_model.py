@@ -66,6 +66,7 @@ def _contents(run: Run, checkpoints: Checkpoints) -> Contents:
         class_names=run.class_names,
         canvas=config.data.canvas,
         resize=config.data.resize,
+        resize_rule=config.data.resize_rule,
         variables=checkpoints.restore_variables("best", like=run.variables),
         max_proposals=config.data.max_proposals,
     )

@@ -79,6 +79,7 @@ DATA = {
         "(short, long) sides that images are resized to within the canvas; one of several short "
         "ones, ((480, 512), 800), is drawn; () for the sides of the canvas",
     ),
+    **taken(pipeline.train_batches, "resize_rule"),
     **taken(pipeline.train_batches, "max_boxes", "max_proposals", "keep_empty", "use_difficult"),
     **taken(pipeline.train_batches, "num_threads"),
     **taken(transforms.Augmentation, *transforms.Augmentation._fields),

@@ -3,10 +3,12 @@
 import numpy as np
 
 from jaxdet.data import transforms
-from jaxdet.types import Batch, Example, Images, Proposals
+from jaxdet.types import RESIZE_RULES, Batch, Example, Images, Proposals
 
 
-def blank_images(rows: int, canvas: tuple[int, int], max_proposals: int) -> Images:
+def blank_images(
+    rows: int, canvas: tuple[int, int], max_proposals: int, resize_rule: str = "rounded"
+) -> Images:
     """Grey canvases; their size is the whole canvas, so that no detector divides by 0.
 
     Detectors overwrite what is beside an image, but a batch that is resized before
@@ -16,19 +18,26 @@ def blank_images(rows: int, canvas: tuple[int, int], max_proposals: int) -> Imag
         rows: B.
         canvas: (height, width).
         max_proposals: P, or 0 for none.
+        resize_rule: of what will be written, which decides on the type of the pixels.
     """
     return Images(
-        pixels=np.full((rows, *canvas, 3), transforms.FILL, np.uint8),
+        pixels=np.full((rows, *canvas, 3), transforms.FILL, RESIZE_RULES[resize_rule]),
         sizes=np.tile(np.array(canvas, np.int32), (rows, 1)),
         scales=np.ones(rows, np.float32),
         proposals=_blank_proposals(rows, max_proposals) if max_proposals else None,
     )
 
 
-def blank_batch(rows: int, canvas: tuple[int, int], max_boxes: int, max_proposals: int) -> Batch:
+def blank_batch(
+    rows: int,
+    canvas: tuple[int, int],
+    max_boxes: int,
+    max_proposals: int,
+    resize_rule: str = "rounded",
+) -> Batch:
     """Grey canvases without objects; see `blank_images`. G is `max_boxes`."""
     return Batch(
-        images=blank_images(rows, canvas, max_proposals),
+        images=blank_images(rows, canvas, max_proposals, resize_rule),
         boxes=np.zeros((rows, max_boxes, 4), np.float32),
         labels=np.zeros((rows, max_boxes), np.int32),
         valid=np.zeros((rows, max_boxes), bool),
@@ -38,7 +47,11 @@ def blank_batch(rows: int, canvas: tuple[int, int], max_boxes: int, max_proposal
 
 
 def fit_image(
-    images: Images, row: int, example: Example, resize: tuple[int | tuple[int, ...], int]
+    images: Images,
+    row: int,
+    example: Example,
+    resize: tuple[int | tuple[int, ...], int],
+    resize_rule: str = "rounded",
 ) -> None:
     """Resizes a decoded image to its limits and the canvas, and writes it into a blank row.
 
@@ -47,6 +60,7 @@ def fit_image(
         row: the place.
         example: decoded; its proposals are clipped.
         resize: (short, long) sides; of several short sides the largest counts.
+        resize_rule: see `transforms.resize`.
     """
     scale = transforms.fit_scale(
         example.image.shape[:2],
@@ -54,7 +68,8 @@ def fit_image(
         long=resize[1],
         canvas=images.pixels.shape[1:3],
     )
-    write_image(images, row, transforms.resize(transforms.clean(example), scale), scale)
+    resized = transforms.resize(transforms.clean(example), scale, resize_rule)
+    write_image(images, row, resized, scale)
 
 
 def write_image(images: Images, row: int, example: Example, scale: float) -> None:

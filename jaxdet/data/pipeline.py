@@ -20,6 +20,7 @@ from jaxdet.data.ranges import (
     check_division,
     check_flags,
     check_resize,
+    check_resize_rule,
     check_steps,
 )
 from jaxdet.data.sources.selection import NonEmpty
@@ -35,6 +36,7 @@ def check_train_settings(
     *,
     canvas: object,
     resize: object,
+    resize_rule: object = "rounded",
     max_boxes: object,
     max_proposals: object,
     keep_empty: object,
@@ -50,6 +52,7 @@ def check_train_settings(
     """
     check_canvas(canvas)
     check_resize(resize)
+    check_resize_rule(resize_rule)
     check_at_least(1, max_boxes=max_boxes, num_threads=num_threads)
     check_at_least(0, max_proposals=max_proposals)
     check_flags(keep_empty=keep_empty, use_difficult=use_difficult)
@@ -84,6 +87,7 @@ def train_batches(
     canvas: tuple[int, int],
     resize: tuple[int | tuple[int, ...], int],
     max_boxes: int,
+    resize_rule: str = "rounded",
     max_proposals: int = 0,
     start_step: int = 0,
     keep_empty: bool = True,
@@ -109,6 +113,9 @@ def train_batches(
         canvas: (height, width) that all images are padded to.
         resize: (short, long) sides as in `transforms.fit_scale`; with several
             short sides one of them is drawn for each image.
+        resize_rule: how: `rounded` rounds sides and pixels, and averages them below
+            half size; `torchvision` rounds sides down, and pixels stay floats, but
+            in mosaics and where colours change.
         max_boxes: G, object slots of an image; the largest objects are kept.
         max_proposals: P, slots for given proposals; the best are kept, of those
             that are in the picture. With 0 the batches have none.
@@ -135,6 +142,7 @@ def train_batches(
     check_train_settings(
         canvas=canvas,
         resize=resize,
+        resize_rule=resize_rule,
         max_boxes=max_boxes,
         max_proposals=max_proposals,
         keep_empty=keep_empty,
@@ -150,11 +158,11 @@ def train_batches(
     order = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
     rows = batch_size // process_count
     images = TrainImages(
-        source, canvas, resize, max_proposals, use_difficult, settings, composition
+        source, canvas, resize, resize_rule, max_proposals, use_difficult, settings, composition
     )
 
     def make(step, loader):
-        batch = padding.blank_batch(rows, canvas, max_boxes, max_proposals)
+        batch = padding.blank_batch(rows, canvas, max_boxes, max_proposals, resize_rule)
         final = final_start is not None and step >= final_start
         for row in range(rows):
             place = step * batch_size + process_index * rows + row
@@ -176,6 +184,7 @@ def eval_batches(
     batch_size: int,
     canvas: tuple[int, int],
     resize: tuple[int | tuple[int, ...], int],
+    resize_rule: str = "rounded",
     max_proposals: int = 0,
     max_images: int = 0,
     keep_images: bool = False,
@@ -188,6 +197,7 @@ def eval_batches(
         batch_size: images of a batch.
         canvas: (height, width) that all images are padded to.
         resize: (short, long) sides; of several short sides the largest counts.
+        resize_rule: as in `train_batches`.
         max_proposals: as in `train_batches`.
         max_images: above 0, so many images at most, spread evenly.
         keep_images: whether the Examples carry their original RGB pixels, for
@@ -208,11 +218,13 @@ def eval_batches(
     check_at_least(1, num_threads=num_threads, batch_size=batch_size)
     check_canvas(canvas)
     check_resize(resize)
+    check_resize_rule(resize_rule)
     count = min(max_images, len(source)) if max_images > 0 else len(source)
     indices = [i * len(source) // count for i in range(count)]
 
     def make(step, loader):
-        images, examples = padding.blank_images(batch_size, canvas, max_proposals), []
+        images = padding.blank_images(batch_size, canvas, max_proposals, resize_rule)
+        examples = []
         for index in indices[step * batch_size : (step + 1) * batch_size]:
             try:
                 example = transforms.decode(source[index])
@@ -220,7 +232,7 @@ def eval_batches(
                 loader.note_unreadable(error, "left out of the evaluation")
                 continue
             shown = take_proposals(example, max_proposals)
-            padding.fit_image(images, len(examples), shown, resize)
+            padding.fit_image(images, len(examples), shown, resize, resize_rule)
             examples.append(example if keep_images else example._replace(image=b""))
         return images, examples
 

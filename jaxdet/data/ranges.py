@@ -6,7 +6,7 @@ import numbers
 from jaxdet.data.affine import BOX_RULES
 from jaxdet.data.mosaic import Composition
 from jaxdet.data.transforms import Augmentation
-from jaxdet.types import UserError
+from jaxdet.types import RESIZE_RULES, UserError
 
 
 def check_division(batch_size: int, process_count: int) -> None:
@@ -55,6 +55,12 @@ def check_resize(resize: object) -> None:
             f"data.resize wants a short side, or several, and a long one, of at least 1 pixel "
             f"each; found {resize!r}"
         )
+
+
+def check_resize_rule(rule: object) -> None:
+    """Refuses all but the known ones."""
+    if rule not in tuple(RESIZE_RULES):
+        raise UserError(f"data.resize_rule wants one of {', '.join(RESIZE_RULES)}; found {rule!r}")
 
 
 def check_augmentation(settings: Augmentation) -> None:

@@ -19,6 +19,7 @@ class TrainImages(NamedTuple):
     source: Source
     canvas: tuple[int, int]
     resize: tuple[int | tuple[int, ...], int]
+    resize_rule: str
     max_proposals: int
     use_difficult: bool
     augmentation: Augmentation
@@ -51,12 +52,12 @@ class TrainImages(NamedTuple):
             zoom_range = self.augmentation.zoom_range
             example, zoom = transforms.random_zoom(example, rng, zoom_range=zoom_range)
             scale *= zoom
-            example = transforms.resize(example, scale)
+            example = transforms.resize(example, scale, self.resize_rule)
         example = transforms.augment(example, rng, settings=self.augmentation)
         return transforms.drop_small(example, self.augmentation.min_side), scale
 
     def _compose(self, example, rng, loader):
-        """A mosaic of the image and others, which are drawn from the whole source."""
+        """A mosaic of the image and others, drawn from the whole source; its pixels are whole."""
         count = len(self.source)
 
         def fit(image, short):

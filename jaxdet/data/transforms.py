@@ -1,8 +1,8 @@
 """From encoded files to pixels on a canvas; boxes and proposals follow the image.
 
 All functions return new Examples and never write into their input. Pixels are
-RGB uint8, boxes are in pixels of the example's `image`; `size` and `area` stay
-those of the original.
+RGB uint8, or floats in 0..255 once resized as such; boxes are in pixels of the
+example's `image`; `size` and `area` stay those of the original.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from jaxdet.data import colour
+from jaxdet.data.interpolation import bilinear
 from jaxdet.types import Example
 
 # Grey of what no image covers; detectors may overwrite it beside the image (`Images.sizes`).
@@ -127,19 +128,29 @@ def fit_scale(size: tuple[int, int], *, short: int, long: int, canvas: tuple[int
     return min(short / min(size), long / max(size), canvas[0] / height, canvas[1] / width)
 
 
-def resize(example: Example, scale: float) -> Example:
-    """Resizes the image to rounded sides, and boxes and proposals exactly with it.
+def resize(example: Example, scale: float, rule: str = "rounded") -> Example:
+    """Resizes the image to whole sides, and boxes and proposals exactly with it.
 
-    Each axis scales its boxes by its own ratio of the rounded sides. Bilinear
-    as in the reference systems, except below half size, where bilinear skips
-    pixels and area averaging takes over.
+    Each axis scales its boxes by its own ratio of the whole sides. Bilinear
+    as in the reference systems; "rounded" takes area averages below half size,
+    where bilinear skips pixels.
+
+    Args:
+        example: decoded.
+        scale: new pixels per old one.
+        rule: one of `types.RESIZE_RULES`. "rounded" rounds sides and pixels;
+            "torchvision" rounds sides down and leaves pixels floats, as that does.
     """
     height, width = example.image.shape[:2]
-    new_height, new_width = (max(1, round(side * scale)) for side in (height, width))
+    whole = int if rule == "torchvision" else round
+    new_height, new_width = (max(1, whole(side * scale)) for side in (height, width))
     if (new_height, new_width) == (height, width):
         return example
-    method = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
-    image = cv2.resize(example.image, (new_width, new_height), interpolation=method)
+    if rule == "torchvision":
+        image = bilinear(example.image, (new_height, new_width))
+    else:
+        method = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
+        image = cv2.resize(example.image, (new_width, new_height), interpolation=method)
     ratios = np.array([new_width / width, new_height / height] * 2)
     limits = [new_width, new_height] * 2
     return _move(example._replace(image=image), lambda boxes: np.minimum(boxes * ratios, limits))
@@ -192,7 +203,7 @@ def flip_vertical(example: Example) -> Example:
 
 
 def augment(example: Example, rng: np.random.Generator, *, settings: Augmentation) -> Example:
-    """Flips and colours a decoded example at random."""
+    """Flips and colours a decoded example at random; where it colours floats, they are rounded."""
     if rng.random() < settings.horizontal_flip:
         example = flip_horizontal(example)
     if rng.random() < settings.vertical_flip:
@@ -201,12 +212,16 @@ def augment(example: Example, rng: np.random.Generator, *, settings: Augmentatio
     if np.any(amounts > 0):
         brightness, contrast, saturation = rng.uniform(1 - amounts, 1 + amounts)
         image = colour.scale_colour(
-            example.image, brightness=brightness, contrast=contrast, saturation=saturation
+            _as_bytes(example.image),
+            brightness=brightness,
+            contrast=contrast,
+            saturation=saturation,
         )
         example = example._replace(image=image)
     if np.any(np.array(settings.hsv) > 0):
         factors = 1 + rng.uniform(-1, 1, 3) * settings.hsv
-        example = example._replace(image=colour.scale_hsv(example.image, factors))
+        image = colour.scale_hsv(_as_bytes(example.image), factors)
+        example = example._replace(image=image)
     return example
 
 
@@ -250,6 +265,10 @@ def has_pixel(boxes: Float[np.ndarray, "N 4"]) -> Bool[np.ndarray, " N"]:
 def areas(boxes: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, " N"]:
     """Square pixels of boxes."""
     return np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+
+
+def _as_bytes(image):
+    return image if image.dtype == np.uint8 else np.rint(image).astype(np.uint8)
 
 
 def _move(example: Example, change: Callable[[np.ndarray], np.ndarray]) -> Example:

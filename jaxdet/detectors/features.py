@@ -1,4 +1,4 @@
-"""Where every detector starts: from uint8 images to a feature pyramid."""
+"""Where every detector starts: from images to a feature pyramid."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -190,7 +190,7 @@ def extract(
         network: a detector's.
         pixels: how images become its input.
         variables: of the network.
-        images: uint8.
+        images: the batch.
         train: whether the statistics of the norms come from the batch.
         axis_name: the mapped axis over which "sync" averages them.
         method: of the network; another one than "features" may do more of it.

@@ -129,11 +129,13 @@ class Coder(Group):
         means: of the deltas.
         stds: of the deltas.
         max_ratio: largest change of a side that a delta makes; inf for no limit.
+        limit_shrinking: whether that limits how much sides shrink, too; in torchvision it does not.
     """
 
     means: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
     stds: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     max_ratio: float = box_coder.MAX_RATIO
+    limit_shrinking: bool = True
 
 
 @group

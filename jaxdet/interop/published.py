@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxdet.types import UserError
 
+GROWTH_ALONE = {"limit_shrinking": False}
 CAFFE = {"pixels": {"std": (1.0, 1.0, 1.0)}, "backbone": {"style": "caffe"}}
 # (whose names, detector) -> what differs from the detector's defaults, which are mmdetection's.
 PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
@@ -15,9 +16,14 @@ PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
     ("mmdetection_caffe", "retinanet"): CAFFE,
     ("torchvision", "faster_rcnn"): {
         "backbone": {"norm_epsilon": 0.0},
-        "rpn": {"anchors": {"rounded": True}, "test": {"min_size": 1e-3}},
+        "rpn": {
+            "anchors": {"rounded": True},
+            "coder": GROWTH_ALONE,
+            "test": {"min_size": 1e-3},
+        },
         "roi": {
             "pool": {"sampling_ratio": 2, "aligned": False},
+            "coder": GROWTH_ALONE,
             "suppress": {"min_size": 1e-2},
         },
     },
@@ -25,6 +31,7 @@ PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
         "backbone": {"norm_epsilon": 0.0},
         "neck": {"extra": "on_output", "relu_before_extra": True},
         "anchors": {"rounded": True},
+        "coder": GROWTH_ALONE,
         "pre_nms_pairs": True,
         # As many as the best 1000 pairs of five levels.
         "suppress": {"max_detections": 300, "max_candidates": 5000},
@@ -63,12 +70,12 @@ PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
 def settings_for(names: str, detector: str) -> dict[str, Any]:
     """The settings with which a detector predicts as another system's published one.
 
-    They are of prediction; how it was trained they do not say. Images of
-    simple-faster-rcnn's end where they end: give it a canvas of the image's own size,
-    as regions at the border of a smaller one read the canvas beside it. Three things of
-    torchvision's are no settings: it resizes images as floats, after normalising,
-    takes boxes back by the ratio of each side, and lets deltas shrink a side to
-    less than 1 / 62.5.
+    They are of prediction; how it was trained they do not say. How images are resized
+    is no setting of a detector: `resize_rule_for` says that. For the very numbers of
+    the reference give its canvas, too: mmdetection and torchvision pad a batch to its
+    largest sides, rounded up to 32, which torchvision's steps between cells depend on.
+    Images of simple-faster-rcnn's end where they end: give each a canvas of its own
+    size, as regions at the border of a smaller one read the canvas beside it.
 
     >>> settings_for("mmdetection_caffe", "retinanet")
     {'pixels': {'std': (1.0, 1.0, 1.0)}, 'backbone': {'style': 'caffe'}}
@@ -88,3 +95,24 @@ def settings_for(names: str, detector: str) -> dict[str, Any]:
         known = ", ".join(map(" ".join, PUBLISHED))
         raise UserError(f"nothing is known of {names} {detector}; known: {known}")
     return copy.deepcopy(PUBLISHED[names, detector])
+
+
+def resize_rule_for(names: str) -> str:
+    """How another system resizes images, as a model file and a config's data say it.
+
+    >>> resize_rule_for("torchvision")
+    'torchvision'
+
+    Args:
+        names: as of `settings_for`.
+
+    Returns:
+        One of `types.RESIZE_RULES`.
+
+    Raises:
+        UserError: if there is no such system.
+    """
+    known = dict.fromkeys(whose for whose, _ in PUBLISHED)
+    if names not in known:
+        raise UserError(f"nothing is known of {names}'s images; known: {', '.join(known)}")
+    return "torchvision" if names == "torchvision" else "rounded"

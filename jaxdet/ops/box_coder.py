@@ -69,12 +69,13 @@ def decode(
     means: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0),
     stds: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),
     max_ratio: float = MAX_RATIO,
+    limit_shrinking: bool = True,
     size: Real[Array, "2"] | None = None,
 ) -> Float[Array, "*S 4"]:
     """Boxes that `deltas` make of `anchors`; the inverse of `encode`.
 
     Deltas are de-normalised first, then dw and dh are clamped to
-    +-log(`max_ratio`); dx and dy are not. Class-specific deltas (N, K, 4) go
+    +-log(`max_ratio`), or from above only; dx and dy are not. Class-specific deltas (N, K, 4) go
     with anchors (N, 1, 4). In float32, whatever comes in.
 
     >>> decode(jnp.array([0, 0, 10, 20]), jnp.array([0.5, 0.0, 0.0, 0.0]))
@@ -88,6 +89,8 @@ def decode(
         max_ratio: largest change of a side, or its inverse, above 0;
             `math.inf` clamps nothing, as simple-faster-rcnn has it, and leaves
             wild deltas to overflow.
+        limit_shrinking: whether sides shrink by no more than that either, as in
+            mmdetection; torchvision limits their growth alone.
         size: (height, width) to clip the boxes to; None clips nothing.
 
     Raises:
@@ -102,7 +105,7 @@ def decode(
     limit = abs(math.log(max_ratio))
     centre, sides = _centre_and_sides(anchors)
     centre = centre + shift * sides
-    sides = sides * jnp.exp(jnp.clip(growth, -limit, limit))
+    sides = sides * jnp.exp(jnp.clip(growth, -limit if limit_shrinking else None, limit))
     decoded = box_ops.cxcywh_to_xyxy(jnp.concatenate([centre, sides], axis=-1))
     return decoded if size is None else box_ops.clip(decoded, size)
 

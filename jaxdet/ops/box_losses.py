@@ -88,6 +88,7 @@ def box_regression(
     means: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0),
     stds: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),
     max_ratio: float = box_coder.MAX_RATIO,
+    limit_shrinking: bool = True,
 ) -> Float[Array, "*S"]:
     """The box loss of each anchor: of its deltas, or of the box that they make.
 
@@ -106,6 +107,7 @@ def box_regression(
         means: of the deltas.
         stds: of the deltas.
         max_ratio: see `box_coder.decode`; the kinds that encode ignore it.
+        limit_shrinking: likewise.
 
     Raises:
         ValueError: if the kind is unknown or beta is not positive.
@@ -125,7 +127,8 @@ def box_regression(
         if kind == "l1":
             return jnp.sum(losses.l1(deltas, wanted), axis=-1)
         return jnp.sum(losses.smooth_l1(deltas, wanted, beta=beta), axis=-1)
-    decoded = box_coder.decode(anchors, deltas, means=means, stds=stds, max_ratio=max_ratio)
+    limits = {"max_ratio": max_ratio, "limit_shrinking": limit_shrinking}
+    decoded = box_coder.decode(anchors, deltas, means=means, stds=stds, **limits)
     return {"iou": iou_loss, "giou": giou_loss, "diou": diou_loss}[kind](decoded, targets)
 
 

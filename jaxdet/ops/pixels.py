@@ -1,7 +1,7 @@
-"""From the uint8 canvas to what a backbone reads."""
+"""From the canvas to what a backbone reads."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from jaxdet.ops.contracts import check_at_least, check_shapes
 
@@ -23,7 +23,7 @@ def content_mask(height: int, width: int, size: Int[Array, "2"]) -> Bool[Array, 
 
 @check_shapes
 def normalize(
-    pixels: UInt8[Array, "H W 3"],
+    pixels: Real[Array, "H W 3"],
     size: Int[Array, "2"],
     *,
     mean: tuple[float, ...],
@@ -38,7 +38,7 @@ def normalize(
             [0., 0., 0.]]], dtype=float32)
 
     Args:
-        pixels: of a canvas, RGB; anything outside the image.
+        pixels: of a canvas, RGB in 0..255, whole or not; anything outside the image.
         size: (height, width) of the image, at the top left.
         mean: of RGB in 0..255.
         std: of RGB, above 0.

@@ -31,6 +31,7 @@ def generate_proposals(
     means: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0),
     stds: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),
     max_ratio: float = box_coder.MAX_RATIO,
+    limit_shrinking: bool = True,
 ) -> Proposals:
     """Decodes the best anchors of each level, suppresses per level, keeps the best of all.
 
@@ -53,7 +54,8 @@ def generate_proposals(
             simple-faster-rcnn does, not after, as mmdetection does.
         means: of the deltas.
         stds: of the deltas.
-        max_ratio: see `box_coder.decode`.
+        max_ratio: see `box_coder.decode`, as `limit_shrinking`.
+        limit_shrinking: likewise.
 
     Raises:
         ValueError: if `level_sizes` do not sum to N, a count is below 1, or
@@ -82,6 +84,7 @@ def generate_proposals(
             means=means,
             stds=stds,
             max_ratio=max_ratio,
+            limit_shrinking=limit_shrinking,
             size=size,
         )
 

@@ -48,6 +48,7 @@ class Predictor:
         self.category_ids = contents.category_ids if named else None
         self.canvas = contents.canvas
         self._resize = contents.resize
+        self._resize_rule = contents.resize_rule
         self._variables = jax.device_put(contents.variables)
         self._predict = jax.jit(detector.predict)
 
@@ -119,9 +120,9 @@ class Predictor:
         self, examples: Iterator[Example], batch_size: int
     ) -> Iterator[tuple[Images, list[Example]]]:
         while rows := list(itertools.islice(examples, batch_size)):
-            images = padding.blank_images(batch_size, self.canvas, 0)
+            images = padding.blank_images(batch_size, self.canvas, 0, self._resize_rule)
             for row, example in enumerate(rows):
-                padding.fit_image(images, row, example, self._resize)
+                padding.fit_image(images, row, example, self._resize, self._resize_rule)
             yield images, rows
 
 

@@ -47,7 +47,7 @@ def resize_batch(batch: Batch, height: int) -> Batch:
     The width is the canvas's at the same ratio, rounded to a multiple of 32.
     Pixels are bilinear between the centres of pixels, without antialiasing, as
     `torch.nn.functional.interpolate` with `align_corners=False`, and rounded
-    to uint8 again (the reference code trains on them as floats). Boxes and
+    again where they are whole (the reference code trains on floats). Boxes and
     proposals are scaled by each axis's own ratio, sizes likewise and rounded,
     to at least 1; scales by the ratio of the heights.
 
@@ -67,8 +67,10 @@ def resize_batch(batch: Batch, height: int) -> Batch:
         proposals = proposals._replace(boxes=proposals.boxes * np.tile(ratios[::-1], 2))
     sizes = jnp.round(images.sizes * ratios).astype(images.sizes.dtype)
     pixels = _interpolate(_interpolate(images.pixels, 1, height), 2, width)
+    if jnp.issubdtype(images.pixels.dtype, jnp.integer):
+        pixels = jnp.round(pixels)
     images = images._replace(
-        pixels=jnp.round(pixels).astype(images.pixels.dtype),
+        pixels=pixels.astype(images.pixels.dtype),
         sizes=jnp.maximum(sizes, 1),
         scales=images.scales * ratios[0],
         proposals=proposals,

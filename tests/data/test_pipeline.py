@@ -78,6 +78,28 @@ def test_a_batch_holds_what_the_contract_says():
     assert [str(a.dtype) for a in types] == ["float32", "int32", "bool", "bool", "uint32", "int32"]
 
 
+def test_pixels_stay_floats_on_demand_but_where_colours_change_and_in_mosaics():
+    rng = np.random.default_rng(0)
+    example = make_example([[2, 2, 12, 12]])
+    example = example._replace(image=rng.integers(0, 256, (40, 60, 3)).astype(np.uint8))
+    floats = {"resize_rule": "torchvision", "resize": (30, 55)}
+    wanted = transforms.resize(example, 0.75, "torchvision").image
+    assert not np.array_equal(wanted, np.rint(wanted))
+
+    (plain,) = _take(1, ListSource([example]), **floats, horizontal_flip=0.0)
+    assert plain.images.pixels.dtype == np.float32
+    np.testing.assert_array_equal(plain.images.pixels[2, :30, :45], wanted)
+    assert np.all(plain.images.pixels[:, 30:] == 114) and np.all(plain.images.sizes == (30, 45))
+    for changes in ({"brightness": 0.2}, {"hsv": (0.1, 0.1, 0.1)}, COMPOSED):
+        (batch,) = _take(1, ListSource([example]), **floats, **changes)
+        assert batch.images.pixels.dtype == np.float32
+        np.testing.assert_array_equal(batch.images.pixels, np.rint(batch.images.pixels))
+
+    with closing(eval_batches(ListSource([example]), **EVAL | floats)) as batches:
+        images, _ = next(batches)
+    np.testing.assert_array_equal(images.pixels[0, :30, :45], wanted)
+
+
 def test_difficult_objects_are_learnt_on_demand():
     example = make_example([[2, 2, 12, 12], [20, 4, 50, 14]], difficult=[True, False])
     (batch,) = _take(1, ListSource([example]), use_difficult=True)
@@ -220,7 +242,8 @@ def test_images_that_show_nothing_are_not_decoded_to_be_mixed_in(monkeypatch):
     source = ListSource([make_example([], id="empty")] * 7)
     source.examples[3] = make_example([[10, 8, 50, 32]], id="shown")
     images = TrainImages(
-        source, canvas=(40, 60), resize=(40, 60), max_proposals=0, use_difficult=False,
+        source, canvas=(40, 60), resize=(40, 60), resize_rule="rounded", max_proposals=0,
+            use_difficult=False,
         augmentation=Augmentation(), composition=Composition(mosaic=1.0, mixup=1.0),
     )  # fmt: skip
     loader = Loader(lambda n, loader: n, start=0, stop=1, num_threads=1)

@@ -26,6 +26,7 @@ COUNT = "wants a whole number of at least"
 MISTAKES = [
     *[("canvas", v, CANVAS) for v in (40, (40,), (0, 60), (40, 60.5), ("a", "b"), None)],
     *[("resize", v, RESIZE) for v in ((0, 60), (40, 0), ((40, -1), 60), ((), 60))],
+    *[("resize_rule", v, "wants one of rounded, torchvision; found") for v in ("", 1, [])],
     *[("resize", v, RESIZE) for v in (40, (40,), (40, 60, 80), (40.5, 60), (40, None), "ab")],
     *[(k, v, f"{COUNT} 1, found") for k in ("max_boxes", "num_threads") for v in (0, 2.5, "3")],
     *[("max_proposals", v, f"{COUNT} 0, found") for v in (-1, 0.5, None, (1,))],
@@ -115,6 +116,7 @@ def test_steps_below_none_are_plain_value_errors(key):
     [
         ("resize", (0, 60), RESIZE),
         ("canvas", (0, 60), CANVAS),
+        ("resize_rule", "float", "wants one of rounded, torchvision; found"),
         ("max_proposals", -1, f"{COUNT} 0, found"),
         ("num_threads", 0, f"{COUNT} 1, found"),
     ],

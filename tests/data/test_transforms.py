@@ -116,6 +116,21 @@ def test_boxes_stay_tight_when_resized(decoded, scale):
     assert resized.size == (40, 60)
 
 
+def test_torchvisions_sides_are_rounded_down_and_its_pixels_are_floats():
+    image = np.array([[0, 100, 200]], np.uint8)[..., None].repeat(3, axis=2).repeat(3, axis=0)
+    example = make_example([[0, 0, 3, 3]], size=(3, 3))._replace(image=image)
+    resized = transforms.resize(example, 1.9, "torchvision")
+    # 5 pixels in the place of 3: every 0.6, from 0.3 - 0.5 on, which lies outside.
+    np.testing.assert_allclose(resized.image[1, :, 0], [0, 40, 100, 160, 200], atol=1e-4)
+    assert resized.image.shape == (5, 5, 3) and resized.image.dtype == np.float32
+    np.testing.assert_array_equal(resized.boxes, [[0, 0, 5, 5]])
+    # Nothing is averaged: two of six columns are read, in the middle between others.
+    stripes = example._replace(image=image[:, [0, 1, 2, 2, 1, 0]])
+    small = transforms.resize(stripes, 0.4, "torchvision")
+    np.testing.assert_allclose(small.image[0, :, 0], [100, 100], atol=1e-4)
+    assert transforms.resize(stripes, 0.1, "torchvision").image.shape == (1, 1, 3)
+
+
 def test_a_box_at_the_border_is_inside_after_resizing():
     example = transforms.decode(make_example([[0, 0, 59, 37]], size=(37, 59)))
     for scale in np.linspace(0.2, 3, 57):

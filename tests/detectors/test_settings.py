@@ -47,6 +47,8 @@ OTHERS = {
     fast_rcnn.RoIStage,
     yolox.Blocks,
 }
+# What a coder does to deltas alone.
+LIMITS = {"max_ratio", "limit_shrinking"}
 # Anchors that leave the image train, as in mmdetection's recipes.
 OTHER_DEFAULTS = {(settings.Inside, "allowed_border")}
 
@@ -81,7 +83,7 @@ def test_defaults_of_groups_are_those_of_the_functions_but_where_they_differ_on_
 
 
 def test_encoding_takes_the_part_of_a_coder_that_does_not_limit():
-    assert keywords(box_coder.encode).keys() == fields(settings.Coder).keys() - {"max_ratio"}
+    assert keywords(box_coder.encode).keys() == fields(settings.Coder).keys() - LIMITS
 
 
 def test_max_pooling_takes_the_part_of_a_pool_that_does_not_sample():

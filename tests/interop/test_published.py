@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import pytest
 
 import jaxdet
-from jaxdet.interop import published, settings_for
-from jaxdet.types import UserError
+from jaxdet.interop import published, resize_rule_for, settings_for
+from jaxdet.types import RESIZE_RULES, UserError
 
 
 @pytest.mark.parametrize("names, detector", published.PUBLISHED)
@@ -22,6 +22,14 @@ def test_what_is_done_to_published_settings_changes_no_later_ones():
     assert settings_for("mmdetection_caffe", "faster_rcnn")["pixels"]["std"] == (1.0, 1.0, 1.0)
 
 
+def test_torchvision_alone_resizes_as_it_does():
+    found = {names: resize_rule_for(names) for names, _ in published.PUBLISHED}
+    assert {names for names, rule in found.items() if rule != "rounded"} == {"torchvision"}
+    assert set(found.values()) <= RESIZE_RULES.keys()
+
+
 def test_what_is_not_known_is_refused_with_what_is():
+    with pytest.raises(UserError, match="detectron's images; known: mmdetection, "):
+        resize_rule_for("detectron")
     with pytest.raises(UserError, match="detectron faster_rcnn; known: mmdetection faster_rcnn, "):
         settings_for("detectron", "faster_rcnn")

@@ -6,24 +6,26 @@ every few numbers of theirs, in the order of torch.
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
 import jaxdet
-from jaxdet.detectors import features, rpn
-from jaxdet.detectors.settings import Pixels
-from jaxdet.interop import from_torch, settings_for
+from jaxdet import model_file
+from jaxdet.detectors import rpn
+from jaxdet.interop import from_torch, resize_rule_for, settings_for
+from jaxdet.prediction import Predictor
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 # Float32 noise is a tenth of these: of maps and outputs in their deviations, of boxes in pixels.
-MAPS, OUTPUTS, BOXES, SCORES, LOSSES = 1e-3, 2e-3, 2e-2, 2e-3, 1e-3
+INPUTS, MAPS, OUTPUTS, BOXES, SCORES, LOSSES = 1e-5, 1e-3, 2e-3, 2e-2, 2e-3, 1e-3
 YXYX = [1, 0, 3, 2]  # There and back, also of deltas.
+NAMES = tuple("abcde")
 PARTS = ("backbone", "neck", "rpn_head", "retina_head")
 
 
@@ -61,6 +63,21 @@ def variables_of(detector, name, images):
     return variables
 
 
+def write_model(path, detector, name, fields):
+    """A model file of a reference with five classes; `fields` are those of its contents."""
+    built = jaxdet.build(detector, num_classes=5, **fields["settings"])
+    images = model_file.blank_images(1, fields["canvas"])
+    variables = variables_of(built, name, images)
+    contents = model_file.Contents(
+        detector=detector, class_names=NAMES, variables=variables, **fields
+    )
+    model_file.write(path, contents)
+
+
+def originals(data):
+    return [data[f"image_rgb_uint8/{i}"] for i in range(2)]
+
+
 def images_of(data):
     """Both images on a canvas with garbage beside them."""
     pixels = np.full((2, *data["batch_hw"], 3), 77, np.uint8)
@@ -82,37 +99,6 @@ def batch_of(data, images, slots=6):
     )
 
 
-def torchvision_input(data):
-    """Images as torchvision gives them to its networks: resized after normalising."""
-    pixels = Pixels()
-    found = np.zeros((2, *data["batch_hw"], 3), np.float32)
-    for i, (height, width) in enumerate(data["resized_hw"]):
-        image = (data[f"image_rgb_uint8/{i}"] - np.float64(pixels.mean)) / pixels.std
-        for axis, count in enumerate((height, width)):
-            image = resize(image, count, axis)
-        found[i, :height, :width] = image
-    assert_sampled(data, "transformed", found, 1e-5)
-    return found
-
-
-def resize(image, count, axis):
-    """Bilinear along an axis, as torch does it with corners not aligned, places in float32."""
-    last = image.shape[axis] - 1
-    scale = np.float32(image.shape[axis] / count)
-    place = np.clip((np.arange(count, dtype=np.float32) + 0.5) * scale - 0.5, 0, last)
-    before = np.floor(place).astype(int)
-    weight = (place - before).reshape([-1 if i == axis else 1 for i in range(3)])
-    after = np.minimum(before + 1, last)
-    return image.take(before, axis) * (1 - weight) + image.take(after, axis) * weight
-
-
-def to_originals(data, found):
-    """Boxes in pixels of the images, each side by its own ratio."""
-    sizes = np.stack([data[f"image_rgb_uint8/{i}"].shape[:2] for i in range(2)])
-    ratios = np.tile((sizes / data["resized_hw"])[:, ::-1], 2)
-    return found._replace(boxes=found.boxes * ratios[:, None])
-
-
 def merged(settings, more):
     """Nested settings with others in their places."""
     both = settings.keys() & more.keys()
@@ -121,37 +107,44 @@ def merged(settings, more):
 
 
 @pytest.fixture
-def run(monkeypatch):
-    """`run(detector, variables, images, batch)` gives detections, metrics and what is in between.
+def look(monkeypatch):
+    """`look(model, images)` gives what a loaded model finds, and what is in between.
 
-    One compilation: what prediction and loss share is computed once.
+    That leaves the model's own program while it runs: there is no other one.
     """
     seen = {}
 
-    def record(name, function):
-        def recording(*args, **keywords):
-            seen[name] = function(*args, **keywords)
-            return seen[name]
-
-        return recording
+    def leave(name, values):
+        jax.debug.callback(partial(seen.__setitem__, name), values)
+        return values
 
     def see_parts(call, args, keywords, context):
-        name = context.module.name
-        return (record(name, call) if name in PARTS else call)(*args, **keywords)
+        name, found = context.module.name, call(*args, **keywords)
+        if name not in PARTS or context.method_name != "__call__":
+            return found
+        if name == "backbone":
+            leave("input", args[0])
+        return leave(name, found)
 
-    def run(detector, variables, images, batch=None):
-        def both(variables, images, batch):
-            with nn.intercept_methods(see_parts), monkeypatch.context() as patch:
-                patch.setattr(rpn, "propose", record("proposals", rpn.propose))
-                found = detector.predict(variables, images)
-            if batch is None:
-                return found, {}, dict(seen)
-            total, (metrics, _) = detector.loss(variables, batch, jax.random.key(0))
-            return found, {**metrics.means, **metrics.counts, "total": total}, dict(seen)
+    def look(model, images):
+        propose = rpn.propose
+        with nn.intercept_methods(see_parts), monkeypatch.context() as patch:
+            patch.setattr(rpn, "propose", lambda *args: leave("proposals", propose(*args)))
+            found = model(images, batch_size=len(images))
+        jax.effects_barrier()
+        found = [
+            jaxdet.Detections(f.boxes, f.scores, f.labels, np.ones(len(f), bool)) for f in found
+        ]
+        return found, jax.tree.map(np.asarray, dict(seen))
 
-        return jax.tree.map(np.asarray, jax.jit(both)(variables, images, batch))
+    return look
 
-    return run
+
+def metrics_of(detector, variables, batch):
+    """The losses and counts, by a program that is made faster and runs slower than others."""
+    loss = jax.jit(detector.loss, compiler_options={"xla_backend_optimization_level": 1})
+    total, (metrics, _) = loss(variables, batch, jax.random.key(0))
+    return {**metrics.means, **metrics.counts, "total": total}
 
 
 def assert_sampled(data, name, found, tolerance):
@@ -195,27 +188,54 @@ def of_image(structs, i):
 
 
 def assert_detections(data, found, background_first=False):
+    """Compares what is found on both images with all that the reference finds."""
     for i in range(2):
         wanted, labels = data[f"dets_all/{i}"], data[f"dets_all_labels/{i}"] - background_first
-        assert_same_boxes(of_image(found, i), wanted[:, :4], wanted[:, 4], labels)
+        assert_same_boxes(found[i], wanted[:, :4], wanted[:, 4], labels)
 
 
-def test_mmdetections_faster_rcnn(golden, run):
+def mmdetections(detector, data, name, settings, look, path):
+    """What a model file finds on either image, what is in between on both, and its losses.
+
+    Each image is alone in its batch, on the canvas of both, and keeps its size: the
+    reference was given resized ones.
+    """
+    canvas = tuple(data["batch_hw"].tolist())
+    write_model(path, detector, name, {"settings": settings, "canvas": canvas, "resize": canvas})
+    contents, built = model_file.read(path)  # Once, and so both have one program.
+    results = []
+    for image in originals(data):
+        model = Predictor(contents._replace(resize=tuple(sorted(image.shape[:2]))), built)
+        results.append(look(model, [image]))
+    found, seen = zip(*results, strict=True)
+    seen = jax.tree.map(lambda *each: np.concatenate(each), *seen)
+    metrics = metrics_of(built, contents.variables, batch_of(data, images_of(data)))
+    return [each[0] for each in found], seen, metrics
+
+
+def assert_rescaled(data, found):
+    """Compares the best 100 with those that the reference takes back to the first sizes."""
+    for i in range(2):
+        best = jaxdet.Detections(*(field[:100] for field in found[i]))
+        best = best._replace(boxes=best.boxes / data["scale_factor"][i])
+        wanted, labels = data[f"rescaled/{i}"], data[f"rescaled_labels/{i}"]
+        assert_same_boxes(best, wanted[:, :4], wanted[:, 4], labels)
+
+
+def test_mmdetections_faster_rcnn(golden, look, tmp_path):
     data = golden("whole_mmdet_faster_rcnn")
     everything = {"num_samples": len(data["train/labels"][0])}
-    detector = jaxdet.build(
-        "faster_rcnn",
-        num_classes=int(data["num_classes"]),
-        rpn={
+    counts = {
+        "rpn": {
             "sample": everything,
             "train": {"pre_nms": 300, "num_proposals": 150},
             "test": {"pre_nms": 300, "num_proposals": 100},
         },
-        roi={"sample": {"num_samples": 160}, "suppress": {"max_detections": 2000}},
-    )
-    images = images_of(data)
-    variables = variables_of(detector, "mmdet_faster_rcnn", images)
-    found, metrics, seen = run(detector, variables, images, batch_of(data, images))
+        "roi": {"sample": {"num_samples": 160}, "suppress": {"max_detections": 2000}},
+    }
+    settings = merged(settings_for("mmdetection", "faster_rcnn"), counts)
+    name, path = "mmdet_faster_rcnn", tmp_path / "a.safetensors"
+    found, seen, metrics = mmdetections("faster_rcnn", data, name, settings, look, path)
     for level in range(5):
         assert_sampled(data, f"fpn/{level}", seen["neck"][level], MAPS)
     assert_outputs(data, "head_cls", seen["rpn_head"][0])
@@ -224,6 +244,7 @@ def test_mmdetections_faster_rcnn(golden, run):
         wanted = data[f"proposals/{i}"]
         assert_same_boxes(of_image(seen["proposals"], i), wanted[:, :4], wanted[:, 4])
     assert_detections(data, found)
+    assert_rescaled(data, found)
     assert metrics["rpn_positives"] == data["train/num_total_pos"]
     assert metrics["roi_positives"] == sum(data[f"train/n_pos_neg/{i}"][0] for i in range(2))
     losses = {
@@ -238,19 +259,18 @@ def test_mmdetections_faster_rcnn(golden, run):
         np.testing.assert_allclose(metrics[name], wanted, rtol=LOSSES, err_msg=name)
 
 
-def test_mmdetections_retinanet(golden, run):
+def test_mmdetections_retinanet(golden, look, tmp_path):
     data = golden("whole_mmdet_retinanet")
-    detector = jaxdet.build(
-        "retinanet", num_classes=int(data["num_classes"]), suppress={"max_detections": 2000}
-    )
-    images = images_of(data)
-    variables = variables_of(detector, "mmdet_retinanet", images)
-    found, metrics, seen = run(detector, variables, images, batch_of(data, images))
+    more = {"suppress": {"max_detections": 2000}}
+    settings = merged(settings_for("mmdetection", "retinanet"), more)
+    name, path = "mmdet_retinanet", tmp_path / "a.safetensors"
+    found, seen, metrics = mmdetections("retinanet", data, name, settings, look, path)
     for level in range(5):
         assert_sampled(data, f"fpn/{level}", seen["neck"][level], MAPS)
     assert_outputs(data, "head_cls", seen["retina_head"][0])
     assert_outputs(data, "head_reg", seen["retina_head"][1])
     assert_detections(data, found)
+    assert_rescaled(data, found)
     assert metrics["positives"] == data["train/num_total_pos"]
     losses = {
         "class_loss": data["train/loss_cls"].sum(),
@@ -261,54 +281,54 @@ def test_mmdetections_retinanet(golden, run):
         np.testing.assert_allclose(metrics[name], wanted, rtol=LOSSES, err_msg=name)
 
 
-def torchvisions(detector, data, num_classes, more):
-    """A detector with the settings of the published one, but for these and its epsilon.
+def torchvisions(detector, data, name, more, path):
+    """A loaded detector with the settings of the published one, but for these and its epsilon.
 
     The reference was made without published weights, which alone make its epsilon 0.
     """
     more = merged(more, {"backbone": {"norm_epsilon": 1e-5}})
-    settings = merged(settings_for("torchvision", detector), more)
-    pixels = np.zeros((2, *data["batch_hw"], 3), np.uint8)
-    images = jaxdet.Images(pixels, data["resized_hw"].astype(np.int32), np.ones(2, np.float32))
-    return jaxdet.build(detector, num_classes=num_classes, **settings), images
+    fields = {
+        "settings": merged(settings_for("torchvision", detector), more),
+        "resize_rule": resize_rule_for("torchvision"),
+        "canvas": tuple(data["batch_hw"].tolist()),
+        "resize": (160, 224),
+    }
+    write_model(path, detector, name, fields)
+    return jaxdet.load(path, cache=False)
 
 
-def test_torchvisions_retinanet(golden, run, monkeypatch):
+def test_torchvisions_retinanet(golden, look, tmp_path):
     data = golden("whole_tv_retinanet")
-    x = jnp.asarray(torchvision_input(data))
     more = {"suppress": {"max_detections": 2000}}
-    detector, images = torchvisions("retinanet", data, 5, more)
-    variables = variables_of(detector, "tv_retinanet", images)
-    monkeypatch.setattr(features, "normalize", lambda pixels, images: x)
-    found, _, seen = run(detector, variables, images)
+    model = torchvisions("retinanet", data, "tv_retinanet", more, tmp_path / "a.safetensors")
+    found, seen = look(model, originals(data))
+    assert_sampled(data, "transformed", seen["input"], INPUTS)
     for level, name in enumerate(("0", "1", "2", "p6", "p7")):
         assert_sampled(data, f"fpn/{name}", seen["neck"][level], MAPS)
     assert_sampled(data, "head_cls", seen["retina_head"][0], OUTPUTS)
     assert_sampled(data, "head_reg", seen["retina_head"][1], OUTPUTS)
-    assert_detections(data, to_originals(data, found))
+    assert_detections(data, found)
 
 
-def test_torchvisions_faster_rcnn(golden, run, monkeypatch):
+def test_torchvisions_faster_rcnn(golden, look, tmp_path):
     data = golden("whole_tv_faster_rcnn")
-    x = jnp.asarray(torchvision_input(data))
     more = {
         "rpn": {"test": {"pre_nms": 300, "num_proposals": 100}},
         "roi": {"suppress": {"max_detections": 2000}},
     }
-    detector, images = torchvisions("faster_rcnn", data, 5, more)
-    variables = variables_of(detector, "tv_faster_rcnn", images)
-    monkeypatch.setattr(features, "normalize", lambda pixels, images: x)
-    found, _, seen = run(detector, variables, images)
+    model = torchvisions("faster_rcnn", data, "tv_faster_rcnn", more, tmp_path / "a.safetensors")
+    found, seen = look(model, originals(data))
+    assert_sampled(data, "transformed", seen["input"], INPUTS)
     for level, name in enumerate(("0", "1", "2", "3", "pool")):
         assert_sampled(data, f"fpn/{name}", seen["neck"][level], MAPS)
     assert_outputs(data, "head_cls", seen["rpn_head"][0])
     assert_outputs(data, "head_reg", seen["rpn_head"][1])
     for i in range(2):
         assert_same_boxes(of_image(seen["proposals"], i), data[f"proposals/{i}"])
-    assert_detections(data, to_originals(data, found), background_first=True)
+    assert_detections(data, found, background_first=True)
 
 
-def test_simple_faster_rcnn(golden, run):
+def test_simple_faster_rcnn(golden, look):
     data = golden("whole_sfrcnn_vgg16")
     counts = {"pre_nms": 600, "num_proposals": 80}
     settings = settings_for("simple_faster_rcnn", "faster_rcnn")
@@ -334,7 +354,22 @@ def test_simple_faster_rcnn(golden, run):
     boxes, labels = data["train/gt_bbox_yxyx"][:, YXYX], data["train/gt_label"].astype(np.int32)
     valid = np.ones((1, len(labels)), bool)
     batch = jaxdet.Batch(images, boxes[None], labels[None], valid, ~valid, np.arange(1, dtype="u4"))
-    found, metrics, seen = run(detector, variables, images, batch)
+    metrics = metrics_of(detector, variables, batch)
+    # The reference was told that its image is an enlarged one, of which boxes of 16 pixels are
+    # small enough to be dropped; a predictor takes what it is given for the original.
+    told = {"rpn": {"test": counts | {"min_size": float(small["min_size"] * scale)}}}
+    sides = pixels.shape[1:3]
+    contents = model_file.Contents(
+        "faster_rcnn",
+        merged(settings, told),
+        NAMES,
+        canvas=sides,
+        resize=sides,
+        variables=variables,
+    )
+    # Not by a file, as the others: it would have half a gigabyte.
+    built = jaxdet.build("faster_rcnn", num_classes=5, **contents.settings)
+    (found,), seen = look(Predictor(contents, built), [data["image_rgb_uint8"]])
     assert_sampled(data, "feat", seen["backbone"][0], MAPS)
     logits, deltas = seen["rpn_head"]
     scores = data["rpn_scores/sample"].reshape(-1, 2)
@@ -342,7 +377,6 @@ def test_simple_faster_rcnn(golden, run):
     np.testing.assert_allclose(logits[0], apart, rtol=0, atol=OUTPUTS * apart.std())
     assert_sampled(data, "rpn_locs", deltas[..., YXYX], OUTPUTS)
     assert_same_boxes(of_image(seen["proposals"], 0), data["rois"][:, YXYX])
-    found = of_image(found, 0)
     found = found._replace(boxes=found.boxes / scale)
     wanted = data["pred_bbox_yxyx"][:, YXYX], data["pred_score"], data["pred_label"]
     assert_same_boxes(found, *wanted)

@@ -105,6 +105,14 @@ def test_sides_grow_by_the_largest_ratio_at_most(max_ratio):
     np.testing.assert_allclose(grown[2:] - grown[:2], [factor] * 2, rtol=1e-5)
 
 
+@pytest.mark.parametrize("max_ratio", [8.0, 1 / 8, math.inf])
+def test_sides_shrink_without_limit_where_growth_alone_is_limited(max_ratio):
+    decode = jitted("decode", max_ratio=max_ratio, limit_shrinking=False)
+    found = np.asarray(decode(jnp.array([0, 0, 1, 1]), jnp.array([0.0, 0, 7, -7])))
+    growth = math.exp(7) if max_ratio == math.inf else 8
+    np.testing.assert_allclose(found[2:] - found[:2], [growth, math.exp(-7)], rtol=1e-4)
+
+
 def random_boxes(rng):
     low = rng.uniform(0, 60, (COUNT, 2))
     return np.concatenate([low, low + rng.uniform(0.5, 40, low.shape)], axis=1).astype(np.float32)

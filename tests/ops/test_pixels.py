@@ -25,6 +25,12 @@ def test_normalize_takes_channels_apart_and_zeroes_the_padding():
     assert not found[3:].any() and not found[:, 5:].any()
 
 
+def test_pixels_may_be_floats():
+    pixels = np.full((1, 1, 1, 3), 30.5, np.float32)
+    (found,) = np.asarray(jitted()(pixels, np.array([[1, 1]])))
+    np.testing.assert_allclose(found[0, 0], [2.05, 0.525, 0.1], rtol=1e-5)
+
+
 def test_padding_is_a_pixel_value_like_those_of_the_image():
     pixels = np.full((1, 2, 3, 3), 30, np.uint8)
     (found,) = np.asarray(jitted(padding=20.0)(pixels, np.array([[1, 2]])))

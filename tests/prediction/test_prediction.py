@@ -5,6 +5,7 @@ from contextlib import closing
 from types import SimpleNamespace
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from prediction import tiny_model
@@ -15,7 +16,7 @@ from jaxdet.evaluation import runner
 from jaxdet.prediction import Found, Predictor, inputs
 from jaxdet.prediction.found import write_picture
 from jaxdet.training import steps
-from jaxdet.types import UserError
+from jaxdet.types import Detections, UserError
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,18 @@ def test_boxes_are_in_pixels_of_the_image_and_best_first(found, photographs):
         assert (np.diff(each.scores) <= 0).all()
         assert each.names == [("circle", "square")[label] for label in each.labels]
     assert max(found[3].boxes[:, 3]) > 96, "beyond the canvas, within the image"
+
+
+def test_detectors_are_told_the_scale_of_each_image(contents, detector, photographs):
+    def predict(variables, images):
+        zeros = jnp.zeros((len(images.scales), 1), int)
+        return Detections(zeros[..., None] * jnp.ones(4), images.scales[:, None], zeros, zeros == 0)
+
+    model = Predictor(contents, detector._replace(predict=predict))
+    wanted = [min(64 / height, 96 / width) for height, width in tiny_model.SIZES]
+    for batch_size in (1, 2):
+        found = model(photographs, batch_size=batch_size)
+        np.testing.assert_allclose([float(each.scores[0]) for each in found], wanted, rtol=1e-6)
 
 
 def test_files_folders_arrays_and_lists_are_asked_alike(model, found, photographs):

@@ -63,6 +63,16 @@ def test_pixels_lie_between_the_centres_of_the_old_ones():
     np.testing.assert_array_equal(found[0, 31, -4:, 2], [25, 25, 75, 100])
 
 
+def test_pixels_that_are_floats_stay_as_they_are_interpolated():
+    batch = make_batch(16, 16, rows=1)
+    images = batch.images._replace(pixels=batch.images.pixels.astype(np.float32))
+    found = np.asarray(resize(batch._replace(images=images), 32).images.pixels)
+    assert found.dtype == np.float32
+    wanted = interpolate(batch.images.pixels[0], 32, 32)
+    np.testing.assert_allclose(found[0], wanted, atol=1e-3)
+    assert np.abs(found - np.round(found)).max() > 0.4
+
+
 # Up, down without antialiasing, and each axis by a ratio of its own.
 @pytest.mark.parametrize(
     "old, new", [((20, 40), (32, 64)), ((96, 70), (32, 32)), ((40, 9), (64, 32))]
