@@ -1,8 +1,23 @@
 """Weights of other systems <-> jaxdet variables."""
 
+from jaxdet.interop.class_names import read_classes
 from jaxdet.interop.filling import LoadReport, from_own
-from jaxdet.interop.pretrained import load_file
-from jaxdet.interop.published import settings_for
+from jaxdet.interop.pretrained import load_file, save_file
+from jaxdet.interop.published import canvas_for, merged, settings_for
+from jaxdet.interop.recognise import Recognised, recognise
 from jaxdet.interop.torch_names import from_torch, to_torch
 
-__all__ = ["LoadReport", "from_own", "from_torch", "load_file", "settings_for", "to_torch"]
+__all__ = [
+    "LoadReport",
+    "Recognised",
+    "canvas_for",
+    "from_own",
+    "from_torch",
+    "load_file",
+    "merged",
+    "read_classes",
+    "recognise",
+    "save_file",
+    "settings_for",
+    "to_torch",
+]
