@@ -20,6 +20,9 @@ COMMANDS = {
     "train": Command("train", "train", "trains a detector, or resumes a run"),
     "eval": Command("evaluate", "train", "evaluates a run"),
     "predict": Command("predict", "predict", "finds objects on images and videos"),
+    "convert": Command(
+        "convert", "predict", "turns weights of other systems into a model, and back"
+    ),
 }
 
 

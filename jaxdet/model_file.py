@@ -120,6 +120,15 @@ def read(path: str | os.PathLike) -> tuple[Contents, Detector]:
     return _open(values, leaves, path)
 
 
+def is_model(path: str | os.PathLike) -> bool:
+    """Whether a file says of itself that it is a model file; its weights are not read."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return "jaxdet" in (file.metadata() or {})
+    except Exception:  # As in reading one.
+        return False
+
+
 def blank_images(
     batch_size: int,
     canvas: tuple[int, int],

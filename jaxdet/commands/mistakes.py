@@ -96,12 +96,12 @@ def check_first_weights(config: ConfigDict, detector: Detector) -> None:
 
 
 def check_file(config: ConfigDict) -> None:
-    """Finds a file of weights that is not there.
+    """Finds a file of weights, or a run, that is not there.
 
     Raises:
         UserError: if so.
     """
-    if config.init_from and not Path(config.init_from).is_file():
+    if config.init_from and not Path(config.init_from).exists():
         raise UserError(f"config.init_from: there is no file {config.init_from}")
 
 

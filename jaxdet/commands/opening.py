@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from jaxdet import detectors, interop, model_file
+from jaxdet import detectors, interop, loading, model_file
 from jaxdet.commands import lengths, mistakes, schema
 from jaxdet.data import pipeline, sources
 from jaxdet.data.proposal_files import WithProposals
+from jaxdet.interop import LoadReport
 from jaxdet.training import steps
 from jaxdet.training.optimizer import build_optimizer
 from jaxdet.types import Batch, Detector, Images, Source, UserError
@@ -43,6 +46,20 @@ class Run(NamedTuple):
     source: Source | None = None
     tx: optax.GradientTransformation | None = None
     schedule: Callable | None = None
+
+
+class FirstVariables(NamedTuple):
+    """The variables before the first step.
+
+    Attributes:
+        variables: drawn from the seed, then pretrained ones.
+        origin: a line that says where they come from.
+        lines: one for each array of `init_from`; see `interop.LoadReport`.
+    """
+
+    variables: Any
+    origin: str
+    lines: tuple[str, ...] = ()
 
 
 def open_run(config: ConfigDict) -> Run:
@@ -133,25 +150,25 @@ def final_start(config: ConfigDict) -> int | None:
     return config.num_steps - config.final_steps if config.final_steps else None
 
 
-def first_variables(run: Run) -> tuple[Any, str]:
+def first_variables(run: Run) -> FirstVariables:
     """The variables before the first step: drawn from the seed, then pretrained ones.
-
-    Returns:
-        The variables, and a line that says where they come from.
 
     Raises:
         UserError: if the file of weights does not fit, or lacks a part of the
             backbone although parts of it are frozen.
     """
     config = run.config
-    loaded, origin = _load_weights(config, run.detector, run.variables)
+    loaded, report = _load_weights(config, run.detector, run.variables)
     key = jax.random.fold_in(jax.random.key(config.seed), INIT_INDEX)
     blank = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), blank_images(config, 1))
     # On a CPU half of the time before the first step goes into optimising a program that runs
     # once; less of that gives the same bits.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     drawn = jax.jit(run.detector.init, compiler_options=options)(key, blank)
-    return jax.tree.map(lambda a, b: a if isinstance(a, np.ndarray) else b, loaded, drawn), origin
+    variables = jax.tree.map(lambda a, b: a if isinstance(a, np.ndarray) else b, loaded, drawn)
+    if report is None:
+        return FirstVariables(variables, "weights are drawn at random")
+    return FirstVariables(variables, f"weights from {config.init_from}: {report}", report.lines)
 
 
 def blank_images(config: ConfigDict, batch_size: int) -> Images:
@@ -199,14 +216,20 @@ def _trace(config: ConfigDict, detector: Detector) -> Any:
     return variables
 
 
-def _load_weights(config: ConfigDict, detector: Detector, shapes: Any) -> tuple[Any, str]:
-    """The shapes with arrays in the place of all that `init_from` has, and a report."""
+def _load_weights(
+    config: ConfigDict, detector: Detector, shapes: Any
+) -> tuple[Any, LoadReport | None]:
+    """The shapes with arrays in the place of all that `init_from` has, and what became of each."""
     file = config.init_from
     if not file:
-        return shapes, "weights are drawn at random"
-    variables, report = interop.from_torch(
-        interop.load_file(file), shapes, source=file, bgr=detector.bgr_weights
-    )
+        return shapes, None
+    if Path(file).is_dir() or model_file.is_model(file):
+        leaves = flatten_dict(loading.read(file)[0].variables, sep="/")
+        variables, report = interop.from_own(leaves, shapes, source=file)
+    else:
+        variables, report = interop.from_torch(
+            interop.load_file(file), shapes, source=file, bgr=detector.bgr_weights
+        )
     # The rest of a backbone that is frozen in part was trained with it.
     needed = [n for n in report.missing if "/backbone/" in n or detector.is_frozen(n)]
     missing = needed if detector.frozen else []
@@ -215,4 +238,4 @@ def _load_weights(config: ConfigDict, detector: Detector, shapes: Any) -> tuple[
             f"{file} has nothing for {missing[0]}, which cannot be learnt: "
             f"{detector.frozen[0]} is frozen in config.model"
         )
-    return variables, f"weights from {file}: {report}"
+    return variables, report

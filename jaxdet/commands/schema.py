@@ -22,7 +22,13 @@ MODULE_NAME = "which module it is: a name of `jaxdet.models.MODULES`, or `packag
 RUN = {
     "seed": Key(0, int, "of all draws", low=0),
     "detector": Key(REQUIRED, str, f"the method: {', '.join(detectors.DETECTORS)}"),
-    "init_from": Key("", str, "file of pretrained weights; empty for none", is_path=True),
+    "init_from": Key(
+        "",
+        str,
+        "pretrained weights: a file of any system that docs/weights.md names, a model file, or the "
+        "folder of a run; empty for none",
+        is_path=True,
+    ),
     "batch_size": Key(REQUIRED, int, "images of a step, over all devices", low=1),
     "num_steps": length(REQUIRED, "length of the run", low=1),
     "final_steps": length(

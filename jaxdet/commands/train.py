@@ -22,6 +22,8 @@ from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.writer import Writer
 from jaxdet.types import UserError
 
+FIRST_WEIGHTS_NAME = "init_from.txt"  # In the workdir: what became of each array.
+
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs the command."""
@@ -55,7 +57,7 @@ def train(arguments: command_line.Arguments) -> int:
             "eval.py evaluates it again"
         )
         return 0
-    changes = []
+    changes, lines = [], ()
     if done:
         start = checkpoints.restore("latest", like=like)
         origin = f"resuming after step {done}"
@@ -63,7 +65,7 @@ def train(arguments: command_line.Arguments) -> int:
         for change in changes:
             print(f"warning: the run began with another config: {change}", file=sys.stderr)
     else:
-        variables, origin = opening.first_variables(run)
+        variables, origin, lines = opening.first_variables(run)
         start = create(variables)
 
     predict = steps.pmap_predict_step(detector)
@@ -73,6 +75,9 @@ def train(arguments: command_line.Arguments) -> int:
         # Of a shorter run in this folder; what is best now is not known yet.
         (workdir / model_file.NAME).unlink(missing_ok=True)
         _keep_config(config, workdir, done, changed=bool(changes))
+        if lines:
+            (workdir / FIRST_WEIGHTS_NAME).write_text("\n".join(lines) + "\n")
+            origin = f"{origin} (each in {workdir / FIRST_WEIGHTS_NAME})"
         print(config.to_json(indent=2))
         print(f"{origin}; {len(run.source)} training images; writing to {workdir}")
     try:

@@ -85,6 +85,29 @@ def fill(builder: Callable, given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def complete(builder: Callable, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a detector, those that are given and the defaults, as plain values.
+
+    Args:
+        builder: of the detector.
+        given: as for `fill`.
+
+    Raises:
+        UserError: as `fill`.
+    """
+    fill(builder, given)
+
+    def put(tree, part):
+        return {
+            key: put(leaf, part.get(key, {}))
+            if isinstance(leaf, Mapping)
+            else part.get(key, leaf.default)
+            for key, leaf in tree.items()
+        }
+
+    return put(describe(builder, given), given)
+
+
 def fields_of(
     value: Group | nn.Module, shared: Mapping[type, Sequence[str]] = types.MappingProxyType({})
 ) -> dict[str, dataclasses.Field]:

@@ -1,7 +1,24 @@
 """Weights of other systems <-> jaxdet variables."""
 
-from jaxdet.interop.pretrained import load_file
-from jaxdet.interop.published import resize_rule_for, settings_for
-from jaxdet.interop.torch_names import LoadReport, from_torch, to_torch
+from jaxdet.interop.class_names import read_classes
+from jaxdet.interop.filling import LoadReport, from_own
+from jaxdet.interop.pretrained import load_file, save_file
+from jaxdet.interop.published import canvas_for, merged, resize_rule_for, settings_for
+from jaxdet.interop.recognise import Recognised, recognise
+from jaxdet.interop.torch_names import from_torch, to_torch
 
-__all__ = ["LoadReport", "from_torch", "load_file", "resize_rule_for", "settings_for", "to_torch"]
+__all__ = [
+    "LoadReport",
+    "Recognised",
+    "canvas_for",
+    "from_own",
+    "from_torch",
+    "load_file",
+    "merged",
+    "read_classes",
+    "recognise",
+    "resize_rule_for",
+    "save_file",
+    "settings_for",
+    "to_torch",
+]

@@ -1,4 +1,4 @@
-"""Reads files of weights into arrays under the names that they have in the file."""
+"""Reads and writes files of weights: arrays under the names that they have in the file."""
 
 import os
 import zipfile
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_safetensors
+from safetensors.numpy import save as write_safetensors
 
 from jaxdet.types import UserError
 
@@ -41,6 +42,32 @@ def load_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return {name.removeprefix(PARALLEL_PREFIX): value for name, value in tensors.items()}
 
 
+def save_file(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a .npz, .safetensors, .pth or .pt file, in one move: a kill leaves the old or none.
+
+    Args:
+        path: of the file.
+        tensors: arrays by name.
+
+    Raises:
+        UserError: if the ending is another one, or torch is wanted and not installed.
+    """
+    path = Path(path)
+    if path.suffix not in READERS:
+        raise UserError(f"{path}: wanted a file ending in {', '.join(READERS)}")
+    tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    partial = path.with_name(f"{path.name}.partial")
+    if path.suffix == ".npz":
+        with partial.open("wb") as file:
+            np.savez(file, **tensors)
+    elif path.suffix == ".safetensors":
+        partial.write_bytes(write_safetensors(tensors))
+    else:
+        torch = _import_torch(path, "writing")
+        torch.save({name: torch.from_numpy(value) for name, value in tensors.items()}, partial)
+    os.replace(partial, path)
+
+
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:  # np.load leaves a damaged file open.
@@ -60,12 +87,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f'{path}: reading {path.suffix} needs torch: pip install "jaxdet[torch]"'
-        ) from error
+    torch = _import_torch(path, "reading")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its unpickler meets.
@@ -79,6 +101,16 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: wanted a dictionary of tensors; found {type(content).__name__}")
     return {name: _to_numpy(value) for name, value in content.items() if torch.is_tensor(value)}
+
+
+def _import_torch(path: Path, doing: str) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f'{path}: {doing} {path.suffix} needs torch: pip install "jaxdet[torch]"'
+        ) from error
+    return torch
 
 
 def _to_numpy(tensor: Any) -> np.ndarray:

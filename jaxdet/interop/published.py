@@ -2,18 +2,35 @@
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from jaxdet.types import UserError
 
 GROWTH_ALONE = {"limit_shrinking": False}
+# Depth and width of YOLOX's sizes.
+YOLOX_SIZES = {
+    "nano": {"depth": 0.33, "width": 0.25, "depthwise": True},
+    "tiny": {"depth": 0.33, "width": 0.375},
+    "s": {"depth": 0.33, "width": 0.5},
+    "m": {"depth": 0.67, "width": 0.75},
+    "l": {"depth": 1.0, "width": 1.0},
+    "x": {"depth": 1.33, "width": 1.25},
+}
+RPN_ALONE = {"rpn": {"test": {"pre_nms": 2000}}}
 CAFFE = {"pixels": {"std": (1.0, 1.0, 1.0)}, "backbone": {"style": "caffe"}}
 # (whose names, detector) -> what differs from the detector's defaults, which are mmdetection's.
 PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
     ("mmdetection", "faster_rcnn"): {},
     ("mmdetection", "retinanet"): {},
+    ("mmdetection", "rpn"): RPN_ALONE,
     ("mmdetection_caffe", "faster_rcnn"): CAFFE,
     ("mmdetection_caffe", "retinanet"): CAFFE,
+    ("mmdetection_caffe", "rpn"): CAFFE | RPN_ALONE,
+    ("yolox", "yolox"): {},
+    ("yolox_legacy", "yolox"): {
+        "pixels": {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+    },
     ("torchvision", "faster_rcnn"): {
         "backbone": {"norm_epsilon": 0.0},
         "rpn": {
@@ -67,7 +84,7 @@ PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
-def settings_for(names: str, detector: str) -> dict[str, Any]:
+def settings_for(names: str, detector: str, *, size: str | None = None) -> dict[str, Any]:
     """The settings with which a detector predicts as another system's published one.
 
     They are of prediction; how it was trained they do not say. How images are resized
@@ -81,20 +98,51 @@ def settings_for(names: str, detector: str) -> dict[str, Any]:
     {'pixels': {'std': (1.0, 1.0, 1.0)}, 'backbone': {'style': 'caffe'}}
 
     Args:
-        names: whose: "mmdetection", "mmdetection_caffe", "torchvision" or
-            "simple_faster_rcnn".
-        detector: "faster_rcnn" or "retinanet", as `jaxdet.build` takes it.
+        names: whose: "mmdetection", "mmdetection_caffe", "torchvision",
+            "simple_faster_rcnn", "yolox" or, for those of its version 0.1.0,
+            "yolox_legacy".
+        detector: "faster_rcnn", "retinanet", "rpn" or "yolox", as `jaxdet.build` takes it.
+        size: of YOLOX: "nano", "tiny", "s", "m", "l" or "x".
 
     Returns:
         Nested dictionaries, as `jaxdet.build` takes them, of what differs from the defaults.
 
     Raises:
-        UserError: if there is no such detector.
+        UserError: if there is no such detector or size.
     """
     if (names, detector) not in PUBLISHED:
         known = ", ".join(map(" ".join, PUBLISHED))
         raise UserError(f"nothing is known of {names} {detector}; known: {known}")
-    return copy.deepcopy(PUBLISHED[names, detector])
+    if size is not None and (detector != "yolox" or size not in YOLOX_SIZES):
+        raise UserError(
+            f"size wants one of yolox's, {', '.join(YOLOX_SIZES)}; found {size!r} of {detector}"
+        )
+    sizes = {"blocks": YOLOX_SIZES[size]} if size else {}
+    return copy.deepcopy(PUBLISHED[names, detector] | sizes)
+
+
+def merged(settings: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings with others in their places."""
+    found = {**settings, **more}
+    for key in settings.keys() & more.keys():
+        if isinstance(settings[key], Mapping) and isinstance(more[key], Mapping):
+            found[key] = merged(settings[key], more[key])
+    return found
+
+
+def canvas_for(detector: str, settings: Mapping[str, Any]) -> tuple[tuple[int, int], tuple]:
+    """The canvas on which a published detector is used, and (short, long) sides of images on it.
+
+    Args:
+        detector: as `jaxdet.build` takes it.
+        settings: its own.
+    """
+    if detector == "yolox":
+        side = 640 if settings.get("blocks", {}).get("width", 1.0) >= 0.5 else 416
+        return (side, side), (side, side)
+    if settings.get("backbone", {}).get("name") == "vgg":
+        return (1008, 1008), (600, 1000)
+    return (1344, 1344), (800, 1333)
 
 
 def resize_rule_for(names: str) -> str:

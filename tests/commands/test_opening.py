@@ -242,7 +242,7 @@ def test_a_run_may_start_from_the_weights_of_a_backbone(configure, weights, argu
         return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), run.variables)
 
     run = run._replace(detector=run.detector._replace(init=init))
-    variables, origin = opening.first_variables(run)
+    variables, origin, _ = opening.first_variables(run)
     assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, run.variables)
     for kind in weights.variables:
         jax.tree.map(
@@ -286,7 +286,7 @@ def test_a_run_may_start_from_yoloxs_weights_of_other_classes(tmp_path):
 
     _, theirs = open_run(80)
     np.savez(tmp_path / "yolox.npz", **interop.to_torch(theirs, names="yolox", bgr=False))
-    variables, origin = opening.first_variables(open_run(2)[0])
+    variables, origin, _ = opening.first_variables(open_run(2)[0])
     assert "6 drawn at random, 0 unused" in origin
     head, wanted = variables["params"]["head"], theirs["params"]["head"]
     np.testing.assert_array_equal(head["boxes1"]["kernel"], wanted["boxes1"]["kernel"])

@@ -299,7 +299,7 @@ def test_a_retinanet_has_torchvisions_names_old_and_new():
         RetinaHead(num_classes=5),
     )
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    report = assert_round_trip(tensors, variables, "torchvision_retinanet")
+    report = assert_round_trip(tensors, variables, "torchvision")
     assert not report.missing and not report.unused
     conv = re.compile(r"(head\.\w+_head\.conv)\.(\d)\.0")
     blocks = re.compile(r"((?:inner|layer)_blocks\.\d)\.0")
@@ -310,7 +310,7 @@ def test_a_retinanet_has_torchvisions_names_old_and_new():
     assert "head.regression_head.conv.6.bias" in old
     filled, report = from_torch(old, variables)
     assert not report.missing and not report.unused
-    back = to_torch(filled, names="torchvision_retinanet")
+    back = to_torch(filled, names="torchvision")
     for name, value in tensors.items():
         np.testing.assert_array_equal(back[name], value, err_msg=name)
 

@@ -1,0 +1,87 @@
+"""Names of the classes that published detectors tell apart."""
+
+import ast
+from pathlib import Path
+
+from jaxdet.types import UserError
+
+# The id of each in COCO's files; those that are left out label nothing there.
+COCO = dict(
+    [
+        *enumerate(("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train"), 1),
+        *enumerate(("truck", "boat", "traffic light", "fire hydrant"), 8),
+        *enumerate(("stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse"), 13),
+        *enumerate(("sheep", "cow", "elephant", "bear", "zebra", "giraffe"), 20),
+        *enumerate(("backpack", "umbrella"), 27),
+        *enumerate(("handbag", "tie", "suitcase", "frisbee", "skis", "snowboard"), 31),
+        *enumerate(("sports ball", "kite", "baseball bat", "baseball glove", "skateboard"), 37),
+        *enumerate(("surfboard", "tennis racket", "bottle"), 42),
+        *enumerate(("wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana"), 46),
+        *enumerate(("apple", "sandwich", "orange", "broccoli", "carrot", "hot dog"), 53),
+        *enumerate(("pizza", "donut", "cake", "chair", "couch", "potted plant", "bed"), 59),
+        (67, "dining table"),
+        (70, "toilet"),
+        *enumerate(("tv", "laptop", "mouse", "remote", "keyboard", "cell phone"), 72),
+        *enumerate(("microwave", "oven", "toaster", "sink", "refrigerator"), 78),
+        *enumerate(("book", "clock", "vase", "scissors", "teddy bear"), 84),
+        *enumerate(("hair drier", "toothbrush"), 89),
+    ]
+)
+VOC = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+# Numbers of classes that detectors of COCO count -> the ids that they are of. torchvision counts
+# all ids up to the last, and in RetinaNet 0, too.
+COCO_IDS = {80: tuple(COCO), 90: tuple(range(1, 91)), 91: tuple(range(91))}
+
+
+def read_classes(said: str, count: int) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+    """Class names, and their numbers in the data's own files where these are known.
+
+    >>> read_classes("('cat', 'dog')", 2)
+    (('cat', 'dog'), None)
+
+    Args:
+        said: "coco", "voc", a tuple of names, or a text file with a name a line.
+        count: number of classes of the weights.
+
+    Raises:
+        UserError: if there are not as many names as classes, or it is nothing of these.
+    """
+    numbers = None
+    if said == "coco":
+        if count not in COCO_IDS:
+            raise UserError(
+                f"--classes=coco wants weights of 80 classes (torchvision: 90 or 91), found {count}"
+            )
+        numbers = COCO_IDS[count]
+        names = tuple(COCO.get(number, f"unused {number}") for number in numbers)
+    else:
+        names = VOC if said == "voc" else _listed(said)
+    if len(names) != count:
+        raise UserError(
+            f"--classes={said} names {len(names)} classes, the weights are of {count} classes"
+        )
+    return names, numbers
+
+
+def _listed(said: str) -> tuple[str, ...]:
+    path = Path(said).expanduser()
+    if path.is_file():
+        try:
+            lines = path.read_text().splitlines()
+        except ValueError:
+            raise UserError(f"--classes wants a text file, found {path}") from None
+        return tuple(line.strip() for line in lines if line.strip())
+    try:
+        names = ast.literal_eval(said)
+    except (ValueError, SyntaxError):
+        names = None
+    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    raise UserError(
+        f"--classes wants coco, voc, names such as \"('cat', 'dog')\" or a text file with a name "
+        f"a line, found {said}"
+    )

@@ -1,0 +1,92 @@
+"""What names and shapes say of a file of weights, and what they do not."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxdet.interop import read_classes, recognise, settings_for
+from jaxdet.types import UserError
+
+GOLDENS = Path(__file__).parent.parent / "goldens"
+
+
+def blank(name):
+    """Arrays of the shapes of a whole detector that take no memory."""
+    shapes = json.loads((GOLDENS / f"whole_{name}.json").read_text())["shapes"]
+    return {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    "name, system, detector, part, wanted",
+    [
+        ("mmdet_faster_rcnn", "mmdetection", "faster_rcnn", "roi", {"hidden": 1024}),
+        ("mmdet_retinanet", "mmdetection", "retinanet", "head", 4),
+        ("tv_faster_rcnn", "torchvision", "faster_rcnn", "roi", {"hidden": 1024}),
+        ("tv_retinanet", "torchvision", "retinanet", "head", 4),
+        ("sfrcnn_vgg16", "simple_faster_rcnn", "faster_rcnn", "roi", {"hidden": 4096}),
+        ("yolox_s", "yolox", "yolox", "blocks", (0.33, 0.5, False)),
+        ("yolox_nano", "yolox", "yolox", "blocks", (0.33, 0.25, True)),
+        ("yolox_tiny_train", "yolox", "yolox", "blocks", (0.33, 0.375, False)),
+    ],
+)
+def test_system_detector_size_and_classes_are_found(name, system, detector, part, wanted):
+    found = recognise(blank(name))
+    assert (found.systems[0], found.detector, found.num_classes) == (system, detector, 5)
+    settings = found.settings[part]
+    if part == "blocks":
+        assert tuple(settings.values()) == wanted
+    elif part == "head":
+        assert settings["num_convs"] == wanted
+    else:
+        assert settings["head"]["hidden"] == wanted["hidden"]
+    assert found.settings.get("backbone", {}).get("depth", 50) == 50
+
+
+def test_norms_that_count_steps_have_torchs_epsilon():
+    tensors = blank("tv_retinanet")
+    assert recognise(tensors).settings["backbone"]["norm_epsilon"] == 1e-5
+    published = {k: v for k, v in tensors.items() if "num_batches" not in k}
+    assert "norm_epsilon" not in recognise(published).settings["backbone"]
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (["fc.weight", "conv1.weight"], "w.pth: these are weights of a classifier"),
+        (["a.weight"], "w.pth: no detector is known by these names; found a.weight"),
+        ([], "found nothing"),
+        (["extractor.0.weight"], "w.pth: these look like weights of simple_faster_rcnn's"),
+    ],
+)
+def test_what_is_no_detector_is_one_line(names, message):
+    with pytest.raises(UserError, match=message):
+        recognise(dict.fromkeys(names, np.zeros((3, 3))), source="w.pth")
+
+
+def test_the_sizes_of_yolox_are_settings():
+    assert settings_for("yolox", "yolox", size="m")["blocks"] == {"depth": 0.67, "width": 0.75}
+    with pytest.raises(UserError, match="size wants one of yolox's, nano, .*found 'xl'"):
+        settings_for("yolox", "yolox", size="xl")
+
+
+@pytest.mark.parametrize("count, first, last", [(80, 1, 90), (90, 1, 90), (91, 0, 90)])
+def test_cocos_classes_have_their_ids(count, first, last):
+    names, numbers = read_classes("coco", count)
+    assert len(set(names)) == count and (numbers[0], numbers[-1]) == (first, last)
+    assert names[numbers.index(1)] == "person" and names[-1] == "toothbrush"
+
+
+def test_class_names_are_said_or_read(tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text("cat\n\ndog\n")
+    assert read_classes(str(file), 2) == (("cat", "dog"), None)
+    assert len(read_classes("voc", 20)[0]) == 20
+    for said, count, message in (
+        ("('a',)", 2, "names 1 classes, the weights are of 2 classes"),
+        ("coco", 3, "wants weights of 80 classes .* found 3"),
+        ("cats", 2, "or a text file with a name a line, found cats"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_classes(said, count)
