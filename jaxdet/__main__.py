@@ -20,6 +20,8 @@ COMMANDS = {
     "train": Command("train", "train", "trains a detector, or resumes a run"),
     "eval": Command("evaluate", "train", "evaluates a run"),
     "predict": Command("predict", "predict", "finds objects on images and videos"),
+    "browse": Command("browse", "train", "draws what a training is fed"),
+    "summary": Command("summary", "train", "counts parameters, FLOPs, anchors and memory"),
 }
 
 

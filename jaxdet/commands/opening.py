@@ -85,16 +85,27 @@ def open_training(config: ConfigDict) -> Run:
     mistakes.check_first_weights(config, run.detector)
     if not lengths.wants_epochs(config.to_dict(), schema.describe(config.to_dict())):
         mistakes.check_lengths(config)
-    source = run.source or open_source(config, config.data.train_split, run.class_names)
-    source = pipeline.trainable(
-        source, keep_empty=config.data.keep_empty, use_difficult=config.data.use_difficult
-    )
-    config = _in_steps(config, len(source))
+    run = open_training_data(run)
+    config = run.config
     mistakes.check_lengths(config, warn=True)
     frozen = (path.partition("/") for path in run.detector.frozen)
     frozen = tuple(path for kind, _, path in frozen if kind == "params")
     tx, schedule = _make_optimizer(config, frozen)
-    return run._replace(config=config, source=source, tx=tx, schedule=schedule)
+    return run._replace(tx=tx, schedule=schedule)
+
+
+def open_training_data(run: Run) -> Run:
+    """The run with what it learns as its source, and with all lengths in steps.
+
+    Raises:
+        UserError: for mistakes in the data, and if no image of it can be learnt.
+    """
+    config = run.config
+    source = run.source or open_source(config, config.data.train_split, run.class_names)
+    source = pipeline.trainable(
+        source, keep_empty=config.data.keep_empty, use_difficult=config.data.use_difficult
+    )
+    return run._replace(config=_in_steps(config, len(source)), source=source)
 
 
 def open_source(config: ConfigDict, split: str, classes: Sequence[str]) -> Source:
@@ -114,16 +125,26 @@ def open_source(config: ConfigDict, split: str, classes: Sequence[str]) -> Sourc
     return source
 
 
-def train_batches(config: ConfigDict, source: Source, start_step: int) -> Any:
-    """The training batches from a step on, this process's share."""
+def train_batches(
+    config: ConfigDict, source: Source, start_step: int, share: tuple[int, int] | None = None
+) -> Any:
+    """The training batches from a step on.
+
+    Args:
+        config: of the run, with all lengths in steps.
+        source: what is learnt.
+        start_step: the first.
+        share: which share of each batch, of how many; by default this process's.
+    """
+    index, count = share or (jax.process_index(), jax.process_count())
     return pipeline.train_batches(
         source,
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=start_step,
         final_start=final_start(config),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=index,
+        process_count=count,
         **{key: config.data[key] for key in mistakes.TRAIN_KEYS},
     )
 

@@ -5,6 +5,8 @@ the same image, changed by the same random draws; batch n is made of places
 n * batch_size and up, and only then divided among processes.
 """
 
+from collections.abc import Sequence
+
 import grain
 import numpy as np
 
@@ -74,6 +76,11 @@ def trainable(source: Source, *, keep_empty: bool, use_difficult: bool) -> Sourc
     if len(source) == 0:
         raise UserError(f"no image to train on (data.keep_empty is {keep_empty})")
     return source
+
+
+def order_of_run(source: Source, seed: int) -> Sequence[int]:
+    """The place in the source of the image at each place of a run, without end."""
+    return grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
 
 
 def train_batches(
@@ -147,7 +154,7 @@ def train_batches(
     check_steps(start_step=start_step, final_start=0 if final_start is None else final_start)
     composition, settings = _divide(augmentation)
     source = trainable(source, keep_empty=keep_empty, use_difficult=use_difficult)
-    order = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
+    order = order_of_run(source, seed)
     rows = batch_size // process_count
     images = TrainImages(
         source, canvas, resize, max_proposals, use_difficult, settings, composition
