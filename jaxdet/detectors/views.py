@@ -42,9 +42,8 @@ def with_views(detector: Detector, *, flip: bool = False, scales: Sequence[float
     Raises:
         UserError: for a scale out of range, or a detector that cannot merge.
     """
+    check_scales(scales)
     scales = tuple(scales) or (1.0,)
-    if len(set(scales)) < len(scales) or not all(0 < s < math.inf for s in scales):
-        raise UserError(f"scales of views want different numbers above 0, found {scales}")
     if not flip and scales == (1,):
         return detector
     if detector.merge is None:
@@ -64,6 +63,16 @@ def with_views(detector: Detector, *, flip: bool = False, scales: Sequence[float
         return jax.vmap(detector.merge)(union)
 
     return detector._replace(predict=predict)
+
+
+def check_scales(scales: Sequence[float]) -> None:
+    """Refuses all but different numbers above 0.
+
+    Raises:
+        UserError: if so.
+    """
+    if len(set(scales)) < len(scales) or not all(0 < scale < math.inf for scale in scales):
+        raise UserError(f"scales of views want different numbers above 0, found {tuple(scales)}")
 
 
 def merger(suppress: Suppress, num_classes: int, *, best_class: bool = False) -> Callable:

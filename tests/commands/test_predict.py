@@ -63,7 +63,7 @@ def run(model, folder, monkeypatch, capfd, tmp_path):
 
     def run(*arguments, out=tmp_path / "out"):
         monkeypatch.chdir(folder)
-        monkeypatch.setattr(predict, "load", lambda path: model)
+        monkeypatch.setattr(predict, "load", lambda path, **views: model)
         with pytest.raises(SystemExit) as ended:
             __main__.main(["jaxdet", "predict", "model", *map(str, arguments), f"--out={out}"])
         printed, errors = capfd.readouterr()
@@ -201,7 +201,11 @@ def test_each_command_lists_its_flags(name, capfd):
         (["--help"], 0, "train     trains a detector, or resumes a run"),
         (["--version"], 0, "0."),
         (["pedict"], "error: there is no command 'pedict'; did you mean predict?", ""),
-        (["x"], "error: there is no command 'x'; there are train, eval, predict", ""),
+        (
+            ["x"],
+            "error: there is no command 'x'; there are train, eval, predict, browse, summary",
+            "",
+        ),
     ],
 )
 def test_jaxdet_lists_its_commands(arguments, status, line, capfd):
@@ -225,6 +229,8 @@ def test_a_command_whose_libraries_are_missing_says_what_to_install():
         'error: the command train needs ml_collections: pip install "jaxdet[train]"',
         'error: the command eval needs ml_collections: pip install "jaxdet[train]"',
         'error: the command predict needs cv2: pip install "jaxdet[predict]"',
+        'error: the command browse needs cv2: pip install "jaxdet[train]"',
+        'error: the command summary needs ml_collections: pip install "jaxdet[train]"',
     ]
 
 

@@ -113,7 +113,9 @@ def test_proposals_that_are_written_can_be_given(configure, monkeypatch, tmp_pat
     seen = SimpleNamespace(evaluate=lambda *given, **settings: {"given": given, **settings})
     monkeypatch.setitem(EVALUATIONS, "proposals", seen)
     source, file = FourPictures(), tmp_path / "new" / "VOC2007" / "test.npz"
-    found = results.evaluate(config, source, source.predict_whole, {}, proposals_file=str(file))
+    found = results.evaluate(
+        config, source, source.predict_whole, {}, results.Files(proposals=str(file))
+    )
     examples, detections, class_names = found.pop("given")
     assert [example.id for example in examples] == ["picture 0", "picture 1"]
     assert (len(detections), class_names) == (2, source.class_names)
@@ -132,10 +134,14 @@ def test_proposals_that_are_written_can_be_given(configure, monkeypatch, tmp_pat
 
 def test_of_all_images_that_get_proposals_a_part_is_evaluated(configure, monkeypatch, tmp_path):
     config = configure("--config.eval_images=2")
-    monkeypatch.setattr(EVALUATIONS["coco"], "evaluate", lambda examples, *_: {"of": examples})
+    monkeypatch.setattr(
+        EVALUATIONS["coco"], "evaluate", lambda examples, *_, **settings: {"of": examples}
+    )
     source, file = FourPictures(), str(tmp_path / "test.npz")
     source.broken = None
-    found = results.evaluate(config, source, source.predict_whole, {}, proposals_file=file)
+    found = results.evaluate(
+        config, source, source.predict_whole, {}, results.Files(proposals=file)
+    )
     assert [example.id for example in found["of"]] == ["picture 0", "picture 2"]
     with np.load(file) as written:
         assert len(written["ids"]) == 4

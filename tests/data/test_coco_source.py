@@ -131,7 +131,7 @@ def _drop(key):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (_drop("annotations"), "it has no ['annotations']"),
+        (_drop("images"), "it has no ['images']"),
         (lambda c: c["annotations"][0].pop("bbox"), "missing or wrong: 'bbox'"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "missing or wrong"),
         (

@@ -18,7 +18,7 @@ def read_coco(
     annotations: str = "annotations/instances_{split}.json",
     images: str = "{split}",
 ) -> FileSource:
-    """Reads a COCO annotation file.
+    """Reads a COCO annotation file, or one of images alone, as test-dev has them.
 
     Labels are places in `classes`, found by the category's name. Boxes and
     areas stay as they are in the json, empty ones and those outside the image
@@ -59,7 +59,7 @@ def _load(path):
         content = json.loads(path.read_bytes())
     except ValueError as error:
         raise UserError(f"{path}: not a json file ({error})") from None
-    missing = {"images", "annotations", "categories"} - set(content)
+    missing = {"images", "categories"} - set(content)
     if missing:
         raise UserError(f"{path}: not a COCO detection file, it has no {sorted(missing)}")
     return content
@@ -69,7 +69,8 @@ def _to_source(content, path, folder, classes):
     categories = {item["id"]: item["name"] for item in content["categories"]}
     class_names = classes or tuple(categories[number] for number in sorted(categories))
     by_image = defaultdict(list)
-    for item in content["annotations"]:
+    annotations = content.get("annotations", ())
+    for item in annotations:
         if item["category_id"] not in categories:
             raise UserError(
                 f"{path}: annotation {item.get('id')} has category_id {item['category_id']}, "
@@ -83,9 +84,10 @@ def _to_source(content, path, folder, classes):
         _to_example(image, by_image[image["id"]], categories, class_names, path)
         for image in content["images"]
     ]
-    report_unused(path, examples, total=len(content["annotations"]))
+    report_unused(path, examples, total=len(annotations))
     paths = _image_paths(content["images"], folder)
-    return FileSource(class_names, examples, paths, _category_ids(categories, class_names))
+    ids = _category_ids(categories, class_names)
+    return FileSource(class_names, examples, paths, ids, "annotations" in content)
 
 
 def _to_example(image, items, categories, class_names, path):
