@@ -52,14 +52,15 @@ def _open(argv: list[str], model: str) -> tuple[Subject, argparse.Namespace]:
         parser.add_argument("--debug", action="store_true")
         _define_flags(parser)
         flags = parser.parse_args(argv[1:])
-        return _from_model(path, flags.batch_size or 1), flags
+        return _from_model(path, _check(1 if flags.batch_size is None else flags.batch_size)), flags
     named = [f"--workdir={path}"] if model else []
     config, _, flags = command_line.read(
         [argv[0], *named, *argv[1:]], usage=__doc__, define=_define_flags
     )
     if flags.num_classes and not config.data.classes:
         config.data.classes = tuple(f"class {k}" for k in range(flags.num_classes))
-    return _from_config(config, flags.batch_size or config.batch_size), flags
+    size = config.batch_size if flags.batch_size is None else flags.batch_size
+    return _from_config(config, _check(size)), flags
 
 
 def _from_model(path: Path, batch_size: int) -> Subject:
@@ -72,7 +73,7 @@ def _from_model(path: Path, batch_size: int) -> Subject:
         images=lambda count: model_file.blank_images(
             count, contents.canvas, contents.max_proposals
         ),
-        batch_size=_check(batch_size),
+        batch_size=batch_size,
     )
 
 
@@ -86,7 +87,7 @@ def _from_config(config: Any, batch_size: int) -> Subject:
         detector=run.detector,
         variables=run.variables,
         images=lambda count: opening.blank_images(config, count),
-        batch_size=_check(batch_size),
+        batch_size=batch_size,
         run=run,
     )
 

@@ -5,8 +5,6 @@ the same image, changed by the same random draws; batch n is made of places
 n * batch_size and up, and only then divided among processes.
 """
 
-from collections.abc import Sequence
-
 import grain
 import numpy as np
 
@@ -78,7 +76,7 @@ def trainable(source: Source, *, keep_empty: bool, use_difficult: bool) -> Sourc
     return source
 
 
-def order_of_run(source: Source, seed: int) -> Sequence[int]:
+def order_of_run(source: Source, seed: int) -> grain.MapDataset:
     """The place in the source of the image at each place of a run, without end."""
     return grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
 

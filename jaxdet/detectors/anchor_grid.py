@@ -25,7 +25,7 @@ class Anchors(NamedTuple):
 
 
 def make_anchors(
-    pyramid: Sequence[Float[Array, "B _ _ C"]],
+    pyramid: Sequence[Float[Array, "B _ _ C"] | jax.ShapeDtypeStruct],
     images: Images,
     *,
     strides: Sequence[int],

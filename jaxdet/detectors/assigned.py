@@ -1,10 +1,9 @@
 """Which candidates of a batch learn which object, to be looked at."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Float, Int
 
 
 class Level(NamedTuple):
@@ -23,18 +22,18 @@ class Assigned:
     `jax.eval_shape` of what gives this tells them and computes nothing.
 
     Attributes:
-        boxes: the candidates, levels one after the other: anchors, or the cells
-            of grid points, in pixels of the canvas.
-        labels: POSITIVE, NEGATIVE or IGNORE of `ops.assignment`.
-        index: the slot of the object that a positive learns.
+        boxes: the candidates (N, 4), levels one after the other: anchors, or the
+            cells of grid points, in pixels of the canvas.
+        labels: (B, N), POSITIVE, NEGATIVE or IGNORE of `ops.assignment`.
+        index: (B, N), the slot of the object that a positive learns.
         levels: of the candidates.
         by_prediction: whether the detector's predictions decide, and so the
             variables count; else only their shapes do.
     """
 
-    boxes: Float[Array, "N 4"]
-    labels: Int[Array, "B N"]
-    index: Int[Array, "B N"]
+    boxes: Any
+    labels: Any
+    index: Any
     levels: tuple[Level, ...]
     by_prediction: bool = False
 

@@ -115,6 +115,17 @@ def test_only_what_has_the_score_is_written(run, model, folder):
     assert all(item["score"] >= bound for item in done.detections)
 
 
+def test_views_are_asked_for_when_the_model_is_loaded(run, model, monkeypatch, capfd, tmp_path):
+    asked = []
+    run("photo.jpg")  # Goes to the folder.
+    monkeypatch.setattr(predict, "load", lambda path, **views: asked.append(views) or model)
+    for flags in ([], ["--flip", "--scales=1,1.5"], ["--scales=big"]):
+        with pytest.raises(SystemExit):
+            predict.main(["jaxdet", "model", "photo.jpg", f"--out={tmp_path}", *flags])
+    assert asked == [{"flip": False, "scales": []}, {"flip": True, "scales": [1.0, 1.5]}]
+    assert "error: --scales wants numbers such as 1,1.5; found 'big'" in capfd.readouterr().err
+
+
 def test_files_that_cannot_be_read_are_named_and_the_rest_goes_on(run, folder):
     broken = folder / "broken.png"
     broken.write_bytes((folder / "photo.jpg").read_bytes()[:70])
