@@ -31,8 +31,10 @@ def check_settings(config: ConfigDict) -> None:
         keep_empty=config.data.keep_empty, **{key: config.data[key] for key in TRAIN_KEYS}
     )
     check_heights(config.multiscale_heights)
-    with mistakes_in("eval_scales"):
+    try:
         views.check_scales(config.eval_scales)
+    except UserError as error:
+        raise UserError(f"config.eval_scales: {error}") from None
     if bool(config.data.proposals) != bool(config.data.max_proposals):
         raise UserError(
             "config.data.proposals and config.data.max_proposals are set both or neither, found "

@@ -139,7 +139,10 @@ def open_source(
     if len(source) == 0:
         raise UserError(f"there is no image in the split {split!r} of {data.root}")
     if annotated and not sources.is_annotated(source):
-        raise UserError(f"the split {split!r} of {data.root} has images, but no annotations")
+        raise UserError(
+            f"the split {split!r} of {data.root} has images, but no annotations: it can be "
+            "predicted only, by eval.py --results=FILE.json"
+        )
     if data.proposals:
         source = WithProposals(source, data.proposals.replace("{split}", split))
     return source

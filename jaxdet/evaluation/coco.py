@@ -19,7 +19,7 @@ BEST = "AP"
 # Places in the arrays of `Curves`.
 IOU50, IOU75 = 0, 5
 ALL, SMALL, MEDIUM, LARGE = range(4)
-MAX100, MOST = 2, -1
+MOST = -1  # Of the limits.
 LIMITS = (1, 10, 100)
 
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")

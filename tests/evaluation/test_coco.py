@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from evaluation.examples import make_detections, make_example
 
-from jaxdet.evaluation.coco import ALL, MAX100, evaluate, format_table, measure
+from jaxdet.evaluation.coco import ALL, MOST, evaluate, format_table, measure
 from jaxdet.evaluation.runner import ImageDetections
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
@@ -68,7 +68,7 @@ def test_curves_are_those_of_pycocotools(golden, golden_data):
     curves = measure(*golden_data, num_classes=5)
 
     expected = reference["precision_all_area_maxdet100"]
-    np.testing.assert_allclose(curves.precision[:, :, :, ALL, MAX100], expected, atol=1e-9)
+    np.testing.assert_allclose(curves.precision[:, :, :, ALL, MOST], expected, atol=1e-9)
     np.testing.assert_allclose(curves.recall, reference["recall_TKAM"], atol=1e-9)
 
 
