@@ -23,6 +23,8 @@ COMMANDS = {
     "convert": Command(
         "convert", "predict", "turns weights of other systems into a model, and back"
     ),
+    "browse": Command("browse", "train", "draws what a training is fed"),
+    "summary": Command("summary", "train", "counts parameters, FLOPs, anchors and memory"),
 }
 
 

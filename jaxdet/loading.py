@@ -1,12 +1,14 @@
 """`jaxdet.load`: from a model file, or a run, to a detector that takes photographs."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
 
 from jaxdet import model_file
+from jaxdet.detectors import views
 from jaxdet.types import Detector, UserError
 
 if TYPE_CHECKING:
@@ -14,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def load(
-    path: str | os.PathLike, *, cache: bool | str | os.PathLike = True
+    path: str | os.PathLike,
+    *,
+    flip: bool = False,
+    scales: Sequence[float] = (),
+    cache: bool | str | os.PathLike = True,
 ) -> "jaxdet.prediction.Predictor":
     """Loads a trained detector, which is called with images.
 
@@ -24,6 +30,9 @@ def load(
     Args:
         path: a model file, or the folder of a run, which stands for its
             model.safetensors. Of a run that has none yet, the best checkpoint is taken.
+        flip: whether each image is also seen mirrored, which takes twice as long;
+            what both views find is joined by the detector's own suppression.
+        scales: of the canvas, at each of which images are seen likewise; () for 1.
         cache: whether compiled programs are kept on disk for the next process,
             in ~/.cache/jaxdet ($XDG_CACHE_HOME/jaxdet), or the folder to keep
             them in. That is JAX's compilation cache: it is for the whole process,
@@ -39,9 +48,9 @@ def load(
         raise UserError(
             f'prediction needs OpenCV ({error}): pip install "jaxdet[predict]"'
         ) from error
-    contents = read(path)
+    contents, detector = read(path)
     _keep_programs(cache)
-    return Predictor(*contents)
+    return Predictor(contents, views.with_views(detector, flip=flip, scales=scales))
 
 
 def read(path: str | os.PathLike) -> tuple[model_file.Contents, Detector]:

@@ -117,6 +117,11 @@ class Detector(NamedTuple):
             turned; None where their names say it.
         matrices: the confusion matrices among its counts: the names of their
             rows and columns, where `...` stands for the classes of the data.
+        assign: `(variables, batch) -> detectors.assigned.Assigned`, which
+            candidates learn which object, as `loss` has it; None where a
+            detector does not tell.
+        merge: `(Detections of one image) -> Detections`, its own suppression of
+            what was found in several views of the image; None for none.
     """
 
     init: Callable
@@ -127,6 +132,8 @@ class Detector(NamedTuple):
     tells_classes: bool = True
     bgr_weights: bool | None = None
     matrices: Mapping[str, tuple] = MappingProxyType({})
+    assign: Callable | None = None
+    merge: Callable | None = None
 
     def is_frozen(self, path: str) -> bool:
         """Whether the leaf at a path, such as "params/backbone/stem_conv/kernel", never moves."""

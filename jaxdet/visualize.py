@@ -44,6 +44,7 @@ def draw(
     *,
     scores: Float[np.ndarray, " N"] | None = None,
     valid: Bool[np.ndarray, " N"] | None = None,
+    colour: tuple[int, int, int] | None = None,
 ) -> UInt8[np.ndarray, "_ _ 3"]:
     """Draws boxes with their class names, and scores in percent, on a copy of an image.
 
@@ -57,6 +58,7 @@ def draw(
         class_names: name of each label.
         scores: 0..1, written behind the name; none where not given.
         valid: True for the boxes to draw; all where not given.
+        colour: RGB of all boxes; one a class where not given.
     """
     keep = np.ones(len(boxes), bool) if valid is None else valid
     canvas, factor = _enlarge(image)
@@ -66,7 +68,7 @@ def draw(
         texts = [
             f"{text} {100 * score:.0f}" for text, score in zip(texts, scores[keep], strict=True)
         ]
-    colours = [PALETTE[label % len(PALETTE)] for label in labels[keep]]
+    colours = [colour or PALETTE[label % len(PALETTE)] for label in labels[keep]]
 
     # Small boxes last, so that large ones do not cross them out.
     order = np.argsort(-_areas(boxes), kind="stable")

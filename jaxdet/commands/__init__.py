@@ -11,4 +11,6 @@ prediction_files    what a prediction writes
 run_model           the model file that a run leaves
 train, evaluate     the commands
 predict             the one that needs no run, and no more than the extra "predict"
+browse, fed_images  what a training is fed
+summary, costs      what a detector is made of, and what it costs
 """

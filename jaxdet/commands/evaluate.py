@@ -7,6 +7,10 @@ to eval.json, those of another --split to eval_<split>.json.
 With --write_proposals=FILE.npz all detections on the split are written as
 proposals for a detector that takes given ones; FILE may hold {split}. All images
 of the split are predicted then; the results are of `eval_images` of them.
+
+With --results=FILE.json so are all detections as COCO's results, with the image and
+category ids of the data, as its test server takes them. A split without annotations
+(COCO's test-dev) is only predicted: name its files by --config.data.options.
 """
 
 import argparse
@@ -15,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from jaxdet.commands import command_line, config_files, opening, results
+from jaxdet.commands import command_line, config_files, opening, results, run_model
 from jaxdet.evaluation import EVALUATIONS
 from jaxdet.training import steps
 from jaxdet.training.checkpoint import Checkpoints
@@ -35,6 +39,10 @@ def evaluate(arguments: command_line.Arguments) -> int:
     proposals_file = (flags.write_proposals or "").replace("{split}", split)
     if proposals_file and not proposals_file.endswith(".npz"):
         raise UserError(f"--write_proposals wants a file.npz, found {proposals_file}")
+    results_file = (flags.results or "").replace("{split}", split)
+    if results_file and not results_file.endswith(".json"):
+        raise UserError(f"--results wants a file.json, found {results_file}")
+    files = results.Files(proposals_file, results_file)
     folder = workdir / "checkpoints"
     if not folder.is_dir():
         raise UserError(f"no checkpoint to evaluate: there is no folder {folder}")
@@ -44,16 +52,22 @@ def evaluate(arguments: command_line.Arguments) -> int:
 
     steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
     run = opening.open_run(config)
-    source = opening.open_source(config, split, run.class_names)
+    source = opening.open_source(config, split, run.class_names, annotated=not any(files))
     variables = steps.put_state(checkpoints.restore_variables(step, like=run.variables))
     checkpoints.close()
     for change in changes:
         print(f"warning: the run had another config: {change}", file=sys.stderr)
 
-    predict = steps.pmap_predict_step(run.detector)
-    found = results.evaluate(config, source, predict, variables, proposals_file=proposals_file)
+    predict = results.make_predict(config, run.detector)
+    numbers = run_model.category_ids(source, run.source) if run.detector.tells_classes else None
+    found = results.evaluate(config, source, predict, variables, files, category_ids=numbers)
     if proposals_file:
         print(f"proposals of {len(source)} images are written to {proposals_file}")
+    if results_file:
+        print(f"results of {len(source)} images are written to {results_file}")
+    if not found:
+        print(f"{split} has no annotations: there is nothing to evaluate")
+        return 0
     file = workdir / _name_results(split, own=config.data.eval_split)
     write_json(file, found)
     print(EVALUATIONS[config.evaluation.name].format_table(found))
@@ -71,4 +85,5 @@ def _define_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--checkpoint", default="best", metavar="NAME", help="best, latest or a step")
     add("--split", metavar="NAME", help="split to evaluate; the run's own if none")
-    add("--write_proposals", metavar="FILE.npz", help="file for all detections")
+    add("--write_proposals", metavar="FILE.npz", help="file for all detections, as proposals")
+    add("--results", metavar="FILE.json", help="file for all detections, as COCO's results")

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from jaxdet.commands import results
 from jaxdet.data import mosaic, pipeline, transforms
+from jaxdet.detectors import views
 from jaxdet.training.multiscale import check_heights
 from jaxdet.types import Detector, UserError
 
@@ -31,6 +32,10 @@ def check_settings(config: ConfigDict) -> None:
         keep_empty=config.data.keep_empty, **{key: config.data[key] for key in TRAIN_KEYS}
     )
     check_heights(config.multiscale_heights)
+    try:
+        views.check_scales(config.eval_scales)
+    except UserError as error:
+        raise UserError(f"config.eval_scales: {error}") from None
     if bool(config.data.proposals) != bool(config.data.max_proposals):
         raise UserError(
             "config.data.proposals and config.data.max_proposals are set both or neither, found "

@@ -97,28 +97,57 @@ def open_training(config: ConfigDict) -> Run:
     steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
     mistakes.check_file(config)
     # Found before the data is made: what does not work however many images an epoch has.
-    _make_optimizer(_in_steps(config, UNKNOWN_IMAGES), ())
+    _make_optimizer(in_steps(config), ())
     run = open_run(config)
     mistakes.check_first_weights(config, run.detector)
     if not lengths.wants_epochs(config.to_dict(), schema.describe(config.to_dict())):
         mistakes.check_lengths(config)
+    run = open_training_data(run)
+    config = run.config
+    mistakes.check_lengths(config, warn=True)
+    return with_optimizer(run)
+
+
+def with_optimizer(run: Run) -> Run:
+    """The run with its optimizer; all lengths are in steps."""
+    tx, schedule = _make_optimizer(run.config, frozen_parameters(run.detector))
+    return run._replace(tx=tx, schedule=schedule)
+
+
+def frozen_parameters(detector: Detector) -> tuple[str, ...]:
+    """The detector's frozen paths, below "params"."""
+    frozen = (path.partition("/") for path in detector.frozen)
+    return tuple(path for kind, _, path in frozen if kind == "params")
+
+
+def open_training_data(run: Run) -> Run:
+    """The run with what it learns as its source, and with all lengths in steps.
+
+    Raises:
+        UserError: for mistakes in the data, and if no image of it can be learnt.
+    """
+    config = run.config
     source = run.source or open_source(config, config.data.train_split, run.class_names)
     source = pipeline.trainable(
         source, keep_empty=config.data.keep_empty, use_difficult=config.data.use_difficult
     )
-    config = _in_steps(config, len(source))
-    mistakes.check_lengths(config, warn=True)
-    frozen = (path.partition("/") for path in run.detector.frozen)
-    frozen = tuple(path for kind, _, path in frozen if kind == "params")
-    tx, schedule = _make_optimizer(config, frozen)
-    return run._replace(config=config, source=source, tx=tx, schedule=schedule)
+    return run._replace(config=in_steps(config, len(source)), source=source)
 
 
-def open_source(config: ConfigDict, split: str, classes: Sequence[str]) -> Source:
+def open_source(
+    config: ConfigDict, split: str, classes: Sequence[str], *, annotated: bool = True
+) -> Source:
     """Opens one split of the data, with its proposals where the config names their file.
 
+    Args:
+        config: of the run.
+        split: its name.
+        classes: see `sources.build`.
+        annotated: whether annotations are needed.
+
     Raises:
-        UserError: for mistakes in the data or its settings, and if it has no image.
+        UserError: for mistakes in the data or its settings, and if it has no
+            image or lacks its annotations.
     """
     data = config.data
     source = sources.build(
@@ -126,21 +155,36 @@ def open_source(config: ConfigDict, split: str, classes: Sequence[str]) -> Sourc
     )
     if len(source) == 0:
         raise UserError(f"there is no image in the split {split!r} of {data.root}")
+    if annotated and not sources.is_annotated(source):
+        raise UserError(
+            f"the split {split!r} of {data.root} has images, but no annotations: it can be "
+            "predicted only, by eval.py --results=FILE.json"
+        )
     if data.proposals:
         source = WithProposals(source, data.proposals.replace("{split}", split))
     return source
 
 
-def train_batches(config: ConfigDict, source: Source, start_step: int) -> Any:
-    """The training batches from a step on, this process's share."""
+def train_batches(
+    config: ConfigDict, source: Source, start_step: int, share: tuple[int, int] | None = None
+) -> Any:
+    """The training batches from a step on.
+
+    Args:
+        config: of the run, with all lengths in steps.
+        source: what is learnt.
+        start_step: the first.
+        share: which share of each batch, of how many; by default this process's.
+    """
+    index, count = share or (jax.process_index(), jax.process_count())
     return pipeline.train_batches(
         source,
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=start_step,
         final_start=final_start(config),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=index,
+        process_count=count,
         **{key: config.data[key] for key in mistakes.TRAIN_KEYS},
     )
 
@@ -177,7 +221,21 @@ def blank_images(config: ConfigDict, batch_size: int) -> Images:
     return model_file.blank_images(batch_size, data.canvas, data.max_proposals, data.resize_rule)
 
 
-def _in_steps(config: ConfigDict, num_images: int) -> ConfigDict:
+def blank_batch(config: ConfigDict, batch_size: int) -> Batch:
+    """Shapes and types of a batch."""
+    slots = jax.ShapeDtypeStruct((batch_size, config.data.max_boxes), np.bool_)
+    return Batch(
+        images=blank_images(config, batch_size),
+        boxes=jax.ShapeDtypeStruct((*slots.shape, 4), np.float32),
+        labels=jax.ShapeDtypeStruct(slots.shape, np.int32),
+        valid=slots,
+        crowd=slots,
+        index=jax.ShapeDtypeStruct((batch_size,), np.uint32),
+    )
+
+
+def in_steps(config: ConfigDict, num_images: int = UNKNOWN_IMAGES) -> ConfigDict:
+    """A config with all lengths in steps; an epoch has so many images."""
     tree = schema.describe(config.to_dict())
     return ConfigDict(lengths.resolve(config.to_dict(), tree, num_images))
 
@@ -197,17 +255,8 @@ def _make_optimizer(config: ConfigDict, frozen: tuple[str, ...]) -> tuple[Any, C
 
 def _trace(config: ConfigDict, detector: Detector) -> Any:
     """Lets the detector meet its settings and shapes; gives the shapes of its variables."""
-    images = blank_images(config, 1)
-    slots = jax.ShapeDtypeStruct((1, config.data.max_boxes), np.bool_)
-    batch = Batch(
-        images=images,
-        boxes=jax.ShapeDtypeStruct((*slots.shape, 4), np.float32),
-        labels=jax.ShapeDtypeStruct(slots.shape, np.int32),
-        valid=slots,
-        crowd=slots,
-        index=jax.ShapeDtypeStruct((1,), np.uint32),
-    )
-    key = jax.random.key(0)
+    batch, key = blank_batch(config, 1), jax.random.key(0)
+    images = batch.images
     with mistakes.mistakes_in("model"):
         variables = jax.eval_shape(detector.init, key, images)
         loss = partial(detector.loss, final=bool(config.final_steps))

@@ -46,11 +46,18 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     with ending.in_one_line(argv) as place:
         flags = _parser(argv[0]).parse_args(argv[1:])
         place.folder = Path(flags.out).expanduser()
-        sys.exit(predict(flags.model, flags.images, place.folder, flags.score, flags.batch_size))
+        views = {"flip": flags.flip, "scales": _read_scales(flags.scales)}
+        rest = place.folder, flags.score, flags.batch_size
+        sys.exit(predict(flags.model, flags.images, *rest, **views))
 
 
 def predict(
-    model: str, named: Sequence[str], out: Path, score: float, batch_size: int | None
+    model: str,
+    named: Sequence[str],
+    out: Path,
+    score: float,
+    batch_size: int | None,
+    **views: Any,
 ) -> int:
     """Predicts all that is named, writes what is found, says so; gives the exit status."""
     paths = _list(named)
@@ -62,7 +69,7 @@ def predict(
     size = batch_size
     if size is None:
         size = MAX_BATCH if videos else min(len(images), MAX_BATCH)
-    predictor, report = load(model), Report()
+    predictor, report = load(model, **views), Report()
     out.mkdir(parents=True, exist_ok=True)
     names = name_files(paths)
 
@@ -160,6 +167,13 @@ def _read_frames(capture: Any, name: str, count: int) -> Iterator[Example]:
         yield inputs.to_example(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), number)
 
 
+def _read_scales(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part]
+    except ValueError:
+        raise UserError(f"--scales wants numbers such as 1,1.5; found {text!r}") from None
+
+
 def _bar(items: Iterable, name: str, total: int | None) -> Iterable:
     """A bar on a terminal, nothing in a log file."""
     return tqdm(items, desc=name, total=total, disable=None, dynamic_ncols=True, leave=False)
@@ -183,5 +197,7 @@ def _parser(program: str) -> ending.Parser:
     add("--out", metavar="FOLDER", required=True, help="for pictures, videos and JSON")
     add("--score", type=float, default=0.5, metavar="S", help="lowest score, 0 to 1; 0.5")
     add("--batch_size", type=int, metavar="N", help=f"images at once; {MAX_BATCH}, or all if fewer")
+    add("--flip", action="store_true", help="see each image mirrored as well; twice the time")
+    add("--scales", default="", metavar="S,S", help="see it at these scales, such as 1,1.5")
     add("--debug", action="store_true", help="show where an error comes from")
     return parser

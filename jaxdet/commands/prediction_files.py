@@ -41,8 +41,8 @@ class Report:
             {"id": number, "name": name}
             for number, name in zip(numbers, predictor.class_names, strict=True)
         ]
-        _write_json(out / "detections.json", self.detections)
-        _write_json(out / "images.json", {"images": self.images, "categories": categories})
+        write_json(out / "detections.json", self.detections)
+        write_json(out / "images.json", {"images": self.images, "categories": categories})
 
     def summary(self, score: float, out: Path) -> str:
         """A line."""
@@ -72,7 +72,7 @@ def image_id(name: str) -> int | str:
     return int(name) if name.isdecimal() else name
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
     """In one move: a kill leaves the old file, or none."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value))

@@ -4,15 +4,19 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from itertools import chain
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdet import visualize
-from jaxdet.data import pipeline, proposal_files
-from jaxdet.evaluation import EVALUATIONS, ImageDetections, runner
+from jaxdet.commands.prediction_files import write_json
+from jaxdet.data import pipeline, proposal_files, sources
+from jaxdet.detectors import views
+from jaxdet.evaluation import EVALUATIONS, ImageDetections, coco, runner
+from jaxdet.training import steps
 from jaxdet.types import Detector, Example, Source
 
 # What a batch of an evaluation takes of the section "data".
@@ -21,29 +25,63 @@ EVAL_KEYS = ("canvas", "resize", "resize_rule", "max_proposals", "num_threads")
 OBJECT = ("object",)
 
 
+class Files(NamedTuple):
+    """Where all that is found on a source is written; "" for nowhere.
+
+    Attributes:
+        proposals: see `data.proposal_files`.
+        results: JSON as COCO's results.
+    """
+
+    proposals: str = ""
+    results: str = ""
+
+
+NO_FILES = Files()
+
+
+def make_predict(config: ConfigDict, detector: Detector) -> Callable:
+    """The compiled prediction of evaluations, in the views that the config wants.
+
+    Raises:
+        UserError: for scales out of range.
+    """
+    detector = views.with_views(detector, flip=config.eval_flip, scales=config.eval_scales)
+    return steps.pmap_predict_step(detector)
+
+
 def evaluate(
     config: ConfigDict,
     source: Source,
     predict: Callable,
     variables: Any,
+    files: Files = NO_FILES,
     *,
-    proposals_file: str = "",
+    category_ids: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """The results of the variables on a source, as eval.json has them.
+
+    Of a source without annotations they are empty.
 
     Args:
         config: of the run.
         source: the examples.
         predict: `(variables, images) -> Detections`.
         variables: of the detector.
-        proposals_file: where it is given, all images are predicted and what is
-            found on them is written as proposals (see `data.proposal_files`); then
-            `config.eval_images` of them are evaluated as usual.
+        files: where any is named, all images are predicted and what is found on
+            them is written; then `config.eval_images` of them are evaluated as usual.
+        category_ids: number of each label in the results; None for the label + 1.
     """
-    max_images = 0 if proposals_file else config.eval_images
+    max_images = 0 if any(files) else config.eval_images
     examples, found = _detect(config, source, predict, variables, max_images)
-    if proposals_file:
-        _write_proposals(proposals_file, source, examples, found)
+    if files.proposals:
+        _write_proposals(files.proposals, source, examples, found)
+    if files.results:
+        numbers = category_ids or range(1, len(source.class_names) + 1)
+        _write_results(Path(files.results), examples, found, numbers)
+    if not sources.is_annotated(source):
+        return {}
+    if any(files):
         places = _spread(len(examples), config.eval_images)
         examples, found = [examples[i] for i in places], [found[i] for i in places]
     return measure(config, examples, found, source.class_names)
@@ -131,6 +169,16 @@ def _write_proposals(file, source, examples, found):
     nothing = ImageDetections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
     found = [*found, *[nothing] * (len(ids) - len(found))]
     proposal_files.write(file, ids, [each.boxes for each in found], [each.scores for each in found])
+
+
+def _write_results(file, examples, found, category_ids):
+    items = [
+        item
+        for example, detections in zip(examples, found, strict=True)
+        for item in coco.result_items(detections, example.id, category_ids)
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, items)
 
 
 def _spread(count, wanted):

@@ -40,6 +40,14 @@ RUN = {
     "final_eval_every": length(0, "the same in the final steps; 0 for `eval_every`"),
     "eval_images": Key(0, int, "at most so many images are evaluated; 0 for all", low=0),
     "eval_batch_size": Key(0, int, "images predicted at once; 0 for `batch_size`", low=0),
+    "eval_flip": Key(
+        False, bool, "whether evaluations see each image mirrored as well, and join what is found"
+    ),
+    "eval_scales": Key(
+        (),
+        tuple[float, ...],
+        "they see each image at these scales of the canvas, and join what is found; () for (1.0,)",
+    ),
     "checkpoint_every": length(1000, "steps between saves; 0 saves after evaluations only"),
     "reload_best_at_milestones": Key(
         False, bool, "whether the best parameters so far come back at each of optimizer.milestones"

@@ -68,7 +68,7 @@ def train(arguments: command_line.Arguments) -> int:
         variables, origin, lines = opening.first_variables(run)
         start = create(variables)
 
-    predict = steps.pmap_predict_step(detector)
+    predict = results.make_predict(config, detector)
     batches = opening.train_batches(config, run.source, done)
     writer = Writer(workdir, start_step=done, num_steps=config.num_steps, active=first_process)
     if first_process:

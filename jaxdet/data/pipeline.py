@@ -79,6 +79,11 @@ def trainable(source: Source, *, keep_empty: bool, use_difficult: bool) -> Sourc
     return source
 
 
+def order_of_run(source: Source, seed: int) -> grain.MapDataset:
+    """The place in the source of the image at each place of a run, without end."""
+    return grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
+
+
 def train_batches(
     source: Source,
     *,
@@ -155,7 +160,7 @@ def train_batches(
     check_steps(start_step=start_step, final_start=0 if final_start is None else final_start)
     composition, settings = _divide(augmentation)
     source = trainable(source, keep_empty=keep_empty, use_difficult=use_difficult)
-    order = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
+    order = order_of_run(source, seed)
     rows = batch_size // process_count
     images = TrainImages(
         source, canvas, resize, resize_rule, max_proposals, use_difficult, settings, composition

@@ -76,7 +76,9 @@ class WithProposals:
     Arrays of the examples are views of the file's, which is read once.
 
     Attributes:
-        class_names: the source's.
+        class_names: the source's, as the other two.
+        category_ids: None where it has none.
+        annotated: whether it says what is on its images.
     """
 
     class_names: tuple[str, ...]
@@ -92,12 +94,14 @@ class WithProposals:
                 or it lacks images of the source.
         """
         self.class_names = source.class_names
+        self.category_ids = getattr(source, "category_ids", None)
+        self.annotated = getattr(source, "annotated", True)
         self._source, self._file = source, file
         ids, counts, self._boxes, self._scores = _read(Path(file))
         self._row = {image_id: row for row, image_id in enumerate(ids.tolist())}
         self._ends = [0, *np.cumsum(counts).tolist()]
         # What the source knows without reading an image, where it does.
-        for name in ("ids", "annotations", "category_ids"):
+        for name in ("ids", "annotations"):
             if hasattr(source, name):
                 setattr(self, name, getattr(source, name))
         self._check_images()

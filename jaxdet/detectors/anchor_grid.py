@@ -1,6 +1,6 @@
 """The anchors of a batch of images on one canvas, and what they are assigned to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdet.detectors.settings import AnchorGrid, Assign, Inside
+from jaxdet.detectors import features
+from jaxdet.detectors.assigned import Assigned, Level
+from jaxdet.detectors.settings import AnchorGrid, Assign, Inside, Pixels
 from jaxdet.ops import anchors as anchor_ops
 from jaxdet.ops.assignment import Assignment, assign_by_iou
-from jaxdet.types import Images, Objects
+from jaxdet.types import Batch, Images, Objects
 
 
 class Anchors(NamedTuple):
@@ -23,7 +25,7 @@ class Anchors(NamedTuple):
 
 
 def make_anchors(
-    pyramid: Sequence[Float[Array, "B _ _ C"]],
+    pyramid: Sequence[Float[Array, "B _ _ C"] | jax.ShapeDtypeStruct],
     images: Images,
     *,
     strides: Sequence[int],
@@ -105,3 +107,25 @@ def assign(
     return assign_by_iou(
         anchors, may_train, objects.boxes, objects.valid, objects.crowd, **vars(assign)
     )
+
+
+def assigner(
+    network: features.Network, pixels: Pixels, grid: AnchorGrid, inside: Inside, settings: Assign
+) -> Callable:
+    """`Detector.assign` of a network whose anchors learn by `assign`.
+
+    Of the variables only the shapes count.
+    """
+    strides = features.strides_of(network)
+
+    def assign_batch(variables: dict, batch: Batch) -> Assigned:
+        """Which object each anchor of a batch learns, before any are sampled."""
+        pyramid = features.map_shapes(network, pixels, variables, batch.images)
+        anchors = make_anchors(pyramid, batch.images, strides=strides, **vars(grid))
+        one = partial(assign, anchors.boxes, inside=inside, assign=settings)
+        found = jax.vmap(one)(anchors.valid, batch.images.sizes, batch.objects)
+        sizes = [level.shape[1:3] for level in pyramid]
+        levels = tuple(map(Level, strides, sizes, anchors.level_sizes))
+        return Assigned(anchors.boxes, found.labels, found.index, levels)
+
+    return assign_batch

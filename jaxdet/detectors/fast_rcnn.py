@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxdet.detectors import features
+from jaxdet.detectors import features, views
 from jaxdet.detectors.settings import (
     Assign,
     BoxLoss,
@@ -196,6 +196,7 @@ def fast_rcnn(
         loss,
         predict,
         matrices=matrices(roi),
+        merge=views.merger(roi.suppress, num_classes),
     )
 
 

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from jaxdet.detectors import fast_rcnn, features
+from jaxdet.detectors import anchor_grid, fast_rcnn, features, views
 from jaxdet.detectors import rpn as first
 from jaxdet.detectors.fast_rcnn import RoIStage
 from jaxdet.detectors.rpn import RPNStage
@@ -113,4 +113,6 @@ def faster_rcnn(
         loss,
         predict,
         matrices=first.matrices(rpn) | fast_rcnn.matrices(roi),
+        assign=anchor_grid.assigner(network, pixels, rpn.anchors, rpn.inside, rpn.assign),
+        merge=views.merger(roi.suppress, num_classes),
     )

@@ -206,3 +206,11 @@ def extract(
     result = network.apply(variables, x, train=train, method=method, mutable=mutable)
     outputs, updates = result if mutable else (result, variables)
     return outputs, updates.get("batch_stats", {})
+
+
+def map_shapes(
+    network: Network, pixels: Pixels, variables: dict, images: Images
+) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Shapes of the network's maps of a batch, finest first; computes nothing."""
+    maps = partial(extract, network, pixels, train=False, method="maps")
+    return jax.eval_shape(maps, variables, images)[0]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdet.detectors import anchor_grid, features
+from jaxdet.detectors import anchor_grid, features, views
 from jaxdet.detectors.anchor_grid import Anchors
 from jaxdet.detectors.settings import (
     AnchorGrid,
@@ -158,7 +158,14 @@ def retinanet(
         may_predict = anchor_grid.may_predict(grid, anchors)
         return jax.vmap(partial(one, suppress=suppress))(logits, deltas, may_predict, images.sizes)
 
-    return features.make_detector(network, pixels, total_loss, predict)
+    return features.make_detector(
+        network,
+        pixels,
+        total_loss,
+        predict,
+        assign=anchor_grid.assigner(network, pixels, anchors, inside, assign),
+        merge=views.merger(suppress, num_classes),
+    )
 
 
 def anchor_targets(

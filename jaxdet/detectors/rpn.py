@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxdet.detectors import anchor_grid, features
+from jaxdet.detectors import anchor_grid, features, views
 from jaxdet.detectors.anchor_grid import Anchors
 from jaxdet.detectors.settings import (
     AnchorGrid,
@@ -26,6 +26,7 @@ from jaxdet.detectors.settings import (
     Inside,
     Pixels,
     Sample,
+    Suppress,
     group,
 )
 from jaxdet.models import FPN, ResNet, RPNHead
@@ -192,6 +193,8 @@ def rpn(
         predict,
         tells_classes=False,
         matrices=matrices(rpn),
+        assign=anchor_grid.assigner(network, pixels, rpn.anchors, rpn.inside, rpn.assign),
+        merge=views.merger(_suppression(rpn.test), num_classes=1),
     )
 
 
@@ -306,6 +309,16 @@ def rpn_counts(
             num_classes=2,
         )
     return counts
+
+
+def _suppression(settings: Propose) -> Suppress:
+    """How proposals of several views, whatever their level, suppress each other."""
+    return Suppress(
+        score_threshold=0.0,
+        iou_threshold=settings.iou_threshold,
+        max_detections=settings.num_proposals,
+        max_candidates=10**9,
+    )
 
 
 def propose(

@@ -6,6 +6,7 @@ and class loss; then boxes -> suppression.
 Reference: Ge et al., YOLOX, arXiv:2107.08430; defaults are those of YOLOX-L.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -14,16 +15,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdet.detectors import features
+from jaxdet.detectors import features, views
+from jaxdet.detectors.assigned import Assigned, Level
 from jaxdet.detectors.settings import Group, Pixels, Suppress, group
 from jaxdet.models import PAFPN, CSPDarknet, YOLOXHead
 from jaxdet.ops import anchors as anchor_ops
 from jaxdet.ops import boxes as box_ops
 from jaxdet.ops import losses
 from jaxdet.ops.anchors import GridPoints
+from jaxdet.ops.assignment import NEGATIVE, POSITIVE
 from jaxdet.ops.box_coder import decode_grid, encode_grid
 from jaxdet.ops.box_losses import giou_loss, iou_loss
-from jaxdet.ops.simota import assign_simota
+from jaxdet.ops.simota import SimotaAssignment, assign_simota
 from jaxdet.ops.suppression import nms_best_class
 from jaxdet.types import Detections, Detector, Images, Metrics, Objects
 
@@ -194,7 +197,28 @@ def yolox(
         boxes, scores = decode(raw(variables, images))
         return jax.vmap(partial(detections, suppress))(boxes, scores, images.sizes)
 
-    return features.make_detector(network, pixels, total_loss, predict, raw=raw)
+    def assign_batch(variables, batch):
+        """Which object each point of a batch learns, as `total_loss` has it."""
+        outputs, _ = forward(network, pixels, variables, batch.images, train=True)
+        one = partial(assign_points, assign, outputs.points)
+        found = jax.vmap(one)(*outputs[:3], batch.objects)
+        labels = jnp.where(found.positive, POSITIVE, NEGATIVE)
+        half = outputs.points.strides[:, None] / 2
+        cells = jnp.hstack([outputs.points.centres - half, outputs.points.centres + half])
+        maps = features.map_shapes(network, pixels, variables, batch.images)
+        sizes = [level.shape[1:3] for level in maps]
+        levels = map(Level, features.strides_of(network), sizes, map(math.prod, sizes))
+        return Assigned(cells, labels, found.index, tuple(levels), by_prediction=True)
+
+    return features.make_detector(
+        network,
+        pixels,
+        total_loss,
+        predict,
+        raw=raw,
+        assign=assign_batch,
+        merge=views.merger(suppress, num_classes, best_class=True),
+    )
 
 
 def make_network(
@@ -259,6 +283,20 @@ def decode(outputs: Outputs) -> tuple[Float[Array, "B N 4"], Float[Array, "B N K
     return boxes, objectness[..., None] * classes
 
 
+def assign_points(
+    settings: SimOTA,
+    points: GridPoints,
+    logits: Float[Array, "N K"],
+    offsets: Float[Array, "N 4"],
+    objectness: Float[Array, " N"],
+    objects: Objects,
+) -> SimotaAssignment:
+    """Assigns the grid points of one image, by what they predict; crowd regions play no part."""
+    truth = objects.boxes, objects.labels, objects.valid
+    predicted = decode_grid(points, offsets), logits, objectness
+    return assign_simota(points, *predicted, *truth, **vars(settings))
+
+
 def point_targets(
     settings: SimOTA,
     points: GridPoints,
@@ -267,10 +305,8 @@ def point_targets(
     objectness: Float[Array, " N"],
     objects: Objects,
 ) -> PointTargets:
-    """Assigns the grid points of one image, by what they predict; crowd regions play no part."""
-    truth = objects.boxes, objects.labels, objects.valid
-    predicted = decode_grid(points, offsets), logits, objectness
-    found = assign_simota(points, *predicted, *truth, **vars(settings))
+    """What the grid points of one image learn, as `assign_points` says."""
+    found = assign_points(settings, points, logits, offsets, objectness, objects)
     # The slots that no point learns may hold anything.
     boxes = jnp.where(found.positive[:, None], objects.boxes[found.index], 0.0)
     labels = jnp.where(found.positive, objects.labels[found.index], 0)

@@ -5,7 +5,7 @@ Every image of the source counts, with or without objects or detections.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,11 +19,10 @@ BEST = "AP"
 # Places in the arrays of `Curves`.
 IOU50, IOU75 = 0, 5
 ALL, SMALL, MEDIUM, LARGE = range(4)
-MAX1, MAX10, MAX100 = range(3)
+MOST = -1  # Of the limits.
 LIMITS = (1, 10, 100)
 
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-RECALL_COLUMNS = ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
 class Curves(NamedTuple):
@@ -39,7 +38,11 @@ class Curves(NamedTuple):
 
 
 def evaluate(
-    examples: Sequence[Example], detections: Sequence[ImageDetections], class_names: Sequence[str]
+    examples: Sequence[Example],
+    detections: Sequence[ImageDetections],
+    class_names: Sequence[str],
+    *,
+    limits: tuple[int, ...] = LIMITS,
 ) -> dict:
     """Computes the COCO metrics of a data set.
 
@@ -47,45 +50,45 @@ def evaluate(
     and detections on them count neither as right nor as wrong. A detection
     lies on one if the share of the detection inside it reaches the IoU
     threshold. (Pascal VOC's own rule for difficult objects uses the IoU.)
-    The size of an object is its `area`, which may be that of a mask. Of each
-    image and class, the 100 best detections count.
+    The size of an object is its `area`, which may be that of a mask.
 
     Args:
         examples: one per image; only `boxes`, `labels`, `crowd`, `difficult`,
             `area` and `size` are read. The `id` is not, so any is fine.
         detections: one per image, in the same order.
         class_names: name of each label.
+        limits: so many of the best detections of an image and class count;
+            rising numbers. Each has a recall, the last one counts for all else.
 
     Returns:
-        Fractions 0..1 under AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100,
-        ARs, ARm, ARl, and `per_class`: {name: {"AP", "AP50"}}. A class or size
-        without objects gets None and is left out of the means. The result can
-        be written as JSON.
+        Fractions 0..1 under AP, AP50, AP75, APs, APm, APl, an AR for each
+        limit, such as AR100, ARs, ARm, ARl, and `per_class`: {name: {"AP",
+        "AP50"}}. A class or size without objects gets None and is left out of
+        the means. The result can be written as JSON.
 
     Raises:
-        ValueError: if the lengths differ, or a label has no name.
+        ValueError: if the lengths differ, a label has no name, or the limits
+            are not rising numbers from 1 up.
 
     Reference: Lin et al., Microsoft COCO, arXiv:1405.0312; the definitions are
     on cocodataset.org under Detection Evaluation.
     """
-    precision, recall = measure(examples, detections, num_classes=len(class_names))
+    precision, recall = measure(examples, detections, num_classes=len(class_names), limits=limits)
     return {
-        "AP": mean(precision[:, :, :, ALL, MAX100]),
-        "AP50": mean(precision[IOU50, :, :, ALL, MAX100]),
-        "AP75": mean(precision[IOU75, :, :, ALL, MAX100]),
-        "APs": mean(precision[:, :, :, SMALL, MAX100]),
-        "APm": mean(precision[:, :, :, MEDIUM, MAX100]),
-        "APl": mean(precision[:, :, :, LARGE, MAX100]),
-        "AR1": mean(recall[:, :, ALL, MAX1]),
-        "AR10": mean(recall[:, :, ALL, MAX10]),
-        "AR100": mean(recall[:, :, ALL, MAX100]),
-        "ARs": mean(recall[:, :, SMALL, MAX100]),
-        "ARm": mean(recall[:, :, MEDIUM, MAX100]),
-        "ARl": mean(recall[:, :, LARGE, MAX100]),
+        "AP": mean(precision[:, :, :, ALL, MOST]),
+        "AP50": mean(precision[IOU50, :, :, ALL, MOST]),
+        "AP75": mean(precision[IOU75, :, :, ALL, MOST]),
+        "APs": mean(precision[:, :, :, SMALL, MOST]),
+        "APm": mean(precision[:, :, :, MEDIUM, MOST]),
+        "APl": mean(precision[:, :, :, LARGE, MOST]),
+        **{f"AR{limit}": mean(recall[:, :, ALL, m]) for m, limit in enumerate(limits)},
+        "ARs": mean(recall[:, :, SMALL, MOST]),
+        "ARm": mean(recall[:, :, MEDIUM, MOST]),
+        "ARl": mean(recall[:, :, LARGE, MOST]),
         "per_class": {
             name: {
-                "AP": mean(precision[:, :, k, ALL, MAX100]),
-                "AP50": mean(precision[IOU50, :, k, ALL, MAX100]),
+                "AP": mean(precision[:, :, k, ALL, MOST]),
+                "AP50": mean(precision[IOU50, :, k, ALL, MOST]),
             }
             for k, name in enumerate(class_names)
         },
@@ -109,8 +112,11 @@ def measure(
             rising numbers, each of which gets a place on the axis M.
 
     Raises:
-        ValueError: if the lengths differ, or a label is not in 0..num_classes-1.
+        ValueError: if the lengths differ, a label is not in 0..num_classes-1,
+            or the limits do not rise.
     """
+    if not limits or min(limits) < 1 or list(limits) != sorted(set(limits)):
+        raise ValueError(f"limits wants rising numbers from 1 up, got {limits}")
     # Here, so that what is found on images can be had without its measuring.
     from faster_coco_eval import COCO, COCOeval_faster
 
@@ -126,12 +132,34 @@ def measure(
             "annotations": _annotations(examples),
         }
     )
-    found = truth.loadRes(_results(detections))
+    found = truth.loadRes(_results(detections, num_classes))
     matching = COCOeval_faster(truth, found, iouType="bbox", print_function=_silent)
     matching.params.maxDets = list(limits)
     matching.evaluate()
     matching.accumulate()
     return Curves(matching.eval["precision"], matching.eval["recall"])
+
+
+def result_items(
+    found: ImageDetections, image_id: int | str, category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Detections of one image in the form of COCO's results.
+
+    Args:
+        found: in pixels of the original image.
+        image_id: number of the image in the annotation file.
+        category_ids: number of each label there.
+    """
+    boxes, scores, labels = found
+    return [
+        {
+            "image_id": image_id,
+            "category_id": int(category_ids[label]),
+            "bbox": box,
+            "score": float(score),
+        }
+        for box, score, label in zip(_xywh(boxes), scores, labels, strict=True)
+    ]
 
 
 def mean(values: np.ndarray) -> float | None:
@@ -142,9 +170,10 @@ def mean(values: np.ndarray) -> float | None:
 
 def format_table(results: dict) -> str:
     """Formats the results of `evaluate`: the totals, then a line for each class."""
+    recalls = [name for name in results if name.startswith("AR")]
     return format_sections(
         Section("", COLUMNS, {"all": results}),
-        Section("", RECALL_COLUMNS, {"all": results}),
+        Section("", recalls, {"all": results}),
         Section("class", ("AP", "AP50"), results["per_class"]),
     )
 
@@ -170,19 +199,13 @@ def _annotations(examples):
     return annotations
 
 
-def _results(detections):
-    results = []
-    for image_id, (boxes, scores, labels) in enumerate(detections, start=1):
-        for box, score, label in zip(_xywh(boxes), scores, labels, strict=True):
-            results.append(
-                {
-                    "image_id": image_id,
-                    "category_id": int(label) + 1,
-                    "bbox": box,
-                    "score": float(score),
-                }
-            )
-    return results
+def _results(detections, num_classes):
+    numbers = range(1, num_classes + 1)
+    return [
+        item
+        for image_id, found in enumerate(detections, start=1)
+        for item in result_items(found, image_id, numbers)
+    ]
 
 
 def _xywh(boxes):

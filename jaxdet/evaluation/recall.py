@@ -47,8 +47,6 @@ def evaluate(
     Reference: Hosang et al., What makes for effective detection proposals?,
     arXiv:1502.05082, sec. 5; COCO's detection evaluation without categories.
     """
-    if not limits or min(limits) < 1 or list(limits) != sorted(set(limits)):
-        raise ValueError(f"limits wants rising numbers from 1 up, got {limits}")
     precision, recall = measure(
         [example._replace(labels=np.zeros_like(example.labels)) for example in examples],
         [found._replace(labels=np.zeros_like(found.labels)) for found in detections],

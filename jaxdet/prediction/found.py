@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from jaxdet import visualize
+from jaxdet.evaluation import ImageDetections, coco
 from jaxdet.prediction import inputs
 from jaxdet.types import UserError
 
@@ -98,15 +99,8 @@ class Found:
                 they are not given, or, where it has none, the label + 1.
         """
         numbers = category_ids or self.category_ids or range(1, len(self.class_names) + 1)
-        return [
-            {
-                "image_id": image_id,
-                "category_id": int(numbers[label]),
-                "bbox": [float(side) for side in (*box[:2], *(box[2:] - box[:2]))],
-                "score": float(score),
-            }
-            for box, score, label in zip(self.boxes, self.scores, self.labels, strict=True)
-        ]
+        found = ImageDetections(self.boxes, self.scores, self.labels)
+        return coco.result_items(found, image_id, numbers)
 
     def to_supervision(self) -> Any:
         """The boxes as `supervision.Detections`.

@@ -158,10 +158,16 @@ def test_eval_of_another_split_writes_its_proposals_and_leaves_the_results(train
     workdir = shutil.copytree(trained.workdir, place.folder / "proposing")
     before = (workdir / "eval.json").read_text()
     options = ("--split=train", f"--write_proposals={workdir}/{{split}}.npz")
+    options += (f"--results={workdir}/{{split}}.json", "--config.eval_flip")
     process = start("eval.py", workdir, *options, "--config.evaluation.name=voc", config=None)
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert "(best) on train" in out and f"16 images are written to {workdir}/train.npz" in out
+    assert "eval_flip was False and is True" in err
+    items = json.loads((workdir / "train.json").read_text())
+    with np.load(workdir / "train.npz") as written:
+        assert len(items) == len(written["scores"]) > 0
+    assert {item["category_id"] for item in items} <= {1, 2}
     results = json.loads((workdir / "eval_train.json").read_text())
     assert f"all   {100 * results['mAP']:8.1f}" in out and "AP50" not in out
     assert (workdir / "eval.json").read_text() == before

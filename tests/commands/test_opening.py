@@ -96,6 +96,7 @@ def test_settings_that_do_not_work_in_a_detector_are_the_users_line(configure, a
         ),
         (["--config.optimizer.milestones=()"], "found 'multistep' with ()"),
         (["--config.data.root="], "data.root is empty"),
+        (["--config.eval_scales=(1,0)"], "config.eval_scales: scales of views want different"),
     ],
 )
 def test_settings_that_do_not_fit_are_found_before_data_is_made(traced, arguments, message):

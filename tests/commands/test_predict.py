@@ -63,7 +63,7 @@ def run(model, folder, monkeypatch, capfd, tmp_path):
 
     def run(*arguments, out=tmp_path / "out"):
         monkeypatch.chdir(folder)
-        monkeypatch.setattr(predict, "load", lambda path: model)
+        monkeypatch.setattr(predict, "load", lambda path, **views: model)
         with pytest.raises(SystemExit) as ended:
             __main__.main(["jaxdet", "predict", "model", *map(str, arguments), f"--out={out}"])
         printed, errors = capfd.readouterr()
@@ -113,6 +113,17 @@ def test_only_what_has_the_score_is_written(run, model, folder):
 
     assert len(done.detections) == (scores >= bound).sum() > 0
     assert all(item["score"] >= bound for item in done.detections)
+
+
+def test_views_are_asked_for_when_the_model_is_loaded(run, model, monkeypatch, capfd, tmp_path):
+    asked = []
+    run("photo.jpg")  # Goes to the folder.
+    monkeypatch.setattr(predict, "load", lambda path, **views: asked.append(views) or model)
+    for flags in ([], ["--flip", "--scales=1,1.5"], ["--scales=big"]):
+        with pytest.raises(SystemExit):
+            predict.main(["jaxdet", "model", "photo.jpg", f"--out={tmp_path}", *flags])
+    assert asked == [{"flip": False, "scales": []}, {"flip": True, "scales": [1.0, 1.5]}]
+    assert "error: --scales wants numbers such as 1,1.5; found 'big'" in capfd.readouterr().err
 
 
 def test_files_that_cannot_be_read_are_named_and_the_rest_goes_on(run, folder):
@@ -201,7 +212,11 @@ def test_each_command_lists_its_flags(name, capfd):
         (["--help"], 0, "train     trains a detector, or resumes a run"),
         (["--version"], 0, "0."),
         (["pedict"], "error: there is no command 'pedict'; did you mean predict?", ""),
-        (["x"], "error: there is no command 'x'; there are train, eval, predict", ""),
+        (
+            ["x"],
+            "error: there is no command 'x'; there are train, eval, predict, browse, summary",
+            "",
+        ),
     ],
 )
 def test_jaxdet_lists_its_commands(arguments, status, line, capfd):
@@ -225,6 +240,8 @@ def test_a_command_whose_libraries_are_missing_says_what_to_install():
         'error: the command train needs ml_collections: pip install "jaxdet[train]"',
         'error: the command eval needs ml_collections: pip install "jaxdet[train]"',
         'error: the command predict needs cv2: pip install "jaxdet[predict]"',
+        'error: the command browse needs cv2: pip install "jaxdet[train]"',
+        'error: the command summary needs ml_collections: pip install "jaxdet[train]"',
     ]
 
 

@@ -1,10 +1,12 @@
 """What variables find on a source: results, pictures, proposals."""
 
+import json
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+from faster_coco_eval import COCO, COCOeval_faster
 
 from jaxdet import detectors, visualize
 from jaxdet.commands import opening, results
@@ -113,7 +115,9 @@ def test_proposals_that_are_written_can_be_given(configure, monkeypatch, tmp_pat
     seen = SimpleNamespace(evaluate=lambda *given, **settings: {"given": given, **settings})
     monkeypatch.setitem(EVALUATIONS, "proposals", seen)
     source, file = FourPictures(), tmp_path / "new" / "VOC2007" / "test.npz"
-    found = results.evaluate(config, source, source.predict_whole, {}, proposals_file=str(file))
+    found = results.evaluate(
+        config, source, source.predict_whole, {}, results.Files(proposals=str(file))
+    )
     examples, detections, class_names = found.pop("given")
     assert [example.id for example in examples] == ["picture 0", "picture 1"]
     assert (len(detections), class_names) == (2, source.class_names)
@@ -132,10 +136,75 @@ def test_proposals_that_are_written_can_be_given(configure, monkeypatch, tmp_pat
 
 def test_of_all_images_that_get_proposals_a_part_is_evaluated(configure, monkeypatch, tmp_path):
     config = configure("--config.eval_images=2")
-    monkeypatch.setattr(EVALUATIONS["coco"], "evaluate", lambda examples, *_: {"of": examples})
+    monkeypatch.setattr(
+        EVALUATIONS["coco"], "evaluate", lambda examples, *_, **settings: {"of": examples}
+    )
     source, file = FourPictures(), str(tmp_path / "test.npz")
     source.broken = None
-    found = results.evaluate(config, source, source.predict_whole, {}, proposals_file=file)
+    found = results.evaluate(
+        config, source, source.predict_whole, {}, results.Files(proposals=file)
+    )
     assert [example.id for example in found["of"]] == ["picture 0", "picture 2"]
     with np.load(file) as written:
         assert len(written["ids"]) == 4
+
+
+class WithTruth(FourPictures):
+    """The same pictures; on each an object, on the last one one that is not found."""
+
+    broken, annotated = None, True
+
+    def __getitem__(self, i):
+        box = np.float32([[0, 0, 300, 200 - 30 * i if i < 3 else 20]])
+        area = np.prod(box[:, 2:], axis=1, dtype=np.float64)
+        kept, none = np.zeros(1, int), np.zeros(1, bool)
+        found = super().__getitem__(i)._replace(id=10 * i + 7, boxes=box, labels=kept)
+        return found._replace(crowd=none, difficult=none, area=area)
+
+
+def test_results_for_a_test_server_give_the_same_numbers_there(configure, tmp_path):
+    source, file = WithTruth(), tmp_path / "new" / "results.json"
+    config, files = configure("--config.eval_images=2"), results.Files(results=str(file))
+    ids = (90, 7)
+    found = results.evaluate(config, source, source.predict_whole, {}, files, category_ids=ids)
+    items = json.loads(file.read_text())
+    assert [item["image_id"] for item in items] == [7, 17, 27, 37], "all, though two are evaluated"
+    assert items[1] == {
+        "image_id": 17,
+        "category_id": 90,
+        "bbox": [0, 0, 300, 200],
+        "score": pytest.approx(90 / 255),
+    }
+
+    found = results.evaluate(configure(), source, source.predict_whole, {}, category_ids=ids)
+    examples = [source[i] for i in range(4)]
+    truth = COCO(
+        {
+            "images": [{"id": each.id, "height": 200, "width": 300} for each in examples],
+            "categories": [{"id": number, "name": str(number)} for number in sorted(ids)],
+            "annotations": [
+                {
+                    "id": i + 1, "image_id": each.id, "category_id": 90, "iscrowd": 0,
+                    "bbox": each.boxes[0].tolist(), "area": float(each.area[0]),
+                }
+                for i, each in enumerate(examples)
+            ],
+        }
+    )  # fmt: skip
+    server = COCOeval_faster(truth, truth.loadRes(str(file)), iouType="bbox", print_function=str)
+    server.run()
+    names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+    ours = [-1 if found[name] is None else found[name] for name in names]
+    np.testing.assert_allclose(server.stats[:12], ours, atol=1e-12)
+    assert 0.2 < found["AP"] < found["AP50"] < 1
+
+
+def test_pictures_without_annotations_are_only_predicted(configure, monkeypatch, tmp_path):
+    source, file = WithTruth(), tmp_path / "results.json"
+    source.annotated = False
+    files = results.Files(results=str(file))
+    assert results.evaluate(configure(), source, source.predict_whole, {}, files) == {}
+    assert {item["category_id"] for item in json.loads(file.read_text())} == {1}
+    monkeypatch.setattr(sources, "build", lambda *arguments, **settings: source)
+    with pytest.raises(UserError, match="'test' of .* has images, but no annotations"):
+        opening.open_source(configure(), "test", ())

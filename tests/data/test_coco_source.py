@@ -6,6 +6,7 @@ import pytest
 from drawn_data import write_coco
 
 from jaxdet.data import transforms
+from jaxdet.data.sources import is_annotated
 from jaxdet.data.sources.coco import read_coco
 from jaxdet.types import UserError
 
@@ -139,7 +140,7 @@ def _add(section, /, **item):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (_drop("annotations"), "not a COCO detection file: there is no `annotations`"),
+        (_drop("images"), "not a COCO detection file: there is no `images`"),
         (lambda c: c["annotations"][0].pop("bbox"), "annotation 1: bbox wants [x, y, width"),
         (_annotate(bbox=[1, 2, 3]), "annotation 1: bbox wants [x, y, width, height], found [1.0"),
         (_annotate(bbox=[1, 2, 3, float("nan")]), "not a json file: invalid character"),
@@ -261,3 +262,13 @@ def test_missing_files_are_named(tmp_path, content):
     (tmp_path / "annotations/instances_train.json").write_text("{")
     with pytest.raises(UserError, match="instances_train.json: not a json file"):
         read_coco(root=root, split="train")
+
+
+def test_a_json_of_images_alone_is_for_predictions(tmp_path, content):
+    assert is_annotated(read_coco(root=write_coco(tmp_path / "with", content), split="train"))
+    del content["annotations"]
+    source = read_coco(root=write_coco(tmp_path / "without", content), split="train")
+
+    assert not is_annotated(source) and len(source) == 2
+    assert len(source[0].boxes) == 0 and source[0].id == content["images"][0]["id"]
+    assert source.category_ids is not None

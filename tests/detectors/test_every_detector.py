@@ -9,6 +9,7 @@ import pytest
 from tiny import CLASSES, HEIGHT, SETTINGS, WIDTH, build, draw_batch, drawn_variables
 
 from jaxdet import detectors
+from jaxdet.ops.assignment import POSITIVE
 from jaxdet.ops.boxes import pairwise_iou
 from jaxdet.types import UserError
 
@@ -53,6 +54,29 @@ def skip_what_compiles_again(case):
 
 def test_every_detector_is_tested_here():
     assert SETTINGS.keys() == detectors.DETECTORS.keys()
+
+
+def test_what_is_assigned_is_what_the_loss_counts(case):
+    skip_stages(case)
+    batch = case.batch(seed=3)
+    shapes = jax.eval_shape(case.detector.assign, case.variables, batch)
+    if shapes.by_prediction:
+        found = jax.jit(case.detector.assign)(case.variables, batch)
+    else:  # The weights do not count: there are none.
+        found = jax.jit(partial(case.detector.assign, jax.eval_shape(lambda: case.variables)))(
+            batch
+        )
+    assert shapes.levels == found.levels and len(found.boxes) == found.labels.shape[1]
+    assert sum(level.count for level in found.levels) == len(found.boxes)
+    learns = found.labels == POSITIVE
+    counts = case.loss(case.variables, batch, KEY)[1][0].counts
+    if case.name == "faster_rcnn":  # Of an image 16 at most are drawn.
+        assert np.minimum(learns.sum(axis=1), 16).sum() == counts["rpn_positives"] > 0
+    else:
+        assert learns.sum() == counts["positives"] > 0
+    # Each learns an object that there is, and on the whole one that it is near to.
+    owners = jnp.take_along_axis(batch.valid, found.index, axis=1)
+    assert owners[learns].all()
 
 
 def test_one_compile_serves_every_object_count(case):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from evaluation.examples import make_detections, make_example
 
-from jaxdet.evaluation.coco import ALL, MAX100, evaluate, format_table, measure
+from jaxdet.evaluation.coco import ALL, MOST, evaluate, format_table, measure
 from jaxdet.evaluation.runner import ImageDetections
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
@@ -68,7 +68,7 @@ def test_curves_are_those_of_pycocotools(golden, golden_data):
     curves = measure(*golden_data, num_classes=5)
 
     expected = reference["precision_all_area_maxdet100"]
-    np.testing.assert_allclose(curves.precision[:, :, :, ALL, MAX100], expected, atol=1e-9)
+    np.testing.assert_allclose(curves.precision[:, :, :, ALL, MOST], expected, atol=1e-9)
     np.testing.assert_allclose(curves.recall, reference["recall_TKAM"], atol=1e-9)
 
 
@@ -244,3 +244,25 @@ def _id(category):
 def _xyxy(annotations):
     x, y, w, h = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4).T
     return np.stack([x, y, x + w, y + h], axis=1)
+
+
+def test_limits_name_the_recalls_and_the_last_one_counts_for_the_rest():
+    examples = [make_example([SMALL_BOX, MEDIUM_BOX, LARGE_BOX], [0, 0, 0])]
+    found = [make_detections([LARGE_BOX, MEDIUM_BOX, SMALL_BOX], [0.9, 0.8, 0.7], [0, 0, 0])]
+
+    results = evaluate(examples, found, ["cat"], limits=(1, 2))
+
+    assert [name for name in results if name.startswith("AR")] == [
+        "AR1",
+        "AR2",
+        "ARs",
+        "ARm",
+        "ARl",
+    ]
+    assert (results["AR1"], results["AR2"]) == pytest.approx((1 / 3, 2 / 3))
+    # The third is not looked at: 67 of 101 levels of recall are reached.
+    assert results["AP"] == results["per_class"]["cat"]["AP"] == pytest.approx(67 / 101)
+    assert (results["APs"], results["APl"]) == (0, 1)
+    assert "AR2" in format_table(results) and "AR100" not in format_table(results)
+    with pytest.raises(ValueError, match="limits wants rising numbers from 1 up, got"):
+        evaluate(examples, found, ["cat"], limits=(10, 1))

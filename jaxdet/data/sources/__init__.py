@@ -65,3 +65,8 @@ def build(
     if len(set(classes)) != len(classes):
         raise UserError(f"data.classes names a class twice: {', '.join(classes)}")
     return SOURCES[name][0](root=str(root), split=split, classes=tuple(classes), **own)
+
+
+def is_annotated(source: Source) -> bool:
+    """Whether a source says what is on its images; else they are for predictions alone."""
+    return getattr(source, "annotated", True)

@@ -19,7 +19,7 @@ def read_coco(
     annotations: str = "annotations/instances_{split}.json",
     images: str = "{split}",
 ) -> FileSource:
-    """Reads a COCO annotation file.
+    """Reads a COCO annotation file, or one of images alone, as test-dev has them.
 
     Labels are places in `classes`, found by the category's name. Boxes and
     areas stay as they are in the json, empty ones and those outside the image
@@ -63,7 +63,8 @@ def read_coco(
         for image, size in zip(content.images, sizes, strict=True)
     ]
     report_unused(path, examples, total=len(content.annotations))
-    return FileSource(class_names, examples, paths, _category_ids(content.categories, class_names))
+    ids = _category_ids(content.categories, class_names)
+    return FileSource(class_names, examples, paths, ids, content.annotated)
 
 
 def _order(number):

@@ -44,11 +44,20 @@ class Annotation(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What a file says; of categories the name by number."""
+    """What a file says.
+
+    Attributes:
+        images: all of them.
+        annotations: the objects.
+        categories: their names by number.
+        annotated: whether it says anything of objects; the lists of images that
+            test servers give out do not.
+    """
 
     images: list[Image]
     annotations: list[Annotation]
     categories: dict[int | str, str]
+    annotated: bool
 
 
 def read(path: Path) -> Content:
@@ -71,9 +80,10 @@ def read(path: Path) -> Content:
     _check_once((image.id for image in images), "images", path)
     _check_once((number for number, _ in categories), "categories", path)
     _check_pictures(images, path)
-    content = Content(images, [_annotation(item, path) for item in raw.annotations], {})
-    content.categories.update(categories)
-    _check_references(content, raw.annotations, path)
+    items = raw.annotations or ()
+    annotations = [_annotation(item, path) for item in items]
+    content = Content(images, annotations, dict(categories), raw.annotations is not None)
+    _check_references(content, items, path)
     return content
 
 
@@ -101,8 +111,8 @@ class _RawCategory(msgspec.Struct, gc=False):
 
 class _RawFile(msgspec.Struct, gc=False):
     images: list[_RawImage]
-    annotations: list[_RawAnnotation]
     categories: list[_RawCategory]
+    annotations: list[_RawAnnotation] | None = None
 
 
 class _Identified(msgspec.Struct, gc=False):

@@ -19,12 +19,15 @@ class FileSource:
         examples: the annotations, with `image` empty.
         paths: the image file of each example.
         category_ids: number of each label in the files, None where they have none.
+        annotated: whether the files say what is on the images, if only that it
+            is nothing; else they are for predictions alone.
     """
 
     class_names: tuple[str, ...]
     examples: Sequence[Example]
     paths: Sequence[pathlib.Path]
     category_ids: tuple[int, ...] | None = None
+    annotated: bool = True
 
     def __len__(self) -> int:
         """The number of images."""

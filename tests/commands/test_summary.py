@@ -1,0 +1,127 @@
+"""What a detector is made of and costs, as `jaxdet summary` counts it."""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from prediction import tiny_model
+
+from jaxdet import detectors, model_file
+from jaxdet.commands import costs, summary
+from jaxdet.commands.costs import Subject
+from jaxdet.types import Detector
+
+FROZEN = dict(norm="frozen", frozen_stages=1)
+CONFIG = "--config=tests/training/tiny_config.py"
+
+
+def subject_of(name, canvas=(64, 64), **settings):
+    detector = detectors.build(name, num_classes=80, **settings)
+    variables = jax.eval_shape(detector.init, jax.random.key(0), model_file.blank_images(1, canvas))
+    return Subject(name, 80, detector, variables, lambda n: model_file.blank_images(n, canvas), 1)
+
+
+@pytest.mark.parametrize(
+    "name, settings, millions",
+    [
+        # As their authors publish them, for COCO; mmdetection counts what is trained.
+        ("yolox", dict(blocks=dict(depth=0.33, width=0.5)), 8.97),
+        ("faster_rcnn", dict(backbone=FROZEN), 41.53),
+        ("retinanet", dict(backbone=FROZEN), 37.74),
+    ],
+)
+def test_parameters_are_as_many_as_is_published(name, settings, millions):
+    subject = subject_of(name, **settings)
+    parts = costs._parameters(subject)
+
+    assert round(parts["all"]["trainable"] / 1e6, 2) == millions
+    own = [part for name, part in parts.items() if name != "all"]
+    for kind, total in parts["all"].items():
+        assert sum(part[kind] for part in own) == total
+    # The stem and the first stage of a ResNet never move, and no norm of it does.
+    frozen = parts["backbone"]["total"] - parts["backbone"]["trainable"]
+    assert frozen == (0 if name == "yolox" else 225_344)
+
+
+def test_levels_are_those_of_the_maps():
+    levels = costs._levels(subject_of("retinanet", canvas=(128, 160)))
+
+    assert levels["kind"] == "anchors"
+    assert levels["maps"][:2] == [
+        {"stride": 8, "cells": [16, 20], "count": 2880},
+        {"stride": 16, "cells": [8, 10], "count": 720},
+    ]
+    assert costs._levels(subject_of("fast_rcnn")) is None
+
+
+def test_flops_and_bytes_of_a_product_are_as_by_hand():
+    weight = jax.ShapeDtypeStruct((3 * 4 * 5, 7), jnp.float32)
+
+    def predict(variables, images):
+        pixels = images.pixels.reshape(len(images.pixels), -1).astype(jnp.float32)
+        return pixels @ variables["params"]["layer"]["kernel"]
+
+    detector = Detector(None, None, predict)
+    variables = {"params": {"layer": {"kernel": weight}}}
+    images = lambda count: model_file.blank_images(count, (4, 5))  # noqa: E731
+    found = costs.measure(Subject("product", 2, detector, variables, images, 6), memory=True)
+
+    assert found["flops"] == {"prediction": 2 * 60 * 7 + 60}, "and each pixel becomes a float"
+    assert found["parameters"]["layer"] == {"total": 420, "trainable": 420, "statistics": 0}
+    sizes = found["bytes"]["prediction"]
+    # Images: pixels, sizes and scale of each. Pixels as floats are what is made between.
+    assert (sizes["parameters"], sizes["images"]) == (4 * 420, 6 * (60 + 8 + 4))
+    assert 0 <= sizes["temporaries"] < 10 * 6 * 60 * 4
+    text = costs.format_tables(found)
+    assert "prediction" in text and "training step" not in text and "stride" not in text
+
+
+def run(capfd, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        summary.main(["summary", *arguments])
+    printed, errors = capfd.readouterr()
+    return ended.value.code, printed, errors
+
+
+def test_a_config_has_a_step_and_a_prediction(capfd):
+    status, printed, errors = run(capfd, CONFIG, "--config.data.root=nowhere", "--json")
+
+    assert (status, errors) == (0, "")
+    found = json.loads(printed)
+    assert found["flops"]["step"] > 2 * found["flops"]["prediction"] > 0
+    step, prediction = found["bytes"]["step"], found["bytes"]["prediction"]
+    assert step["gradients"] == step["parameters"] == prediction["parameters"]
+    # Momentum, the norm of the gradient and the count of the schedule.
+    assert 0 < step["optimizer"] - step["parameters"] < 32
+    assert step["averages"] == 0 and step["images"] > prediction["images"]
+    assert found["levels"]["maps"][0] == {"stride": 4, "cells": [16, 16], "count": 768}
+
+
+def test_a_model_file_has_a_prediction(capfd, tmp_path):
+    file = tmp_path / "model.safetensors"
+    model_file.write(file, tiny_model.draw_contents())
+    for named in (file, tmp_path):  # The folder of a run stands for it.
+        status, printed, errors = run(capfd, str(named))
+        assert (status, errors) == (0, "")
+        assert "yolox, 2 classes, canvas 64 x 96, batches of 1" in printed
+        assert re.search(r"^8 +8 x 12 +96$", printed, re.M) and "training step" not in printed
+        if named == file:
+            first = printed
+    assert printed == first
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (["nowhere.safetensors"], "nowhere.safetensors: there is no such model file"),
+        ([CONFIG, "--batch_size=0"], "--batch_size wants at least 1, found 0"),
+        ([], "name a config: --config=FILE, such as --config=configs/quickstart.py"),
+        ([CONFIG, "--config.detector=yolo"], "unknown detector 'yolo'"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, line, capfd):
+    status, printed, errors = run(capfd, *arguments)
+
+    assert (status, printed) == (1, "") and line in errors and errors.count("\n") == 1
