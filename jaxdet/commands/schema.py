@@ -80,7 +80,7 @@ DATA = {
         "ones, ((480, 512), 800), is drawn; () for the sides of the canvas",
     ),
     **taken(pipeline.train_batches, "max_boxes", "max_proposals", "keep_empty", "use_difficult"),
-    **taken(pipeline.train_batches, "num_threads"),
+    **taken(pipeline.train_batches, "num_threads", "exif"),
     **taken(transforms.Augmentation, *transforms.Augmentation._fields),
     **taken(mosaic.Composition, *mosaic.Composition._fields),
 }

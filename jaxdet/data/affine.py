@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxdet.data import transforms
+from jaxdet.data.decoding import FILL
 from jaxdet.types import Example
 
 # What makes an object worth keeping: a larger share of its area than this, and sides below this
@@ -182,5 +183,5 @@ def _warp(image, matrix, output_size):
         output_size[::-1],
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(transforms.FILL,) * 3,
+        borderValue=(FILL,) * 3,
     )

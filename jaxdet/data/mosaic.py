@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdet.data import transforms
 from jaxdet.data.affine import is_visible, random_affine
+from jaxdet.data.decoding import FILL
 from jaxdet.types import Example
 
 # Objects of the picture that is mixed in have sides above this, pixels (YOLOX 0.1).
@@ -109,7 +110,7 @@ def mosaic(
     """
     height, width = (2 * side for side in canvas)
     top, left = (int(side * rng.uniform(0.5, 1.5)) for side in canvas)
-    image = np.full((height, width, 3), transforms.FILL, np.uint8)
+    image = np.full((height, width, 3), FILL, np.uint8)
     parts = []
     for k, example in enumerate(examples):
         tile_height, tile_width = example.image.shape[:2]
@@ -173,7 +174,7 @@ def _window(image, top, left, size):
     """A window of an image from a corner on, with grey where it reaches out."""
     part = image[top : top + size[0], left : left + size[1]]
     bottom, right = size[0] - part.shape[0], size[1] - part.shape[1]
-    grey = (transforms.FILL,) * 3
+    grey = (FILL,) * 3
     return cv2.copyMakeBorder(part, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=grey)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from jaxdet.data import transforms
+from jaxdet.data.decoding import FILL
 from jaxdet.types import Batch, Example, Images, Proposals
 
 
@@ -18,7 +19,7 @@ def blank_images(rows: int, canvas: tuple[int, int], max_proposals: int) -> Imag
         max_proposals: P, or 0 for none.
     """
     return Images(
-        pixels=np.full((rows, *canvas, 3), transforms.FILL, np.uint8),
+        pixels=np.full((rows, *canvas, 3), FILL, np.uint8),
         sizes=np.tile(np.array(canvas, np.int32), (rows, 1)),
         scales=np.ones(rows, np.float32),
         proposals=_blank_proposals(rows, max_proposals) if max_proposals else None,

@@ -6,10 +6,10 @@ import xml.etree.ElementTree as ET
 import cv2
 import numpy as np
 
+from jaxdet.data.decoding import SUFFIXES
 from jaxdet.data.sources.files import FileSource, label_indices, report_unused
 from jaxdet.types import Example, UserError
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -61,7 +61,7 @@ def _read_split(root, part):
     if not list_path.is_file():
         known = ", ".join(sorted(p.stem for p in list_path.parent.glob("*.txt"))) or "none"
         raise UserError(f"no split file {list_path}; found: {known}")
-    images = {p.stem: p for p in (base / "JPEGImages").iterdir() if p.suffix.lower() in _SUFFIXES}
+    images = {p.stem: p for p in (base / "JPEGImages").iterdir() if p.suffix.lower() in SUFFIXES}
     records = []
     for stem in filter(None, map(str.strip, list_path.read_text().splitlines())):
         if stem not in images:
