@@ -6,6 +6,8 @@ their data is damaged; all other kinds by OpenCV, as they are stored, and made 8
 
 import collections
 import logging
+import os
+import re
 import threading
 from typing import ClassVar, NamedTuple
 
@@ -29,8 +31,14 @@ MAX_PIXELS = 2**28
 _KINDS = "JPEG, PNG, BMP, WebP, TIFF, GIF, PNM or JPEG 2000"
 # Cameras and microscopes write so many bits into 16.
 _DEPTHS = (8, 10, 12, 14, 16)
-# Remarks of the JPEG decoder on files whose pixels are whole.
+# Remarks of the JPEG decoder on files whose pixels may be whole.
 _HARMLESS = ("unknown JFIF revision", "Unknown Adobe color transform")
+_PADDED = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(
+        cv2.utils.logging.LOG_LEVEL_SILENT
+    )  # What it prints of damaged files, an `UnreadableImage` says.
 
 
 class UnreadableImage(ValueError):
@@ -152,16 +160,25 @@ def _decode_jpeg(data, name):
     """The pixels of a JPEG; those of a damaged one are no picture, however many there are."""
     try:
         _check_size(simplejpeg.decode_jpeg_header(data, strict=False)[:2], name)
-        try:
-            return simplejpeg.decode_jpeg(data)
-        except ValueError as error:
-            if not any(remark in str(error) for remark in _HARMLESS):
-                raise
-        return simplejpeg.decode_jpeg(data, strict=False)
+        return _whole_jpeg(data)
     except UnreadableImage:
         raise
     except (ValueError, KeyError) as error:  # A KeyError where the colours are of no known kind.
         raise _damaged(name, data, "JPEG", error) from None
+
+
+def _whole_jpeg(data):
+    try:
+        return simplejpeg.decode_jpeg(data)
+    except ValueError as error:
+        if any(remark in str(error) for remark in _HARMLESS):
+            return simplejpeg.decode_jpeg(data, strict=False)
+        padded = _PADDED.search(str(error))
+        if padded is None:
+            raise
+    # Some cameras pad the end; where nothing else is wrong, nothing is without that.
+    end = data.rfind(b"\xff\xd9")
+    return simplejpeg.decode_jpeg(data[: end - int(padded[1])] + data[end:])
 
 
 def _to_rgb(raw, header, name, put_right):

@@ -167,7 +167,8 @@ def train_batches(
         for row in range(rows):
             place = step * batch_size + process_index * rows + row
             rng = np.random.default_rng((seed, place))
-            indices = (order[place + k] for k in range(len(source)))
+            # Twice as many as there are: these hold a whole epoch, wherever they begin.
+            indices = (order[place + k] for k in range(2 * len(source)))
             example, scale = images.make(indices, rng, loader, final=final)
             example, left_out = transforms.limit_objects(example, max_boxes)
             loader.note_left_out(example, left_out, max_boxes)

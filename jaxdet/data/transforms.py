@@ -151,6 +151,7 @@ def random_zoom(
         return example, zoom
     sides = np.array(example.image.shape[:2])
     height, width = np.maximum(1, (sides / zoom).astype(int))
+    zoom = min(zoom, *(sides / [height, width]).tolist())  # A window is no less than a pixel.
     top, left = rng.integers(0, sides - [height, width], endpoint=True)
     image = example.image[top : top + height, left : left + width]
     corner = np.array([left, top, left, top], np.float32)
