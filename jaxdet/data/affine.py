@@ -99,7 +99,7 @@ def move(
     """Moves pixels and boxes by an affine map; grey 114 fills what the picture leaves.
 
     Boxes become the axis-parallel hull of what moves, clipped to the output;
-    `is_visible` tells which are kept, by the share of their moved area, which is
+    `is_visible` tells which are kept, besides all that is left of crowds, by the share of their moved area, which is
     the area times the map's determinant (YOLOX: times zoom^2, shear left aside).
     Bilinear, except below half size: there bilinear skips pixels, and area
     averaging shrinks the picture first (YOLOX: always bilinear).
@@ -122,7 +122,7 @@ def move(
     scale = abs(np.linalg.det(matrix[:, :2]))
     keep = is_visible(boxes, transforms.areas(example.boxes) * scale, min_side=AFFINE_MIN_SIDE)
     moved = example._replace(image=_warp(example.image, matrix, output_size), boxes=boxes)
-    return transforms.select(moved, keep)
+    return transforms.select(moved, keep | transforms.crowds_left(moved))
 
 
 def hulls(

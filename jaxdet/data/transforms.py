@@ -140,7 +140,8 @@ def random_zoom(
     """Draws the zoom of `Augmentation`, and above 1 cuts a window of that part out at random.
 
     Boxes are clipped to the window. An object of which less than
-    `MIN_VISIBLE` of the box is left, is left out: it can hardly be told.
+    `MIN_VISIBLE` of the box is left, is left out: it can hardly be told. Of
+    crowds all that is left stays: it is to be ignored, however little.
     Proposals are clipped, and kept where a pixel is left.
 
     Returns:
@@ -156,7 +157,8 @@ def random_zoom(
     image = example.image[top : top + height, left : left + width]
     corner = np.array([left, top, left, top], np.float32)
     cut = _clip(_move(example._replace(image=image), lambda boxes: boxes - corner), (height, width))
-    return select(cut, areas(cut.boxes) >= MIN_VISIBLE * areas(example.boxes)), zoom
+    keep = areas(cut.boxes) >= MIN_VISIBLE * areas(example.boxes)
+    return select(cut, keep | crowds_left(cut)), zoom
 
 
 def flip_horizontal(example: Example) -> Example:
@@ -212,6 +214,15 @@ def drop_small(example: Example, min_side: float) -> Example:
         return example
     sides = example.boxes[:, 2:] - example.boxes[:, :2]
     return select(example, example.crowd | (sides.min(axis=1) > min_side))
+
+
+def crowds_left(example: Example) -> Bool[np.ndarray, " N"]:
+    """Which objects are crowds with anything left of their clipped box.
+
+    Where objects are left out because little of them is left, these stay: else what is
+    to be ignored would train as background.
+    """
+    return example.crowd & (areas(example.boxes) > 0)
 
 
 def limit_objects(example: Example, max_boxes: int) -> tuple[Example, int]:

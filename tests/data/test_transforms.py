@@ -149,6 +149,20 @@ def test_zoom_leaves_out_objects_that_are_mostly_cut_off():
         np.testing.assert_array_equal(zoomed.crowd, zoomed.labels == 2)
 
 
+def test_zoom_keeps_whatever_is_left_of_a_crowd():
+    boxes = [[0, 0, 60, 3], [0, 37, 60, 40]]
+    example = transforms.decode(make_example(boxes, crowd=[True, False], labels=[0, 1]))
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(60):
+        zoomed, _ = transforms.random_zoom(example, rng, zoom_range=(1.05, 1.2))
+        heights = zoomed.boxes[zoomed.crowd, 3] - zoomed.boxes[zoomed.crowd, 1]
+        # What the picture shows of it, to the pixel: anything left is kept, nothing is not.
+        shown = (np.abs(zoomed.image[:, 0].astype(int) - [255, 0, 0]).sum(axis=1) == 0).sum()
+        assert heights.tolist() == [shown] * int(shown > 0)
+        seen.add(int(shown))
+    assert seen == {0, 1, 2, 3}, "a third of it is more than objects need, 0 none"
+
+
 def test_scale_colour_does_what_its_parts_are_called():
     image = np.random.default_rng(0).integers(80, 150, (8, 9, 3)).astype(np.uint8)
     same = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0}
