@@ -99,8 +99,9 @@ def move(
     """Moves pixels and boxes by an affine map; grey 114 fills what the picture leaves.
 
     Boxes become the axis-parallel hull of what moves, clipped to the output;
-    `is_visible` tells which are kept, besides all that is left of crowds, by the share of their moved area, which is
+    `is_visible` tells which are kept, by the share of their moved area, which is
     the area times the map's determinant (YOLOX: times zoom^2, shear left aside).
+    All that is left of crowds is kept, too.
     Bilinear, except below half size: there bilinear skips pixels, and area
     averaging shrinks the picture first (YOLOX: always bilinear).
 

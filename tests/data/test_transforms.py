@@ -150,7 +150,7 @@ def test_zoom_leaves_out_objects_that_are_mostly_cut_off():
 
 
 def test_zoom_keeps_whatever_is_left_of_a_crowd():
-    boxes = [[0, 0, 60, 3], [0, 37, 60, 40]]
+    boxes = [[0, 0, 60, 6], [0, 34, 60, 40]]
     example = transforms.decode(make_example(boxes, crowd=[True, False], labels=[0, 1]))
     rng, seen = np.random.default_rng(0), set()
     for _ in range(60):
@@ -160,7 +160,7 @@ def test_zoom_keeps_whatever_is_left_of_a_crowd():
         shown = (np.abs(zoomed.image[:, 0].astype(int) - [255, 0, 0]).sum(axis=1) == 0).sum()
         assert heights.tolist() == [shown] * int(shown > 0)
         seen.add(int(shown))
-    assert seen == {0, 1, 2, 3}, "a third of it is more than objects need, 0 none"
+    assert seen >= {0, 1, 5}, "a sixth is less than objects need"
 
 
 def test_scale_colour_does_what_its_parts_are_called():
