@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
-
 from tqdm import tqdm
 
 from jaxdet.data.ranges import is_pair
