@@ -36,9 +36,8 @@ _HARMLESS = ("unknown JFIF revision", "Unknown Adobe color transform")
 _PADDED = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
 if "OPENCV_LOG_LEVEL" not in os.environ:
-    cv2.utils.logging.setLogLevel(
-        cv2.utils.logging.LOG_LEVEL_SILENT
-    )  # What it prints of damaged files, an `UnreadableImage` says.
+    # What it prints of damaged files, an `UnreadableImage` says. OpenCV 5 has it elsewhere.
+    (getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)
 
 
 class UnreadableImage(ValueError):
