@@ -62,7 +62,7 @@ SHOWN = {
     "TIFF": (RGB, 0, None),
     "TIFF, 1 bit": (BITS, 0, None),
     "TIFF, 10 in 16 bits": (RGB, 0, "none above 1023, are taken as 10 bits"),
-    "TIFF, floats of 0 to 1": (RGB, 0, "floating-point values are taken as 0 to 1"),
+    "TIFF, floats of 0 to 1": (RGB, 2, "floating-point values are taken as 0 to 1"),
     "TIFF, grey floats of 0 to 255": (GREY, 0, None),
     "TIFF, 16 bits, white is 0": (GREY, 0, None),
     "BMP": (RGB, 0, None),
