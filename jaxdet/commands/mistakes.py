@@ -16,7 +16,7 @@ from jaxdet.types import Detector, UserError
 # What the batches of a training take of the section "data".
 TRAIN_KEYS = (
     *("canvas", "resize", "resize_rule", "max_boxes", "max_proposals"),
-    *("use_difficult", "num_threads"),
+    *("use_difficult", "num_threads", "exif"),
     *transforms.Augmentation._fields,
     *mosaic.Composition._fields,
 )

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from jaxdet.commands import ending
 from jaxdet.commands.prediction_files import Report, image_id, name_files
-from jaxdet.data.transforms import UnreadableImage
+from jaxdet.data.decoding import PutRight, UnreadableImage
 from jaxdet.loading import load
 from jaxdet.prediction import Predictor, inputs
 from jaxdet.prediction.found import Found, write_picture
@@ -121,9 +121,10 @@ def _is_video(path: Path) -> bool:
 
 
 def _read_images(paths: Sequence[Path], report: Report) -> Iterator[Example]:
+    put_right = PutRight()
     for path in _bar(paths, "images", len(paths)):
         try:
-            yield inputs.decode(path)
+            yield inputs.decode(path, put_right)
         except (UnreadableImage, OSError) as error:
             report.leave_out(path, error)
 

@@ -20,7 +20,7 @@ from jaxdet.training import steps
 from jaxdet.types import Detector, Example, Source
 
 # What a batch of an evaluation takes of the section "data".
-EVAL_KEYS = ("canvas", "resize", "resize_rule", "max_proposals", "num_threads")
+EVAL_KEYS = ("canvas", "resize", "resize_rule", "max_proposals", "num_threads", "exif")
 # The class of what a detector finds that tells none apart.
 OBJECT = ("object",)
 

@@ -95,7 +95,7 @@ DATA = {
     ),
     **taken(pipeline.train_batches, "resize_rule"),
     **taken(pipeline.train_batches, "max_boxes", "max_proposals", "keep_empty", "use_difficult"),
-    **taken(pipeline.train_batches, "num_threads"),
+    **taken(pipeline.train_batches, "num_threads", "exif"),
     **taken(transforms.Augmentation, *transforms.Augmentation._fields),
     **taken(mosaic.Composition, *mosaic.Composition._fields),
 }

@@ -139,6 +139,8 @@ def losses_of_data(loader: object) -> list[str]:
         sentences.append(f"{loader.unreadable} times an unreadable image gave way to the next")
     if loader.left_out:
         sentences.append(f"{loader.left_out} times an object found no slot in data.max_boxes")
+    for done, count in loader.put_right.counts.items():
+        sentences.append(f"{count} times a picture was put right: {done}")
     return sentences
 
 

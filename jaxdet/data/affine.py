@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxdet.data import transforms
+from jaxdet.data.decoding import FILL
 from jaxdet.types import Example
 
 # What makes an object worth keeping: a larger share of its area than this, and sides below this
@@ -100,6 +101,7 @@ def move(
     Boxes become the axis-parallel hull of what moves, clipped to the output;
     `is_visible` tells which are kept, by the share of their moved area, which is
     the area times the map's determinant (YOLOX: times zoom^2, shear left aside).
+    All that is left of crowds is kept, too.
     Bilinear, except below half size: there bilinear skips pixels, and area
     averaging shrinks the picture first (YOLOX: always bilinear).
 
@@ -121,7 +123,7 @@ def move(
     scale = abs(np.linalg.det(matrix[:, :2]))
     keep = is_visible(boxes, transforms.areas(example.boxes) * scale, min_side=AFFINE_MIN_SIDE)
     moved = example._replace(image=_warp(example.image, matrix, output_size), boxes=boxes)
-    return transforms.select(moved, keep)
+    return transforms.select(moved, keep | transforms.crowds_left(moved))
 
 
 def hulls(
@@ -182,5 +184,5 @@ def _warp(image, matrix, output_size):
         output_size[::-1],
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(transforms.FILL,) * 3,
+        borderValue=(FILL,) * 3,
     )

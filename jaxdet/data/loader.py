@@ -7,6 +7,7 @@ from typing import Any
 
 import grain
 
+from jaxdet.data.decoding import PutRight
 from jaxdet.types import Example
 
 
@@ -17,6 +18,7 @@ class Loader(Iterator):
         unreadable: number of images that could not be read so far, each time
             that one was met. May run ahead of what was handed out.
         left_out: number of objects that found no slot so far.
+        put_right: counts what was done to pictures of unusual kinds so far.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Loader(Iterator):
         """
         self.unreadable = 0
         self.left_out = 0
+        self.put_right = PutRight()
         self._said = set()
         self._lock = threading.Lock()
         # The buffer counts elements, here whole batches: one for each thread is enough.

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdet.data import transforms
 from jaxdet.data.affine import is_visible, random_affine
+from jaxdet.data.decoding import FILL
 from jaxdet.types import Example
 
 # Objects of the picture that is mixed in have sides above this, pixels (YOLOX 0.1).
@@ -94,7 +95,8 @@ def mosaic(
     The first lies to the top left of the point, then top right, bottom left
     and bottom right; grey 114 is beside them, and what leaves the canvas is cut
     off. The point is drawn evenly from the middle half of the large canvas's
-    height and width. Boxes are clipped; objects of which no pixel is left are left out.
+    height and width. Boxes are clipped; objects of which no pixel is left are left out,
+    of crowds those of which nothing is.
 
     Args:
         examples: four, decoded, none larger than the canvas.
@@ -109,7 +111,7 @@ def mosaic(
     """
     height, width = (2 * side for side in canvas)
     top, left = (int(side * rng.uniform(0.5, 1.5)) for side in canvas)
-    image = np.full((height, width, 3), transforms.FILL, np.uint8)
+    image = np.full((height, width, 3), FILL, np.uint8)
     parts = []
     for k, example in enumerate(examples):
         tile_height, tile_width = example.image.shape[:2]
@@ -120,7 +122,8 @@ def mosaic(
         image[y1:y2, x1:x2] = example.image[y1 - y : y2 - y, x1 - x : x2 - x]
         boxes = np.clip(example.boxes + np.float32([x, y, x, y]), [x1, y1] * 2, [x2, y2] * 2)
         part = example._replace(boxes=boxes.astype(np.float32))
-        parts.append(transforms.select(part, transforms.has_pixel(part.boxes)))
+        keep = transforms.has_pixel(part.boxes) | transforms.crowds_left(part)
+        parts.append(transforms.select(part, keep))
     return _join(parts)._replace(image=image)
 
 
@@ -138,8 +141,9 @@ def mixup(
     1/2, and padded again, or cropped at a random place. Padding is at the right
     and bottom, always of grey 114 (YOLOX 0.1: black where the zoomed one is
     smaller); all places of the crop are alike (YOLOX never draws the last one).
-    Its boxes are clipped; `affine.is_visible` tells which are kept,
-    with sides above 5 pixels. Where none is kept, the image stays as it is.
+    Its boxes are clipped; `affine.is_visible` tells which are kept, with sides above
+    5 pixels; where there are none, the image stays as it is. What is left of crowds
+    is kept, too.
 
     Args:
         example: fills the canvas.
@@ -165,7 +169,8 @@ def mixup(
         return example
     shown = _window(zoomed.image, top, left, canvas)
     image = cv2.addWeighted(example.image, 0.5, shown, 0.5, 0)
-    seen = transforms.select(zoomed._replace(boxes=boxes), keep)
+    moved = zoomed._replace(boxes=boxes)
+    seen = transforms.select(moved, keep | transforms.crowds_left(moved))
     return _join([example, seen])._replace(image=image)
 
 
@@ -173,7 +178,7 @@ def _window(image, top, left, size):
     """A window of an image from a corner on, with grey where it reaches out."""
     part = image[top : top + size[0], left : left + size[1]]
     bottom, right = size[0] - part.shape[0], size[1] - part.shape[1]
-    grey = (transforms.FILL,) * 3
+    grey = (FILL,) * 3
     return cv2.copyMakeBorder(part, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=grey)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from jaxdet.data import transforms
+from jaxdet.data.decoding import FILL
 from jaxdet.types import RESIZE_RULES, Batch, Example, Images, Proposals
 
 
@@ -21,7 +22,7 @@ def blank_images(
         resize_rule: of what will be written, which decides on the type of the pixels.
     """
     return Images(
-        pixels=np.full((rows, *canvas, 3), transforms.FILL, RESIZE_RULES[resize_rule]),
+        pixels=np.full((rows, *canvas, 3), FILL, RESIZE_RULES[resize_rule]),
         sizes=np.tile(np.array(canvas, np.int32), (rows, 1)),
         scales=np.ones(rows, np.float32),
         proposals=_blank_proposals(rows, max_proposals) if max_proposals else None,

@@ -9,6 +9,7 @@ import grain
 import numpy as np
 
 from jaxdet.data import padding, transforms
+from jaxdet.data.decoding import UnreadableImage
 from jaxdet.data.loader import Loader
 from jaxdet.data.mosaic import Composition
 from jaxdet.data.proposal_files import take_proposals
@@ -18,6 +19,7 @@ from jaxdet.data.ranges import (
     check_canvas,
     check_composition,
     check_division,
+    check_exif,
     check_flags,
     check_resize,
     check_resize_rule,
@@ -25,7 +27,7 @@ from jaxdet.data.ranges import (
 )
 from jaxdet.data.sources.selection import NonEmpty
 from jaxdet.data.train_images import TrainImages
-from jaxdet.data.transforms import Augmentation, UnreadableImage
+from jaxdet.data.transforms import Augmentation
 from jaxdet.types import Source, UserError
 
 # More batches than a run can have; the order itself never ends.
@@ -42,6 +44,7 @@ def check_train_settings(
     keep_empty: object,
     use_difficult: object,
     num_threads: object,
+    exif: object = "boxes",
     **augmentation: object,
 ) -> None:
     """Finds the mistakes in settings of `train_batches` that show without a source.
@@ -56,6 +59,7 @@ def check_train_settings(
     check_at_least(1, max_boxes=max_boxes, num_threads=num_threads)
     check_at_least(0, max_proposals=max_proposals)
     check_flags(keep_empty=keep_empty, use_difficult=use_difficult)
+    check_exif(exif)
     composition, settings = _divide(augmentation)
     check_augmentation(settings)
     check_composition(composition, max_proposals)
@@ -100,6 +104,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 4,
+    exif: str = "boxes",
     final_start: int | None = None,
     **augmentation: float | str | tuple[float, ...],
 ) -> Loader:
@@ -130,6 +135,8 @@ def train_batches(
         process_index: which process this is, of `process_count`.
         process_count: number of processes that share each batch.
         num_threads: threads, each of which makes a batch at a time.
+        exif: when pictures are turned as their EXIF says: by "boxes" where the
+            annotated size fits the turned one, "always" or "never"; TFDS's never are.
         final_start: batches from this n on are made without mosaics, as if those
             were off; None for never.
         **augmentation: fields of `transforms.Augmentation`, whose `zoom_range` is
@@ -153,6 +160,7 @@ def train_batches(
         keep_empty=keep_empty,
         use_difficult=use_difficult,
         num_threads=num_threads,
+        exif=exif,
         **augmentation,
     )
     check_division(batch_size, process_count)
@@ -163,7 +171,15 @@ def train_batches(
     order = order_of_run(source, seed)
     rows = batch_size // process_count
     images = TrainImages(
-        source, canvas, resize, resize_rule, max_proposals, use_difficult, settings, composition
+        source,
+        canvas,
+        resize,
+        resize_rule,
+        max_proposals,
+        use_difficult,
+        settings,
+        composition,
+        exif,
     )
 
     def make(step, loader):
@@ -172,7 +188,8 @@ def train_batches(
         for row in range(rows):
             place = step * batch_size + process_index * rows + row
             rng = np.random.default_rng((seed, place))
-            indices = (order[place + k] for k in range(len(source)))
+            # Twice as many as there are: these hold a whole epoch, wherever they begin.
+            indices = (order[place + k] for k in range(2 * len(source)))
             example, scale = images.make(indices, rng, loader, final=final)
             example, left_out = transforms.limit_objects(example, max_boxes)
             loader.note_left_out(example, left_out, max_boxes)
@@ -194,6 +211,7 @@ def eval_batches(
     max_images: int = 0,
     keep_images: bool = False,
     num_threads: int = 4,
+    exif: str = "boxes",
 ) -> Loader:
     """Gives every image once, in the source's order.
 
@@ -208,6 +226,7 @@ def eval_batches(
         keep_images: whether the Examples carry their original RGB pixels, for
             drawing; else their `image` is empty, so that they can be collected.
         num_threads: threads, each of which makes a batch at a time.
+        exif: as in `train_batches`.
 
     Returns:
         Pairs of Images and the Examples of the batch in that order. Boxes,
@@ -224,6 +243,7 @@ def eval_batches(
     check_canvas(canvas)
     check_resize(resize)
     check_resize_rule(resize_rule)
+    check_exif(exif)
     count = min(max_images, len(source)) if max_images > 0 else len(source)
     indices = [i * len(source) // count for i in range(count)]
 
@@ -232,7 +252,7 @@ def eval_batches(
         examples = []
         for index in indices[step * batch_size : (step + 1) * batch_size]:
             try:
-                example = transforms.decode(source[index])
+                example = transforms.decode(source[index], exif=exif, put_right=loader.put_right)
             except (UnreadableImage, OSError) as error:
                 loader.note_unreadable(error, "left out of the evaluation")
                 continue

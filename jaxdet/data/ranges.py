@@ -5,7 +5,7 @@ import numbers
 
 from jaxdet.data.affine import BOX_RULES
 from jaxdet.data.mosaic import Composition
-from jaxdet.data.transforms import Augmentation
+from jaxdet.data.transforms import EXIF_RULES, Augmentation
 from jaxdet.types import RESIZE_RULES, UserError
 
 
@@ -36,6 +36,12 @@ def check_flags(**settings: object) -> None:
     for name, value in settings.items():
         if not isinstance(value, bool):
             raise UserError(f"data.{name} wants True or False, found {value!r}")
+
+
+def check_exif(exif: object) -> None:
+    """Refuses what is no rule of `transforms.decode`."""
+    if exif not in EXIF_RULES:
+        raise UserError(f"data.exif wants one of {', '.join(EXIF_RULES)}; found {exif!r}")
 
 
 def check_canvas(canvas: object) -> None:

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdet.data import transforms
+from jaxdet.data.decoding import UnreadableImage
 from jaxdet.data.loader import Loader
 from jaxdet.data.mosaic import Composition, compose
 from jaxdet.data.proposal_files import take_proposals
-from jaxdet.data.transforms import Augmentation, UnreadableImage
+from jaxdet.data.transforms import Augmentation
 from jaxdet.types import Example, Source, UserError
 
 
@@ -24,6 +25,7 @@ class TrainImages(NamedTuple):
     use_difficult: bool
     augmentation: Augmentation
     composition: Composition
+    exif: str = "boxes"
 
     def make(
         self, indices: Iterable[int], rng: np.random.Generator, loader: Loader, *, final: bool
@@ -82,7 +84,7 @@ class TrainImages(NamedTuple):
                 example = self._annotated(index)
                 if to_show and example.crowd.all():
                     return None
-                return transforms.decode(example)
+                return transforms.decode(example, exif=self.exif, put_right=loader.put_right)
             except (UnreadableImage, OSError) as error:
                 loader.note_unreadable(error, "replaced by the next image")
         raise UserError(f"none of the {len(self.source)} images can be read")

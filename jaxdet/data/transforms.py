@@ -6,28 +6,24 @@ example's `image`; `size` and `area` stay those of the original.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 
-from jaxdet.data import colour
+from jaxdet.data import colour, decoding
+from jaxdet.data.decoding import PutRight, UnreadableImage
 from jaxdet.data.interpolation import bilinear
 from jaxdet.types import Example
 
-# Grey of what no image covers; detectors may overwrite it beside the image (`Images.sizes`).
-FILL = 114
+EXIF_RULES = ("boxes", "always", "never")
 # One pixel, less the rounding error of boxes that were stored as fractions.
 MIN_SIDE = 0.999
 # A crop keeps objects of which at least this part of the area is left.
 MIN_VISIBLE = 0.25
 # What an Example says of each object, in arrays of the same length.
 OBJECT_FIELDS = ("boxes", "labels", "crowd", "difficult", "area")
-
-
-class UnreadableImage(ValueError):
-    """An image file that cannot be decoded, or that is not the annotated one."""
 
 
 class Augmentation(NamedTuple):
@@ -58,46 +54,39 @@ class Augmentation(NamedTuple):
     min_side: float = 0.0
 
 
-def decode(example: Example) -> Example:
+def decode(
+    example: Example,
+    *,
+    exif: Literal["boxes", "always", "never"] = "boxes",
+    put_right: PutRight | None = None,
+) -> Example:
     """Decodes the file in `image`; an array passes through.
 
-    The EXIF rotation is applied, unless the annotated size fits the unrotated
-    image only: boxes are taken to be drawn on the image that has their size.
+    Args:
+        example: as its source gives it.
+        exif: when a picture is turned as its EXIF says. By "boxes" unless the
+            annotated size fits the unturned picture only: boxes are taken to be
+            drawn on the picture that has their size. "always" and "never" are for
+            data whose sizes say the other.
+        put_right: counts what was done to pictures of unusual kinds.
 
     Raises:
-        UnreadableImage: if the file is corrupt, or of another size than annotated.
+        UnreadableImage: if the file is corrupt (see `decoding.read`), or of another
+            size than annotated.
     """
     if isinstance(example.image, np.ndarray):
         return example
-    for rotate in (True, False):
-        image = decode_bytes(example.image, rotate=rotate, name=example.id)
+    stored = decoding.read(example.image, name=example.id, put_right=put_right)
+    shown = stored.turned()
+    allowed = {"boxes": (shown, stored.pixels), "always": (shown,), "never": (stored.pixels,)}
+    for image in allowed[exif]:
         if image.shape[:2] == tuple(example.size):
             return example._replace(image=image)
+    turned = f", turned as data.exif={exif} says" if stored.orientation > 1 else ""
     raise UnreadableImage(
         f"{example.id}: annotated as {example.size[0]} x {example.size[1]} (height x width), "
-        f"but the image is {image.shape[0]} x {image.shape[1]}"
+        f"but the image is {image.shape[0]} x {image.shape[1]}{turned}"
     )
-
-
-def decode_bytes(data: bytes, *, rotate: bool, name: object) -> UInt8[np.ndarray, "H W 3"]:
-    """Decodes a JPEG, PNG or other file that OpenCV reads to RGB.
-
-    Args:
-        data: the file's content.
-        rotate: whether to follow the EXIF rotation.
-        name: the image's name, for the message.
-
-    Raises:
-        UnreadableImage: if it cannot be decoded.
-    """
-    flags = cv2.IMREAD_COLOR if rotate else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise UnreadableImage(f"{name}: not an image, or a damaged one ({len(data)} bytes)")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def clean(example: Example) -> Example:
@@ -162,7 +151,8 @@ def random_zoom(
     """Draws the zoom of `Augmentation`, and above 1 cuts a window of that part out at random.
 
     Boxes are clipped to the window. An object of which less than
-    `MIN_VISIBLE` of the box is left, is left out: it can hardly be told.
+    `MIN_VISIBLE` of the box is left, is left out: it can hardly be told. Of
+    crowds all that is left stays: it is to be ignored, however little.
     Proposals are clipped, and kept where a pixel is left.
 
     Returns:
@@ -173,11 +163,13 @@ def random_zoom(
         return example, zoom
     sides = np.array(example.image.shape[:2])
     height, width = np.maximum(1, (sides / zoom).astype(int))
+    zoom = min(zoom, *(sides / [height, width]).tolist())  # A window is no less than a pixel.
     top, left = rng.integers(0, sides - [height, width], endpoint=True)
     image = example.image[top : top + height, left : left + width]
     corner = np.array([left, top, left, top], np.float32)
     cut = _clip(_move(example._replace(image=image), lambda boxes: boxes - corner), (height, width))
-    return select(cut, areas(cut.boxes) >= MIN_VISIBLE * areas(example.boxes)), zoom
+    keep = areas(cut.boxes) >= MIN_VISIBLE * areas(example.boxes)
+    return select(cut, keep | crowds_left(cut)), zoom
 
 
 def flip_horizontal(example: Example) -> Example:
@@ -237,6 +229,15 @@ def drop_small(example: Example, min_side: float) -> Example:
         return example
     sides = example.boxes[:, 2:] - example.boxes[:, :2]
     return select(example, example.crowd | (sides.min(axis=1) > min_side))
+
+
+def crowds_left(example: Example) -> Bool[np.ndarray, " N"]:
+    """Which objects are crowds with anything left of their clipped box.
+
+    Where objects are left out because little of them is left, these stay: else what is
+    to be ignored would train as background.
+    """
+    return example.crowd & (areas(example.boxes) > 0)
 
 
 def limit_objects(example: Example, max_boxes: int) -> tuple[Example, int]:

@@ -360,6 +360,15 @@ def detections(
     scores: Float[Array, "N K"],
     size: Int[Array, "2"],
 ) -> Detections:
-    """The final boxes of one image; they are clipped to it after suppression."""
+    """The final boxes of one image; they are clipped to it after suppression.
+
+    Those of which nothing is left are no detections (the reference keeps them).
+    """
     found = nms_best_class(boxes, scores, jnp.ones(len(boxes), bool), **vars(settings))
-    return found._replace(boxes=box_ops.clip(found.boxes, size))
+    found = found._replace(boxes=box_ops.clip(found.boxes, size))
+    valid = found.valid & (box_ops.area(found.boxes) > 0)
+    order = jnp.argsort(~valid, stable=True)  # Slots left over stay behind the others.
+    kept = valid[order]
+    boxes = jnp.where(kept[:, None], found.boxes[order], 0)
+    scores, labels = (jnp.where(kept, v[order], 0) for v in (found.scores, found.labels))
+    return Detections(boxes, scores, labels, kept)

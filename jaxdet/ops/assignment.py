@@ -73,7 +73,7 @@ def assign_by_iou(
         boxes: ground truth, crowd regions included.
         valid: real objects.
         crowd: ignored regions; no slot is both valid and crowd. None is none.
-        positive_iou: lowest overlap of a positive, in [0, 1].
+        positive_iou: lowest overlap of a positive, in [0, 1]; not below the negative range.
         negative_iou: negatives overlap less than this, or lie in [low, high).
         min_positive_iou: lowest best overlap for a low-quality match.
         match_low_quality: give each ground truth its best candidates.
@@ -88,13 +88,17 @@ def assign_by_iou(
 
     Raises:
         ValueError: if a threshold lies outside [0, 1], the negative range is
-            not (low, high), or `ignore_iof_threshold` is above 1.
+            not (low, high) or reaches above `positive_iou`, or `ignore_iof_threshold` is above 1.
 
     Reference: mmdetection 2.11, MaxIoUAssigner; Ren et al., Faster R-CNN,
         sec. 3.1.2, arXiv:1506.01497.
     """
     low, high = _negative_range(negative_iou)
     check_fractions(positive_iou=positive_iou, min_positive_iou=min_positive_iou)
+    if positive_iou < high:
+        raise ValueError(
+            f"positive_iou must not be below negative_iou, got {positive_iou} and {negative_iou}"
+        )
     if not ignore_iof_threshold <= 1:
         raise ValueError(f"ignore_iof_threshold must be at most 1, got {ignore_iof_threshold}")
     candidates, boxes = jax.lax.stop_gradient((candidates, boxes))

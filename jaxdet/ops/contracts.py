@@ -1,7 +1,8 @@
 """Errors of the caller, raised while tracing: the annotations are the contract.
 
 The annotations of an op already say which shapes it wants; `check_shapes`
-holds the arguments to them, and only to their shapes: types may be any.
+holds the arguments to them. Types may be any, but masks are boolean: of numbers,
+`~` and `&` mean something else, and nothing would say so.
 """
 
 import functools
@@ -11,22 +12,31 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import AbstractArray, Shaped, jaxtyped
+from jaxtyping import AbstractArray, Bool, Shaped, jaxtyped
 
 
 def check_shapes(function: Callable) -> Callable:
     """Makes a function raise ValueError where an argument has not its annotated shape.
 
-    A letter that occurs in several annotations stands for one number. An
-    argument may be any array, tracers and NumPy's included, or a number.
+    Also where a mask, which is annotated as `Bool`, is of numbers. A letter that
+    occurs in several annotations stands for one number. An argument may be any
+    array, tracers and NumPy's included, or a number.
 
     >>> @check_shapes
     ... def f(boxes: Shaped[np.ndarray, "N 4"], valid: Shaped[np.ndarray, " N"]): ...
     >>> f(np.zeros((3, 4)), np.zeros(2))
     Traceback (most recent call last):
     ValueError: f: valid wants the shape (N), found (2,); before it boxes (3, 4)
+    >>> @check_shapes
+    ... def g(valid: Bool[np.ndarray, " N"]): ...
+    >>> g(np.zeros(2))
+    Traceback (most recent call last):
+    ValueError: g: valid wants booleans, found float64; as in valid != 0
     """
     signature = inspect.signature(function)
+    masks = {
+        name for name, parameter in signature.parameters.items() if is_mask(parameter.annotation)
+    }
     wanted = {
         name: shape
         for name, parameter in signature.parameters.items()
@@ -52,6 +62,11 @@ def check_shapes(function: Callable) -> Callable:
                         raise ValueError(
                             f"{function.__name__}: {name} wants the shape ({letters}), "
                             f"found {found}{before}"
+                        )
+                    if name in masks and array.dtype != bool:
+                        raise ValueError(
+                            f"{function.__name__}: {name} wants booleans, found {array.dtype}; "
+                            f"as in {name} != 0"
                         )
                     seen.append(f"{name} {found}")
         return function(*args, **kwargs)
@@ -83,3 +98,10 @@ def annotated_shape(annotation: Any) -> tuple[str, bool] | None:
         if found is not None:
             return found[0], found[1] or (inspect.isclass(origin) and issubclass(origin, Sequence))
     return None
+
+
+def is_mask(annotation: Any) -> bool:
+    """Whether an annotation is of boolean arrays, or of those and None."""
+    if isinstance(annotation, type) and issubclass(annotation, AbstractArray):
+        return annotation.dtypes == Bool.dtypes
+    return any(is_mask(part) for part in typing.get_args(annotation))

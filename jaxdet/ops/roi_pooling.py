@@ -15,6 +15,7 @@ Fast R-CNN, sec. 2.1, arXiv:1504.08083; torchvision's and mmcv's RoIPool for
 the rounding.
 """
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -249,6 +250,9 @@ def flatten_pyramid(
 ) -> FlatPyramid:
     """Lays the cells of all maps, finest first, behind one another.
 
+    Warns of maps that look as if their channels came first, as PyTorch has them: of shapes
+    such as (256, 50, 68), which no image makes that is not several times as high as wide.
+
     Raises:
         ValueError: if the numbers of maps and strides differ, there is none, or
             a stride is not positive.
@@ -261,6 +265,13 @@ def flatten_pyramid(
     if not all(stride > 0 for stride in strides):
         raise ValueError(f"strides must be positive, got {strides}")
     channels = pyramid[0].shape[-1]
+    first, *others = pyramid[0].shape
+    if first >= 64 and first % 16 == 0 and first >= 2 * max(others):
+        warnings.warn(
+            f"maps want the shape (height, width, channels), found {pyramid[0].shape}, which looks "
+            "like channels first",
+            stacklevel=4,
+        )
     cells = jnp.concatenate([level.reshape(-1, channels) for level in pyramid])
     heights, widths = (jnp.array([level.shape[axis] for level in pyramid]) for axis in (0, 1))
     sizes = heights * widths

@@ -9,11 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxdet.data import transforms
+from jaxdet.data.decoding import SUFFIXES, PutRight, decode_bytes
 from jaxdet.types import Example, UserError
-
-# Of the files that are taken from a folder.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def gather(asked: Any) -> Iterator[Path | np.ndarray]:
@@ -55,8 +52,12 @@ def list_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     return found
 
 
-def decode(image: Path | np.ndarray) -> Example:
+def decode(image: Path | np.ndarray, put_right: PutRight | None = None) -> Example:
     """An image as an example without objects; a file's pixels are turned as its EXIF says.
+
+    Args:
+        image: a file or RGB pixels.
+        put_right: counts what was done to pictures of unusual kinds.
 
     Raises:
         UnreadableImage: if the file is no image, or a damaged one.
@@ -64,7 +65,8 @@ def decode(image: Path | np.ndarray) -> Example:
     """
     if isinstance(image, np.ndarray):
         return to_example(image, "array")
-    return to_example(transforms.decode_bytes(image.read_bytes(), rotate=True, name=image), image)
+    data = image.read_bytes()
+    return to_example(decode_bytes(data, rotate=True, name=image, put_right=put_right), image)
 
 
 def to_example(pixels: UInt8[np.ndarray, "H W 3"], name: Any) -> Example:

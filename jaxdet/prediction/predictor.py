@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxdet.data import padding
+from jaxdet.data.decoding import PutRight
 from jaxdet.evaluation import runner
 from jaxdet.model_file import Contents
 from jaxdet.prediction import inputs
@@ -70,8 +72,8 @@ class Predictor:
         Raises:
             UserError: for an image that is not there, or cannot be read.
         """
-        asked = list(inputs.gather(images))
-        pairs = self.stream(map(_decode, asked), score=score, batch_size=batch_size)
+        asked, decode = list(inputs.gather(images)), partial(_decode, put_right=PutRight())
+        pairs = self.stream(map(decode, asked), score=score, batch_size=batch_size)
         return [
             dataclasses.replace(found, image=image)
             for image, (_, found) in zip(asked, pairs, strict=True)
@@ -126,8 +128,8 @@ class Predictor:
             yield images, rows
 
 
-def _decode(image: Path | np.ndarray) -> Example:
+def _decode(image: Path | np.ndarray, put_right: PutRight) -> Example:
     try:
-        return inputs.decode(image)
+        return inputs.decode(image, put_right)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None

@@ -139,6 +139,16 @@ def test_enough_of_an_object_has_to_be_left(box, whole, kept):
     assert found.tolist() == [kept]
 
 
+def test_move_keeps_whatever_is_left_of_a_crowd():
+    boxes = [[0, 0, 31, 10], [0, 10, 31, 20], [0, 20, 30, 30], [38, 0, 39, 1]]
+    example = _example(boxes, labels=[0, 1, 2, 0], crowd=[True, False, True, True])
+    matrix = np.array([[1.0, 0, -30], [0, 1, 0]])
+    moved = move(example, matrix, output_size=(40, 30))
+    # A pixel of the first crowd, none of the second; the third is smaller than objects may be.
+    np.testing.assert_array_equal(moved.boxes, [[0, 0, 1, 10], [8, 0, 9, 1]])
+    assert moved.crowd.all() and moved.labels.tolist() == [0, 0]
+
+
 def test_move_clips_boxes_and_leaves_out_what_is_hardly_seen():
     boxes = [
         [0, 0, 40, 10],  # A quarter is left.

@@ -146,6 +146,15 @@ def test_mixup_is_the_mean_of_two_images_and_the_objects_of_both():
     assert mixed.id == "a"
 
 
+def test_mixup_keeps_whatever_is_left_of_a_crowd():
+    boxes = [[10, 5, 20, 15], [30, 10, 34, 30]]  # The second is no wider than 5.
+    for crowd in ([False, True], [True, False]):
+        other = _example(boxes, crowd=crowd)
+        mixed = mixup(_plain(CANVAS, 0), other, FixedDraws(1.0, 0.9), canvas=CANVAS)
+        np.testing.assert_array_equal(mixed.boxes, boxes[: 2 if crowd[1] else 1])
+        assert mixed.crowd.tolist() == crowd[: 2 if crowd[1] else 1]
+
+
 def test_mixup_mirrors_the_padded_image():
     other = _example([[10, 5, 20, 15]], size=(30, 40))
     mixed = mixup(_plain(CANVAS, 0), other, FixedDraws(1.0, 0.4), canvas=CANVAS)

@@ -233,10 +233,10 @@ def test_difficult_and_crowd_objects_of_mosaics_are_crowd():
 def test_images_that_show_nothing_are_not_decoded_to_be_mixed_in(monkeypatch):
     decode, decoded = transforms.decode, []
 
-    def note(example):
+    def note(example, **settings):
         if example.id in ("empty", "shown"):  # Threads of earlier tests may still decode theirs.
             decoded.append(example.id)
-        return decode(example)
+        return decode(example, **settings)
 
     monkeypatch.setattr(transforms, "decode", note)
     source = ListSource([make_example([], id="empty")] * 7)
@@ -295,10 +295,10 @@ def test_unreadable_images_of_mosaics_give_way_to_the_next(source, caplog):
     counts = np.bincount(batch.labels[batch.valid], minlength=3)
     assert counts[1] > 1.7 * max(counts[0], counts[2]) > 0
     assert batches.unreadable > 50
-    assert sorted(record.message for record in caplog.records) == [
-        "gone: replaced by the next image",
-        "torn: not an image, or a damaged one (7 bytes): replaced by the next image",
-    ]
+    gone, torn = sorted(record.message for record in caplog.records)
+    assert gone == "gone: replaced by the next image"
+    assert torn.startswith("torn: not an image, or a damaged one (7 bytes; ")
+    assert torn.endswith("begins with b'damaged'): replaced by the next image")
 
 
 def test_boxes_follow_their_objects_through_all_changes():
@@ -335,9 +335,8 @@ def test_an_unreadable_image_is_replaced_by_the_next_in_the_order(source, caplog
     assert batches.unreadable >= 4
     messages = sorted(record.message for record in caplog.records)
     assert len(messages) == 2
-    assert messages[0] == (
-        "image 4: not an image, or a damaged one (7 bytes): replaced by the next image"
-    )
+    assert messages[0].startswith("image 4: not an image, or a damaged one (7 bytes; ")
+    assert messages[0].endswith("): replaced by the next image")
     assert messages[1] == "image 7 is gone: replaced by the next image"
 
 

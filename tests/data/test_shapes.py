@@ -134,6 +134,22 @@ def test_boxes_are_tight_around_the_visible_pixels():
         np.testing.assert_allclose(picture.boxes[0], found, atol=3)
 
 
+def test_a_terminal_sees_how_many_pictures_are_drawn(tmp_path, monkeypatch):
+    bars = []
+
+    class Bar(shapes.tqdm):
+        def __init__(self, **settings):
+            bars.append(settings)
+            super().__init__(**settings | {"disable": True})
+
+        def update(self, n=1):
+            bars.append(n)
+
+    monkeypatch.setattr(shapes, "tqdm", Bar)
+    read_shapes(root=str(tmp_path), split="train", num_train=3, num_test=2)
+    assert bars[0]["total"] == 5 and bars[0]["disable"] is None and bars[1:] == [1] * 5
+
+
 def test_pictures_keep_to_their_settings():
     settings = ShapesSettings(num_train=60, max_objects=3, size_range=(20, 40), empty_rate=0.3)
     pictures = list(draw_split(settings, "train"))

@@ -6,8 +6,8 @@ import pytest
 import tensorflow_datasets as tfds
 from drawn_data import draw, encode, with_exif_orientation
 
+from jaxdet.data.decoding import UnreadableImage
 from jaxdet.data.sources.tfds import TfdsSource, read_tfds
-from jaxdet.data.transforms import UnreadableImage
 from jaxdet.types import UserError
 
 
@@ -94,7 +94,7 @@ def test_a_damaged_image_raises_its_own_error(prepared):
 
 
 def test_has_object_decodes_no_image_that_shows_a_large_object(prepared, monkeypatch):
-    monkeypatch.setattr("jaxdet.data.transforms.decode_bytes", None)
+    monkeypatch.setattr("jaxdet.data.decoding.decode_bytes", None)
     source = read_tfds(root=str(prepared), split="train[:4]")
     assert [source.has_object(i) for i in range(4)] == [True, False, False, False]
 

@@ -11,6 +11,7 @@ from tiny import CLASSES, HEIGHT, WIDTH, build, draw_batch
 
 from jaxdet import interop
 from jaxdet.detectors import yolox
+from jaxdet.detectors.settings import Suppress
 from jaxdet.detectors.yolox import Blocks, PointLoss, SimOTA
 from jaxdet.models import PAFPN, CSPDarknet, YOLOXHead
 from jaxdet.models.cspdarknet import NORM_MOMENTUM
@@ -298,6 +299,19 @@ def test_metrics_count_positives_and_objects(monkeypatch):
     np.testing.assert_allclose(ratio, positives / batch.valid.sum(), rtol=1e-6)
     assert metrics.means.keys() == {"box_loss", "objectness_loss", "class_loss"}
     np.testing.assert_allclose(total, sum(metrics.means.values()), rtol=1e-6)
+
+
+def test_boxes_of_which_clipping_leaves_nothing_are_no_detections():
+    boxes = jnp.array([[50, 5, 70, 20], [10, 10, 30, 25], [5, -9, 20, 0], [30, 5, 60, 20]], float)
+    scores = jnp.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.1], [0.6, 0.1]])
+    settings = Suppress(
+        score_threshold=0.01, iou_threshold=0.65, max_detections=5, max_candidates=5
+    )
+    found = yolox.detections(settings, boxes, scores, jnp.array([40, 50]))
+    assert found.valid.tolist() == [True, True, False, False, False]
+    np.testing.assert_array_equal(found.boxes[:2], [[10, 10, 30, 25], [30, 5, 50, 20]])
+    np.testing.assert_allclose(found.scores, [0.8, 0.6, 0, 0, 0], rtol=1e-6)
+    assert found.labels.tolist() == [1, 0, 0, 0, 0] and not found.boxes[2:].any()
 
 
 def test_a_part_that_says_another_size_than_the_blocks_is_refused():

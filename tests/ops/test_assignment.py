@@ -367,6 +367,11 @@ def test_the_gradient_of_appended_boxes_is_that_of_the_real_ones():
         (dict(negative_iou=1.5), r"negative_iou must lie in \[0, 1\], .* got 1.5"),
         (dict(negative_iou=(0.5, 0.1)), r"negative_iou must .* got \(0.5, 0.1\)"),
         (dict(negative_iou=(-0.1, 0.5)), r"negative_iou must .* got \(-0.1, 0.5\)"),
+        (dict(positive_iou=0.2), "positive_iou must not be below negative_iou, got 0.2 and 0.3"),
+        (
+            dict(positive_iou=0.5, negative_iou=(0.1, 0.6)),
+            r"positive_iou must not be below negative_iou, got 0.5 and \(0.1, 0.6\)",
+        ),
         (dict(ignore_iof_threshold=1.5), "ignore_iof_threshold must be at most 1, got 1.5"),
     ],
 )

@@ -53,9 +53,28 @@ def test_name_and_docstring_stay():
     assert paired.__name__ == "paired" and paired.__doc__ == "Returns what it was given."
 
 
-def test_only_shapes_are_checked():
-    paired(np.zeros((3, 4), int), np.zeros(3, np.float64))
-    paired(jnp.zeros((3, 4), jnp.bfloat16), jnp.zeros(3), size=np.zeros(2, np.int64))
+def test_types_of_numbers_are_not_checked():
+    paired(np.zeros((3, 4), int), np.zeros(3, bool))
+    paired(jnp.zeros((3, 4), jnp.bfloat16), jnp.zeros(3, bool), size=np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.uint8, np.int32])
+def test_masks_of_numbers_raise_while_tracing(kind):
+    message = rf"paired: valid wants booleans, found {np.dtype(kind)}; as in valid != 0"
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(paired, jnp.zeros((3, 4)), jnp.ones(3, kind))
+    with pytest.raises(ValueError, match=message):
+        paired(np.zeros((3, 4)), np.ones(3, kind))
+
+
+def test_masks_that_may_be_none_are_masks():
+    @check_shapes
+    def masked(crowd: Bool[Array | np.ndarray, " N"] | None = None):
+        return crowd
+
+    assert masked() is None and masked(np.ones(2, bool)).all()
+    with pytest.raises(ValueError, match="masked: crowd wants booleans, found int8"):
+        masked(np.ones(2, np.int8))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +93,8 @@ def test_only_shapes_are_checked():
     ],
 )
 def test_wrong_shapes_raise_while_tracing(arguments, settings, message):
-    arguments = [jnp.zeros(shape) for shape in arguments]
+    kinds = (float, bool, float)
+    arguments = [jnp.zeros(shape, kind) for shape, kind in zip(arguments, kinds, strict=False)]
     settings = {name: jnp.zeros(shape) for name, shape in settings.items()}
     for transform in (lambda f: lambda *a, **k: jax.eval_shape(f, *a, **k), jax.jit):
         with pytest.raises(ValueError, match=message):
@@ -110,11 +130,11 @@ def test_missing_and_unknown_arguments_are_type_errors():
 
 def test_letters_of_one_call_do_not_bind_the_next():
     for count in (3, 5):
-        paired(jnp.zeros((count, 4)), jnp.ones(count))
+        paired(jnp.zeros((count, 4)), jnp.ones(count, bool))
 
 
 def test_batches_are_seen_without_their_axis_under_vmap():
-    assert jax.vmap(paired, in_axes=(0, None))(jnp.zeros((2, 3, 4)), jnp.ones(3))[0].ndim == 3
+    assert jax.vmap(paired, in_axes=(0, None))(jnp.zeros((2, 3, 4)), jnp.ones(3, bool))[0].ndim == 3
     with pytest.raises(ValueError, match=r"boxes wants the shape \(N, 4\), found \(4,\)"):
         jax.vmap(paired, in_axes=(0, None))(jnp.zeros((3, 4)), jnp.ones(3))
 

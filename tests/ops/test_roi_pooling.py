@@ -492,3 +492,17 @@ def align(f, r, **settings):
 def test_impossible_inputs_raise_while_tracing(call, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(call, jnp.zeros((4, 4, 2)), jnp.zeros((1, 4)))
+
+
+@pytest.mark.parametrize("pool", [roi_align, roi_pool])
+def test_a_map_whose_channels_come_first_is_told_of(pool):
+    rois = jax.ShapeDtypeStruct((2, 4), jnp.float32)
+
+    def trace(*shape):
+        features = jax.ShapeDtypeStruct(shape, jnp.float32)
+        jax.eval_shape(partial(pool, stride=8), features, rois)
+
+    with pytest.warns(UserWarning, match=r"found \(256, 50, 68\), which looks like channels first"):
+        trace(256, 50, 68)
+    for shape in ((50, 68, 256), (256, 200, 64), (100, 20, 16), (256, 256, 3)):
+        trace(*shape)  # A warning would be an error here.

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-import cv2
-
+from jaxdet.data import decoding
 from jaxdet.types import UserError
 
 _THREADS = 8  # Pictures that are opened at once for their sizes; the disk is what takes time.
@@ -96,5 +95,7 @@ def _stays(path: str | Path, inside: set[Path]) -> bool:
 
 
 def _picture_size(path: Path) -> tuple[int, int]:
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    return (0, 0) if pixels is None else pixels.shape[:2]
+    try:
+        return decoding.decode_bytes(path.read_bytes(), rotate=True, name=path).shape[:2]
+    except (decoding.UnreadableImage, OSError):
+        return 0, 0

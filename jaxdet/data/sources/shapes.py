@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
+from tqdm import tqdm
 
 from jaxdet.data.ranges import is_pair
 from jaxdet.data.sources.pictures import KINDS, Picture, draw_picture
@@ -117,8 +118,12 @@ def _prepare(settings, folder):
     logging.getLogger("jaxdet").info("drawing %d pictures of shapes into %s", count, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(folder.parent)
-    with tempfile.TemporaryDirectory(prefix=_INCOMPLETE, dir=folder.parent) as made:
-        draw = partial(draw_split, settings)
+    with (
+        tempfile.TemporaryDirectory(prefix=_INCOMPLETE, dir=folder.parent) as made,
+        # On a terminal only; a log file has the line above.
+        tqdm(total=count, desc="drawing pictures", disable=None, leave=False) as bar,
+    ):
+        draw = partial(_draw_and_tell, settings, bar=bar)
         written = picture_files.write(draw, made, class_names=settings.classes)
         try:
             written.rename(folder)
@@ -126,6 +131,12 @@ def _prepare(settings, folder):
             # Another process was faster, with the same pictures.
             if not folder.is_dir():
                 raise
+
+
+def _draw_and_tell(settings, split, bar):
+    for picture in draw_split(settings, split):
+        yield picture
+        bar.update()
 
 
 def _remove_stale(parent):

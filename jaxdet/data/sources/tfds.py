@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxdet.data import transforms
+from jaxdet.data import decoding
+from jaxdet.data.decoding import PutRight, UnreadableImage
 from jaxdet.data.sources.selection import MIN_IMAGE_SIDE, shows_object
-from jaxdet.data.transforms import UnreadableImage
 from jaxdet.types import Example, UserError
 
 _ID_FEATURES = ("image/id", "image_id", "image/filename", "id")
@@ -39,6 +39,7 @@ class TfdsSource:
         """
         self.class_names = tuple(classes) or tuple(names)
         self._records = records
+        self._put_right = PutRight()
         self._start = 1 if one_based else 0
         # -1 for the classes that are not wanted.
         self._label_of = np.array(
@@ -61,7 +62,9 @@ class TfdsSource:
         record = self._records[index]
         image_id = next((record[key] for key in _ID_FEATURES if key in record), index)
         image_id = image_id.decode() if isinstance(image_id, bytes) else image_id
-        image = transforms.decode_bytes(record["image"], rotate=False, name=image_id)
+        image = decoding.decode_bytes(
+            record["image"], rotate=False, name=image_id, put_right=self._put_right
+        )
         height, width = size = image.shape[:2]
         fractions, labels, crowd, difficult = self._objects(record)
         corners = fractions * [width, height, width, height]

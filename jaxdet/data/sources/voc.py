@@ -6,13 +6,12 @@ from collections import defaultdict
 
 import numpy as np
 
+from jaxdet.data.decoding import SUFFIXES
 from jaxdet.data.sources import voc_xml
 from jaxdet.data.sources.files import FileSource, label_indices, report_unused
 from jaxdet.data.sources.folders import fill_sizes, find_files
 from jaxdet.data.sources.text import read_list
 from jaxdet.types import Example, UserError
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def read_voc(*, root: str, split: str, classes: tuple[str, ...] = ()) -> FileSource:
@@ -64,7 +63,7 @@ def _read_split(root, part):
         known = ", ".join(sorted(p.stem for p in list_path.parent.glob("*.txt"))) or "none"
         raise UserError(f"no split file {list_path}; found: {known}")
     images = _pictures(base / "JPEGImages")
-    stems = read_list(list_path, images, _SUFFIXES)
+    stems = read_list(list_path, images, SUFFIXES)
     for stem in stems:
         named = images.get(stem, ())
         if len(named) != 1:
@@ -85,7 +84,7 @@ def _pictures(folder):
     found = defaultdict(list)
     for name in sorted(os.listdir(folder)):
         stem, ending = os.path.splitext(name)
-        if ending.lower() in _SUFFIXES:
+        if ending.lower() in SUFFIXES:
             found[stem].append(name)
     return found
 

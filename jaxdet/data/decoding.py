@@ -1,0 +1,243 @@
+"""From the bytes of a picture's file to RGB: every kind that people have, none misread.
+
+JPEGs are decoded by simplejpeg, to the very pixels that OpenCV gives, because it says where
+their data is damaged; all other kinds by OpenCV, as they are stored, and made 8 bits here.
+"""
+
+import collections
+import logging
+import os
+import re
+import threading
+from typing import ClassVar, NamedTuple
+
+import cv2
+import numpy as np
+import simplejpeg
+from jaxtyping import Shaped, UInt8
+
+from jaxdet.data.picture_headers import Header, png_damage, read_header
+
+# Endings of the files that are looked for; what a file is, its content says.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+# Grey of what no image covers; detectors may overwrite it beside the image (`Images.sizes`).
+FILL = 114
+# 16,384 x 16,384: a file that says more would take more than 800 MB, and may be a trap.
+MAX_PIXELS = 2**28
+
+_KINDS = "JPEG, PNG, BMP, WebP, TIFF, GIF, PNM or JPEG 2000"
+# Cameras and microscopes write so many bits into 16.
+_DEPTHS = (8, 10, 12, 14, 16)
+# Remarks of the JPEG decoder on files whose pixels may be whole.
+_HARMLESS = ("unknown JFIF revision", "Unknown Adobe color transform")
+_PADDED = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    # What it prints of damaged files, an `UnreadableImage` says. OpenCV 5 has it elsewhere.
+    (getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)
+
+
+class UnreadableImage(ValueError):
+    """An image file that cannot be decoded, or that is not the annotated one."""
+
+
+class Stored(NamedTuple):
+    """A picture as it lies in its file, and how it is to be turned: 1 to 8, as in EXIF."""
+
+    pixels: UInt8[np.ndarray, "H W 3"]
+    orientation: int
+
+    def turned(self) -> UInt8[np.ndarray, "_ _ 3"]:
+        """The picture as viewers show it."""
+        return _turn(self.pixels, self.orientation)
+
+
+class PutRight:
+    """Counts what was done to pictures of unusual kinds; thread-safe.
+
+    Of each kind the first in the process is logged: a run that evaluates often says it once.
+
+    Attributes:
+        counts: how often each was done, by what was done.
+    """
+
+    _said: ClassVar[set[str]] = set()
+
+    def __init__(self):
+        self.counts: collections.Counter[str] = collections.Counter()
+        self._lock = threading.Lock()
+
+    def add(self, name: object, done: str) -> None:
+        """Counts a picture, and says so where it is the first."""
+        with self._lock:
+            self.counts[done] += 1
+        if done not in self._said:
+            self._said.add(done)
+            log = logging.getLogger("jaxdet")
+            log.warning("%s: %s (said once; others are counted)", name, done)
+
+
+def decode_bytes(
+    data: bytes, *, rotate: bool, name: object, put_right: PutRight | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Decodes a file to RGB; see `read`.
+
+    Args:
+        data: the file's content.
+        rotate: whether to follow the EXIF rotation.
+        name: the image's name, for messages.
+        put_right: counts what was done to pictures of unusual kinds.
+
+    Raises:
+        UnreadableImage: if it cannot be decoded.
+    """
+    stored = read(data, name=name, put_right=put_right)
+    return stored.turned() if rotate else stored.pixels
+
+
+def read(data: bytes, *, name: object, put_right: PutRight | None = None) -> Stored:
+    """Decodes a file to 8-bit RGB, and finds out how it is to be turned.
+
+    * 16 bits that hold 8, 10, 12 or 14, by the largest value in the picture, are stretched to
+      all 256 levels; the lower bits are cut off.
+    * Floating-point values are taken as 0..1 or 0..255, by their range.
+    * What is transparent shows grey 114, as beside images.
+    * Of an animation the first frame is taken.
+
+    Raises:
+        UnreadableImage: for what is no picture, of another kind, cut short, damaged where the
+            format lets that be seen, of more than `MAX_PIXELS`, or has values without a meaning.
+    """
+    header = read_header(data)
+    put_right = put_right or PutRight()
+    _check_kind(header, data, name)
+    _check_size(header.size, name)
+    if header.kind == "JPEG":
+        return Stored(_decode_jpeg(data, name), header.orientation)
+    damage = png_damage(data) if header.kind == "PNG" else None
+    if damage:
+        raise _damaged(name, data, header.kind, damage)
+    try:
+        raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        raw = None
+    if raw is None or raw.size == 0:
+        raise _damaged(name, data, header.kind, "OpenCV cannot decode it")
+    if header.kind == "TIFF":  # These OpenCV has turned.
+        raw = _turn(raw, {6: 8, 8: 6}.get(header.orientation, header.orientation))
+    return Stored(_to_rgb(raw, header, name, put_right), header.orientation)
+
+
+def _check_kind(header: Header, data: bytes, name: object) -> None:
+    if header.kind in ("HEIC", "AVIF"):
+        raise UnreadableImage(
+            f"{name}: a picture of the kind {header.kind}, which is not read here; convert it, as "
+            f"with `magick photo.{header.kind.lower()} photo.jpg`"
+        )
+    if header.kind is None:
+        found = f"it begins with {data[:12]!r}" if data else "the file is empty"
+        raise _damaged(name, data, f"wanted {_KINDS}", found)
+
+
+def _damaged(name, data, kind, reason):
+    said = f"{name}: not an image, or a damaged one ({len(data)} bytes; {kind}; {reason})"
+    return UnreadableImage(said)
+
+
+def _check_size(size, name):
+    if size and size[0] * size[1] > MAX_PIXELS:
+        raise UnreadableImage(
+            f"{name}: says that it has {size[0]} x {size[1]} pixels (height x width); pictures of "
+            f"up to {MAX_PIXELS} pixels are read"
+        )
+
+
+def _decode_jpeg(data, name):
+    """The pixels of a JPEG; those of a damaged one are no picture, however many there are."""
+    try:
+        _check_size(simplejpeg.decode_jpeg_header(data, strict=False)[:2], name)
+        return _whole_jpeg(data)
+    except UnreadableImage:
+        raise
+    except (ValueError, KeyError) as error:  # A KeyError where the colours are of no known kind.
+        raise _damaged(name, data, "JPEG", error) from None
+
+
+def _whole_jpeg(data):
+    try:
+        return simplejpeg.decode_jpeg(data)
+    except ValueError as error:
+        if any(remark in str(error) for remark in _HARMLESS):
+            return simplejpeg.decode_jpeg(data, strict=False)
+        padded = _PADDED.search(str(error))
+        if padded is None:
+            raise
+    # Some cameras pad the end; where nothing else is wrong, nothing is without that.
+    end = data.rfind(b"\xff\xd9")
+    return simplejpeg.decode_jpeg(data[: end - int(padded[1])] + data[end:])
+
+
+def _to_rgb(raw, header, name, put_right):
+    """What OpenCV decoded as RGB of 8 bits."""
+    channels = 1 if raw.ndim == 2 else raw.shape[2]
+    if channels not in (1, 3, 4):
+        raise UnreadableImage(f"{name}: has {channels} channels; wanted 1, 3 or 4")
+    if channels == 1:
+        grey = _to_bytes(raw, name, put_right)
+        # The 8-bit ones of these OpenCV has turned round.
+        grey = 255 - grey if header.white_is_zero and raw.dtype != np.uint8 else grey
+        return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+    colours = _to_bytes(raw[..., :3], name, put_right)
+    rgb = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
+    if channels == 3:
+        return rgb
+    alpha = raw[..., 3:]
+    covered = alpha / np.float32(1 if alpha.dtype.kind == "f" else 2 ** _bits(alpha.max()) - 1)
+    if covered.min() == 1:
+        return rgb
+    put_right.add(name, f"what is transparent shows grey {FILL}")
+    # The colours of 8-bit TIFFs come multiplied by it.
+    shown = rgb if header.kind == "TIFF" and raw.dtype == np.uint8 else rgb * covered
+    return np.clip(np.round(shown + FILL * (1 - covered)), 0, 255).astype(np.uint8)
+
+
+def _to_bytes(
+    values: Shaped[np.ndarray, "..."], name: object, put_right: PutRight
+) -> UInt8[np.ndarray, "..."]:
+    """Values of any type as 0..255; see `read`."""
+    if values.dtype == np.uint8:
+        return np.ascontiguousarray(values)
+    low, high = values.min(), values.max()  # NaN where one is.
+    if values.dtype.kind == "f":
+        top = 1 if high <= 1.02 else 255
+        # A little outside is what resampling leaves, and OpenCV 4, which writes floats lossily.
+        if not (low >= -0.02 * top and (top == 1 or 16 <= high <= 1.02 * top)):
+            raise UnreadableImage(
+                f"{name}: floating-point values from {low:.6g} to {high:.6g}; wanted 0 to 1, or "
+                f"0 to 255"
+            )
+        if top == 1:
+            put_right.add(name, "floating-point values are taken as 0 to 1")
+        return np.clip(np.round(values * (255 / top)), 0, 255).astype(np.uint8)
+    if low < 0 or high >= 2**16:
+        raise UnreadableImage(f"{name}: values from {low} to {high}; wanted 0 to 65535")
+    bits = _bits(high)
+    if bits < 16:
+        put_right.add(name, f"16-bit values, none above {2**bits - 1}, are taken as {bits} bits")
+    return (values >> (bits - 8)).astype(np.uint8)
+
+
+def _bits(high):
+    """How many bits whole numbers of up to this have."""
+    return next(bits for bits in _DEPTHS if high < 2**bits or bits == _DEPTHS[-1])
+
+
+def _turn(pixels, orientation):
+    """Pixels as EXIF wants them shown: 2 to 4 are mirrored or upside down, from 5 on they lie."""
+    if orientation >= 5:
+        pixels = cv2.transpose(pixels)
+    flips = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
+    return cv2.flip(pixels, flips[orientation]) if orientation in flips else pixels

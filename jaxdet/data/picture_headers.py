@@ -1,0 +1,171 @@
+"""What the file of a picture says of itself before it is decoded: kind, size, orientation.
+
+Files are read as far as these need, and what is cut short or damaged says nothing.
+"""
+
+import re
+import struct
+import zlib
+from typing import NamedTuple
+
+# What files begin with.
+_SIGNS = {
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "GIF": rb"GIF8[79]a",
+    "BMP": rb"BM",
+    "WebP": rb"RIFF....WEBP",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "PNM": rb"P[1-6]\s",
+    "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "AVIF": rb"....ftyp(avif|avis)",
+    "HEIC": rb"....ftyp(hei|hev|mif1|msf1)",
+}
+# Tags of TIFF, which EXIF has as well; 3, 4 and 16 are whole numbers of 2, 4 and 8 bytes.
+_WIDTH, _HEIGHT, _PHOTOMETRIC, _ORIENTATION = 256, 257, 262, 274
+_WHOLE_NUMBERS = {3: "H", 4: "I", 16: "Q"}
+_MOST_TAGS = 1000
+
+
+class Header(NamedTuple):
+    """What a file says.
+
+    Attributes:
+        kind: a name such as "PNG"; None for what is no picture that is known here.
+        size: (height, width) in pixels as stored; None where it is not said.
+        orientation: 1 to 8, as EXIF counts them; 1 is upright.
+        white_is_zero: whether a TIFF has its greys turned round.
+    """
+
+    kind: str | None
+    size: tuple[int, int] | None = None
+    orientation: int = 1
+    white_is_zero: bool = False
+
+
+def read_header(data: bytes) -> Header:
+    """Looks at the head of a file; of damaged ones it says less, and raises nothing.
+
+    The sizes of JPEGs are left to their decoder.
+    """
+    kind = next((name for name, sign in _SIGNS.items() if re.match(sign, data, re.DOTALL)), None)
+    try:
+        size, tags = _read(kind, data)
+    except (struct.error, IndexError, ValueError):
+        return Header(kind)
+    if kind == "TIFF" and _WIDTH in tags and _HEIGHT in tags:
+        size = tags[_HEIGHT], tags[_WIDTH]
+    orientation = tags.get(_ORIENTATION, 1)
+    orientation = orientation if 1 <= orientation <= 8 else 1
+    return Header(kind, size, orientation, tags.get(_PHOTOMETRIC) == 0)
+
+
+def png_damage(data: bytes) -> str | None:
+    """What is wrong with the parts of a PNG that its pixels need; None where nothing is.
+
+    Each part has a checksum. Decoders differ in what they make of a wrong one.
+    """
+    place = 8
+    while place + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, place)
+        name, end = data[place + 4 : place + 8], place + 8 + length
+        if end + 4 > len(data):
+            break
+        if name == b"IEND":
+            return None
+        needed = name[:1].isupper()
+        if needed and zlib.crc32(memoryview(data)[place + 4 : end]) != _number(data, end, ">I"):
+            return f"its part {name.decode('latin-1')} has a wrong checksum"
+        place = end + 4
+    return "it is cut short"
+
+
+def _read(kind, data):
+    """The size and the tags of EXIF or TIFF, where the kind has them here."""
+    if kind == "JPEG":
+        return None, _tags(_jpeg_exif(data))
+    if kind == "PNG":
+        return _pair(data, 16, ">II"), _tags(_png_exif(data))
+    if kind == "TIFF":
+        return None, _tags(data)
+    if kind == "WebP":
+        return None, _tags(_webp_exif(data))  # Neither side can be above 16384.
+    if kind == "GIF":
+        return _pair(data, 6, "<HH"), {}
+    if kind == "BMP":
+        old = _number(data, 14, "<I") == 12
+        return _pair(data, 18, "<HH" if old else "<ii"), {}
+    if kind == "PNM":
+        found = re.match(rb"P.(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)", data[:4096])
+        return (int(found[2]), int(found[1])) if found else None, {}
+    if kind == "JPEG 2000":
+        place = data.find(b"\xff\x51", 0, 65536)
+        right, down, left, top = struct.unpack_from(">4I", data, place + 6)
+        return (down - top, right - left) if place >= 0 else None, {}
+    return None, {}
+
+
+def _pair(data, place, form):
+    width, height = struct.unpack_from(form, data, place)
+    return abs(height), abs(width)
+
+
+def _number(data, place, form):
+    return struct.unpack_from(form, data, place)[0]
+
+
+def _jpeg_exif(data):
+    """The TIFF within a JPEG's first EXIF segment; empty where there is none."""
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xFF:  # Padding.
+            place += 1
+            continue
+        if marker in (0xD9, 0xDA):  # The end, or the pixels.
+            break
+        length = _number(data, place + 2, ">H")
+        if marker == 0xE1 and data[place + 4 : place + 10] == b"Exif\0\0":
+            return data[place + 10 : place + 2 + length]
+        place += 2 + length
+    return b""
+
+
+def _png_exif(data):
+    place = 8
+    while place + 12 <= len(data):
+        length, name = _number(data, place, ">I"), data[place + 4 : place + 8]
+        if name == b"eXIf":
+            return data[place + 8 : place + 8 + length]
+        place += 12 + length
+    return b""
+
+
+def _webp_exif(data):
+    place = 12
+    while place + 8 <= len(data):
+        length = _number(data, place + 4, "<I")
+        if data[place : place + 4] == b"EXIF":
+            return data[place + 8 : place + 8 + length].removeprefix(b"Exif\0\0")
+        place += 8 + length + length % 2
+    return b""
+
+
+def _tags(tiff):
+    """The tags that matter here of a TIFF's first directory; those of BigTIFF, too."""
+    if len(tiff) < 8:
+        return {}
+    order = "<" if tiff[:2] == b"II" else ">"
+    big = _number(tiff, 2, order + "H") == 43
+    start = _number(tiff, 8, order + "Q") if big else _number(tiff, 4, order + "I")
+    count = _number(tiff, start, order + ("Q" if big else "H"))
+    first, step, value = (start + 8, 20, 12) if big else (start + 2, 12, 8)
+    found = {}
+    for k in range(min(count, _MOST_TAGS)):
+        place = first + k * step
+        if place + step > len(tiff):
+            break
+        tag, form = struct.unpack_from(order + "HH", tiff, place)
+        if tag in (_WIDTH, _HEIGHT, _PHOTOMETRIC, _ORIENTATION) and form in _WHOLE_NUMBERS:
+            found[tag] = _number(tiff, place + value, order + _WHOLE_NUMBERS[form])
+    return found
