@@ -81,9 +81,10 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """The step with the best result, None where no evaluation gave one, or it was deleted."""
-        self._manager.wait_until_finished()
+        self._settle()
         step = self._manager.best_step()
-        results = None if step is None else self._manager.metrics(step)
+        gone = step is None or not (self._directory / str(step)).is_dir()
+        results = None if gone else self._manager.metrics(step)
         return step if results and math.isfinite(self._score(results)) else None
 
     def save(self, state: TrainState, results: Mapping[str, Any] | None = None) -> None:
@@ -122,9 +123,7 @@ class Checkpoints:
         try:
             self._tidy()
             # Without `force` a step that is saved already is silently left as it is.
-            self._manager.save(
-                step, args=ocp.args.Composite(**items), metrics=metrics, force=True
-            )
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
         except Exception as error:  # Orbax raises whatever its file system meets.
             self._lose(error)
 
@@ -231,7 +230,9 @@ class Checkpoints:
         if jax.process_index() == 0:
             leftovers.clear(self._directory, (), self.latest or 0)
         before = f"that of step {self.latest} stays" if self.latest else "there is none before it"
-        line = f"the checkpoint of step {self._saving} could not be saved: {leftovers.reason(error)}; "
+        line = (
+            f"the checkpoint of step {self._saving} could not be saved: {leftovers.reason(error)}; "
+        )
         if not self._unsaved:
             log.warning("warning: %s%s; the next save tries again", line, before)
         self._unsaved = UserError(f"{line}{before}, and a new start goes on from there")
