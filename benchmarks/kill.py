@@ -32,6 +32,7 @@ STOPWATCHES = {"images_per_second", "first_step_seconds"}
 
 
 def main() -> None:
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--folder", type=Path)
