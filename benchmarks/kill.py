@@ -63,7 +63,7 @@ def main() -> None:
 
 def start(workdir: Path, folder: Path) -> subprocess.Popen:
     """Starts or resumes the training."""
-    settings = ("checkpoint_every=1", "eval_every=50", "log_every=5", "num_pictures=0")
+    settings = ("checkpoint_every=1", "eval_every=10", "log_every=5", "num_pictures=0")
     settings += (f"data.root={folder / 'data'}",)
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),

@@ -161,7 +161,7 @@ def test_a_run_goes_on_with_the_settings_it_used_last(tmp_path):
     assert files == ["config.12.json", "config.9.json", "config.json"]
     config, files = start(12)
     assert (config.num_steps, config.data.root) == (30, "moved")
-    assert start(10)[1] == ["config.9.json", "config.json"], "of steps that were lost"
+    assert start(10)[1] == ["config.10.json", *files[1:]], "steps were lost, settings not"
     assert start(0)[1] == ["config.json"]
 
 
