@@ -2,7 +2,7 @@
 
     python benchmarks/kill.py [--kills=30] [--folder=FOLDER] [--seed=0]
 
-The training is the tests' tiny one, of 200 steps with a checkpoint after each, so
+The training is the tests' tiny one, of 60 steps with a checkpoint after each, so
 that most moments lie within a save or the removal of an old checkpoint. It is
 trained once undisturbed; then SIGKILL comes up to two seconds after the first new
 step, and every fifth time within ten seconds of the start. A run that ends between
@@ -27,7 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 ROOT = Path(__file__).parents[1]
-NUM_STEPS = 200
+NUM_STEPS = 60
 STOPWATCHES = {"images_per_second", "first_step_seconds"}
 
 

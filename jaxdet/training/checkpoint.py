@@ -29,10 +29,6 @@ ITEMS = ("variables", "training")
 VARIABLES = ("params", "batch_stats")
 
 log = logging.getLogger("jaxdet")
-# What orbax raises in the background, it prints there, too, in fifty lines.
-logging.getLogger("absl").addFilter(
-    lambda record: not (record.exc_info and "orbax" in record.pathname)
-)
 
 
 class _Damaged(UserError):
@@ -55,6 +51,7 @@ class Checkpoints:
             UserError: if there are only incomplete checkpoints. Beside complete
                 ones they are left out, and a line in the log says so.
         """
+        leftovers.quieten()
         self._directory = Path(directory).absolute()
         self._metric = metric
         self._left_out = leftovers.incomplete(self._directory)
@@ -133,7 +130,7 @@ class Checkpoints:
         Raises:
             UserError: if it failed.
         """
-        self._settle()
+        self._settle(say=False)
         if self._unsaved:
             raise self._unsaved
 
@@ -213,18 +210,18 @@ class Checkpoints:
                 log.warning("warning: old checkpoints are not removed: %s", error)
         self._manager.close()
 
-    def _settle(self) -> None:
+    def _settle(self, *, say: bool = True) -> None:
         """Waits for a save that goes on; says whether it failed."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            self._lose(error)
+            self._lose(error, say=say)
         else:
             if self._unsaved and self._saving in self._manager.all_steps():
                 self._unsaved = None
                 log.warning("checkpoints are saved again: that of step %s is", self._saving)
 
-    def _lose(self, error: Exception) -> None:
+    def _lose(self, error: Exception, *, say: bool = True) -> None:
         """Takes a failed save back, so that the next one can be tried."""
         self._manager.reload()
         if jax.process_index() == 0:
@@ -233,7 +230,7 @@ class Checkpoints:
         line = (
             f"the checkpoint of step {self._saving} could not be saved: {leftovers.reason(error)}; "
         )
-        if not self._unsaved:
+        if say and not self._unsaved:
             log.warning("warning: %s%s; the next save tries again", line, before)
         self._unsaved = UserError(f"{line}{before}, and a new start goes on from there")
 

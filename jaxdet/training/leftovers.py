@@ -1,8 +1,10 @@
 """What kills and failures leave among the checkpoints of a run."""
 
 import errno
+import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,27 @@ def clear(directory: Path, left_out: Iterable[int], latest: int) -> None:
             shutil.rmtree(folder, ignore_errors=True)
     for folder in (directory / REMOVED, *directory.glob(f"*{UNFINISHED}*")):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def quieten() -> None:
+    """Where orbax fails, tensorstore reports to event loops that orbax has closed by then."""
+    before = sys.unraisablehook
+    if getattr(before, "__name__", "") == "_show":
+        return
+
+    def _show(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = _show
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
+# What orbax raises in the background, it prints there, too, in fifty lines.
+logging.getLogger("absl").addFilter(_is_news)
 
 
 def reason(error: Any) -> str:

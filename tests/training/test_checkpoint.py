@@ -296,6 +296,7 @@ def test_a_full_disk_costs_a_line_and_no_checkpoint_before(small_disk, caplog, c
     ballast.write_bytes(bytes(25 * 10**5))
     for step in (2, 3):
         checkpoints.save(state.replace(step=np.int32(step)))
+        checkpoints._settle()  # As the next save does.
         with pytest.raises(UserError, match=f"step {step} could not be saved: No space left on"):
             checkpoints.check_saved()
         assert sorted(path.name for path in (small_disk / "run").iterdir()) == ["1"]
