@@ -22,17 +22,13 @@ import orbax.checkpoint as ocp
 from flax import serialization
 
 from jaxdet.training import leaves, leftovers
+from jaxdet.training import state as states
 from jaxdet.training.state import TrainState
 from jaxdet.types import UserError
 
 ITEMS = ("variables", "training")
-VARIABLES = ("params", "batch_stats")
 
 log = logging.getLogger("jaxdet")
-
-
-class _Damaged(UserError):
-    """Of a checkpoint that cannot be read."""
 
 
 class Checkpoints:
@@ -114,7 +110,7 @@ class Checkpoints:
             raise ValueError(f"the checkpoint of step {step} already exists")
         score = (results or {}).get(self._metric)
         known = score is not None and math.isfinite(score)
-        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(host).items()}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in states.split(host).items()}
         metrics = {self._metric: float(score) if known else -math.inf}
         self._saving = step
         try:
@@ -156,7 +152,7 @@ class Checkpoints:
             UserError: if there is no such checkpoint, if it is damaged, or if
                 it does not fit; the message names the first leaf that differs.
         """
-        items = self._read(which, _items(like))
+        items = self._read(which, states.split(like))
         variables, training = items["variables"], items["training"]
         state = {"ema": variables, **training} if like.ema else {"ema": {}, **variables, **training}
         return serialization.from_state_dict(like, state)
@@ -244,7 +240,7 @@ class Checkpoints:
             leftovers.clear(self._directory, self._left_out, kept[0] or 0)
         self._left_out.clear()
 
-    def _leave_out(self, damage: _Damaged) -> None:
+    def _leave_out(self, damage: leftovers.Damaged) -> None:
         """Goes on without a damaged checkpoint, if there is another."""
         if not self._manager.all_steps():
             raise damage
@@ -257,7 +253,7 @@ class Checkpoints:
             step = self.find(which)
             try:
                 return self._read_step(step, wanted)
-            except _Damaged as damage:
+            except leftovers.Damaged as damage:
                 if which != "latest":
                     raise
                 self._left_out[step] = str(damage)
@@ -279,10 +275,10 @@ class Checkpoints:
         except Exception as error:
             raise self._damaged(step, error) from error
 
-    def _damaged(self, step: int | str, reason: Any) -> _Damaged:
+    def _damaged(self, step: int | str, reason: Any) -> leftovers.Damaged:
         before = [each for each in self._manager.all_steps() if each < int(step)]
         purpose = "use the one before" if before else "begin anew"
-        return _Damaged(
+        return leftovers.Damaged(
             f"the checkpoint {self._directory / str(step)} is damaged: {leftovers.reason(reason)}; "
             f"remove this folder to {purpose}"
         )
@@ -291,7 +287,7 @@ class Checkpoints:
         difference = leaves.first_difference(None if metadata is None else metadata.tree, tree)
         if difference:
             name, found, wanted = difference
-            averaged = item == "training" and name.partition("/")[0] in VARIABLES
+            averaged = item == "training" and name.partition("/")[0] in states.VARIABLES
             hint = " (beside the averages of config.ema_decay)" if averaged else ""
             raise UserError(
                 f"checkpoint {step} in {self._directory} does not fit the config: "
@@ -302,13 +298,3 @@ class Checkpoints:
         if self._metric is None:
             return max(results.values())
         return results.get(self._metric, -math.inf)
-
-
-def _items(state: TrainState) -> dict[str, Any]:
-    """A state as plain nested dicts, split into the items of a checkpoint."""
-    tree = serialization.to_state_dict(state)
-    trained = {name: tree[name] for name in VARIABLES}
-    training = {name: tree[name] for name in ("step", "opt_state")}
-    if not state.ema:
-        return {"variables": trained, "training": training}
-    return {"variables": tree["ema"], "training": {**training, **trained}}

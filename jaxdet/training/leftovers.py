@@ -11,12 +11,18 @@ from typing import Any
 
 from orbax.checkpoint import path as orbax_path
 
+from jaxdet.types import UserError
+
 # Every complete checkpoint has these, and they are not empty.
 FILES = ("variables/_METADATA", "training/_METADATA", "metrics/metrics")
 # Old steps are moved here in one move, and removed then: no step is ever seen half removed.
 REMOVED = "removed"
 MAX_REASON = 200  # Characters of another library's message that are shown.
 UNFINISHED = ".orbax-checkpoint-tmp"  # In the name of a step that is being written.
+
+
+class Damaged(UserError):
+    """Of a checkpoint that cannot be read."""
 
 
 class NamesOfComplete(orbax_path.step.NameFormat):
