@@ -86,9 +86,13 @@ def write(path: str | os.PathLike, contents: Contents) -> None:
     _open(json.loads(json.dumps(values)), leaves, path)
     text = json.dumps({**values, "sha256": _digest(values, leaves)})
     partial = path.with_name(path.name + ".partial")
-    # `save_file` makes files that no other user may read.
-    partial.write_bytes(save(leaves, metadata={"jaxdet": text}))
-    os.replace(partial, path)
+    try:
+        # `save_file` makes files that no other user may read.
+        partial.write_bytes(save(leaves, metadata={"jaxdet": text}))
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def read(path: str | os.PathLike) -> tuple[Contents, Detector]:

@@ -134,8 +134,8 @@ def _split(arguments: Sequence[str]) -> tuple[list[tuple[str, str | None]], list
 def _read_config(named: str | None, workdir: Path | None) -> tuple[dict[str, Any], str]:
     if named:
         return config_files.read(named)
-    if workdir and (workdir / config_files.SAVED_NAME).is_file():
-        return config_files.read_json(workdir / config_files.SAVED_NAME), ""
+    if workdir and config_files.last_saved(workdir).is_file():
+        return config_files.read_json(config_files.last_saved(workdir)), ""
     found = f"; {workdir} has no {config_files.SAVED_NAME}" if workdir else ""
     raise UserError(f"name a config: --config=FILE, such as --config=configs/quickstart.py{found}")
 

@@ -95,6 +95,41 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
     }
 
 
+def last_saved(workdir: Path) -> Path:
+    """The settings that a run used last.
+
+    That is `config.<step>.json` of the last step that it was resumed at with
+    other settings than before, or `config.json`.
+    """
+    resumed = {step: path for path, step in _resumed(workdir)}
+    return resumed[max(resumed)] if resumed else workdir / SAVED_NAME
+
+
+def keep(config: ConfigDict, workdir: Path, done: int) -> None:
+    """Writes the settings of a run that starts after a step; what it began with stays.
+
+    Nothing is written where it goes on with those that it used last.
+    """
+    for path, step in _resumed(workdir):
+        if step > done:  # Of a part of the run that was given up.
+            path.unlink()
+    last = last_saved(workdir)
+    path = workdir / (f"config.{done}.json" if done else SAVED_NAME)
+    if not done or not last.exists() or differences(read_json(last), _with_text(config.to_dict())):
+        save(config, path)
+
+
+def describe_differences(config: ConfigDict) -> list[str]:
+    """The settings that are not the defaults: a line for each section of the config."""
+    defaults = dict(schema.leaves(schema.describe(config.to_dict())))
+    sections: dict[str, list[str]] = {}
+    for path, value in schema.leaves(config.to_dict()):
+        if path not in defaults or defaults[path].default != value:
+            section, _, name = path.rpartition(".")
+            sections.setdefault(section, []).append(f"{name}={value}")
+    return [f"{f'{section}: ' if section else ''}{' '.join(s)}" for section, s in sections.items()]
+
+
 def changes_of_run(config: ConfigDict, path: Path) -> list[str]:
     """What makes another run of a config than the saved one; no file, nothing.
 
@@ -158,6 +193,12 @@ def _run(file: Path, argument: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config() of {file} gives no ConfigDict, but {config!r}")
     return config
+
+
+def _resumed(workdir: Path) -> list[tuple[Path, int]]:
+    """Each `config.<step>.json`, and its step."""
+    paths = [(path, path.name.split(".")[1]) for path in workdir.glob("config.*.json")]
+    return [(path, int(step)) for path, step in paths if step.isdecimal()]
 
 
 def _with_text(value: Any) -> Any:

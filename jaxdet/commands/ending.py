@@ -6,7 +6,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
@@ -64,7 +64,8 @@ def in_one_line(argv: Sequence[str]) -> Iterator[SimpleNamespace]:
     except Exception as error:
         # A mistake of ours, about which a line says too little.
         if place.folder is not None:
-            place.folder.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError):
+                place.folder.mkdir(parents=True, exist_ok=True)
         line = f"{type(error).__name__}: {error}"
         _fail(line, error, place.folder, debug or place.folder is None)
     finally:
@@ -80,7 +81,10 @@ def _fail(line: str, error: Exception | None, folder: Path | None, debug: bool) 
     if debug:
         print(text, file=sys.stderr, end="")
     elif error and folder and folder.is_dir():
-        (folder / TRACEBACK_NAME).write_text(text)
-        line += f" (where: {folder / TRACEBACK_NAME}, or --debug)"
+        try:
+            (folder / TRACEBACK_NAME).write_text(text)
+            line += f" (where: {folder / TRACEBACK_NAME}, or --debug)"
+        except OSError:  # A full disk may be what is wrong.
+            line += " (where: --debug)"
     print(f"error: {line}", file=sys.stderr)
     sys.exit(1)

@@ -1,8 +1,9 @@
 """Evaluates a run: python eval.py --workdir=FOLDER [--checkpoint=best|latest|STEP] [--split=NAME].
 
-The settings are those that the run began with; --config=FILE names others, and
---config.SETTING=VALUE changes one. The results of the run's own split are written
-to eval.json, those of another --split to eval_<split>.json.
+The settings are those that the run used last; --config=FILE names others, and
+--config.SETTING=VALUE changes one. The results of the best checkpoint on the run's
+own split are written to eval.json, those of another --split to eval_<split>.json.
+Of another --checkpoint the file says so: eval.latest.json, eval.8.json.
 
 With --write_proposals=FILE.npz all detections on the split are written as
 proposals for a detector that takes given ones; FILE may hold {split}. All images
@@ -48,7 +49,7 @@ def evaluate(arguments: command_line.Arguments) -> int:
         raise UserError(f"no checkpoint to evaluate: there is no folder {folder}")
     checkpoints = Checkpoints(folder)
     step = checkpoints.find(flags.checkpoint)
-    changes = config_files.changes_of_run(config, workdir / config_files.SAVED_NAME)
+    changes = config_files.changes_of_run(config, config_files.last_saved(workdir))
 
     steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
     run = opening.open_run(config)
@@ -68,17 +69,16 @@ def evaluate(arguments: command_line.Arguments) -> int:
     if not found:
         print(f"{split} has no annotations: there is nothing to evaluate")
         return 0
-    file = workdir / _name_results(split, own=config.data.eval_split)
-    write_json(file, found)
     print(EVALUATIONS[config.evaluation.name].format_table(found))
+    file = workdir / _name_results(split, flags.checkpoint, own=config.data.eval_split)
+    write_json(file, found)
     print(f"checkpoint {step} ({flags.checkpoint}) on {split}; written to {file}")
     return 0
 
 
-def _name_results(split: str, *, own: str) -> str:
-    if split == own:
-        return "eval.json"
-    return "eval_" + re.sub(r"[^\w.+-]+", "-", split) + ".json"
+def _name_results(split: str, checkpoint: str, *, own: str) -> str:
+    part = "" if split == own else "_" + re.sub(r"[^\w.+-]+", "-", split)
+    return f"eval{part}{'' if checkpoint == 'best' else f'.{checkpoint}'}.json"
 
 
 def _define_flags(parser: argparse.ArgumentParser) -> None:

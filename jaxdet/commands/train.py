@@ -1,11 +1,12 @@
 """Trains a detector: python train.py --config=FILE [--workdir=FOLDER] [--config.SETTING=VALUE].
 
 Run again on the same workdir, it resumes; finished, it says so. Then --config may
-be left out: the run goes on with the settings that it began with.
+be left out: the run goes on with the settings that it used last.
 """
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 from jaxdet import model_file
 from jaxdet.commands import command_line, config_files, opening, results, run_model
 from jaxdet.evaluation import EVALUATIONS
-from jaxdet.training import loop, state, steps
+from jaxdet.training import lock, loop, state, steps
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.writer import Writer
 from jaxdet.types import UserError
@@ -38,7 +39,12 @@ def train(arguments: command_line.Arguments) -> int:
     if flags.distributed:
         _join(flags)
     first_process = jax.process_index() == 0
+    with lock.owned(workdir, active=first_process):
+        return _train(config, workdir, first_process)
 
+
+def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
+    """Trains, or resumes, in a folder that nobody else writes to."""
     run = opening.open_training(config)
     config, detector = run.config, run.detector
     eval_source = opening.open_source(config, config.data.eval_split, run.class_names)
@@ -57,13 +63,13 @@ def train(arguments: command_line.Arguments) -> int:
             "eval.py evaluates it again"
         )
         return 0
-    changes, lines = [], ()
+    lines = ()
     if done:
         start = checkpoints.restore("latest", like=like)
+        done = int(start.step)  # Of the one before, where the latest was damaged.
         origin = f"resuming after step {done}"
-        changes = config_files.changes_of_run(config, workdir / config_files.SAVED_NAME)
-        for change in changes:
-            print(f"warning: the run began with another config: {change}", file=sys.stderr)
+        for change in config_files.changes_of_run(config, config_files.last_saved(workdir)):
+            print(f"warning: the run had another config so far: {change}", file=sys.stderr)
     else:
         variables, origin, lines = opening.first_variables(run)
         start = create(variables)
@@ -74,11 +80,13 @@ def train(arguments: command_line.Arguments) -> int:
     if first_process:
         # Of a shorter run in this folder; what is best now is not known yet.
         (workdir / model_file.NAME).unlink(missing_ok=True)
-        _keep_config(config, workdir, done, changed=bool(changes))
+        config_files.keep(config, workdir, done)
+        print(f"settings that are not the defaults (all: {config_files.last_saved(workdir)}):")
+        for line in config_files.describe_differences(config):
+            print(textwrap.fill(line, 100, initial_indent="  ", subsequent_indent="    "))
         if lines:
             (workdir / FIRST_WEIGHTS_NAME).write_text("\n".join(lines) + "\n")
             origin = f"{origin} (each in {workdir / FIRST_WEIGHTS_NAME})"
-        print(config.to_json(indent=2))
         print(f"{origin}; {len(run.source)} training images; writing to {workdir}")
     try:
         outcome = loop.train(
@@ -108,15 +116,19 @@ def train(arguments: command_line.Arguments) -> int:
             final_eval_every=config.final_eval_every,
             reload_best_at=config.optimizer.milestones if config.reload_best_at_milestones else (),
         )
+        writer.close()
+        if outcome.results and first_process:  # Whatever can't be written behind this.
+            print(EVALUATIONS[config.evaluation.name].format_table(outcome.results))
+        checkpoints.check_saved()
         if not outcome.signal:
             run_model.write(run, eval_source, checkpoints, workdir, active=first_process)
     finally:
         writer.close()
         checkpoints.close()
-    return _say_outcome(config, workdir, outcome, batches)
+    return _say_outcome(workdir, outcome, batches)
 
 
-def _say_outcome(config: ConfigDict, workdir: Path, outcome: loop.Outcome, batches: object) -> int:
+def _say_outcome(workdir: Path, outcome: loop.Outcome, batches: object) -> int:
     for sentence in losses_of_data(batches):
         print(sentence)
     if outcome.signal:
@@ -124,7 +136,6 @@ def _say_outcome(config: ConfigDict, workdir: Path, outcome: loop.Outcome, batch
         print(f"stopped by signal {outcome.signal}; step {step} is saved, run again to resume")
         return 128 + outcome.signal
     if jax.process_index() == 0:
-        print(EVALUATIONS[config.evaluation.name].format_table(outcome.results))
         print(f"pictures:    {workdir / 'pictures'}")
         print(f"checkpoints: {workdir / 'checkpoints'}")
         print(f"best model:  {workdir / model_file.NAME}")
@@ -142,13 +153,6 @@ def losses_of_data(loader: object) -> list[str]:
     for done, count in loader.put_right.counts.items():
         sentences.append(f"{count} times a picture was put right: {done}")
     return sentences
-
-
-def _keep_config(config: ConfigDict, workdir: Path, done: int, *, changed: bool) -> None:
-    """Writes the config of a run; what it began with stays as it is."""
-    if not done or changed:
-        name = f"config.{done}.json" if done else config_files.SAVED_NAME
-        config_files.save(config, workdir / name)
 
 
 def _compare(config: ConfigDict, against: str) -> int:

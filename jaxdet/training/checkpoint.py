@@ -1,11 +1,16 @@
 """Checkpoints in `<directory>/<step>/`: the latest and the best are kept.
 
+A kill at any moment, a full disk or a damaged file costs at most the steps since
+the last complete one. While a run goes on there may be one checkpoint more: the
+next save removes it, once this one is known to be complete.
+
 Each holds two items, so that evaluation needs no optimizer: `variables`
 (params and batch_stats) and `training` (step and optimizer state). Where a
 state keeps averages, they are the `variables`, and `training` holds the params
 and batch_stats that they are averages of.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,16 +20,15 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from jaxdet.training import leaves, leftovers
+from jaxdet.training import state as states
 from jaxdet.training.state import TrainState
 from jaxdet.types import UserError
 
 ITEMS = ("variables", "training")
-VARIABLES = ("params", "batch_stats")
-# Every complete checkpoint has these, and they are not empty.
-FILES = (*(f"{item}/_METADATA" for item in ITEMS), "metrics/metrics")
-MAX_REASON = 200  # Characters of orbax's own message that are shown.
+
+log = logging.getLogger("jaxdet")
 
 
 class Checkpoints:
@@ -40,21 +44,27 @@ class Checkpoints:
                 takes whichever they were saved with; it is for reading only.
 
         Raises:
-            UserError: if a checkpoint is incomplete.
+            UserError: if there are only incomplete checkpoints. Beside complete
+                ones they are left out, and a line in the log says so.
         """
+        leftovers.quieten()
         self._directory = Path(directory).absolute()
-        self._check_complete()
         self._metric = metric
+        self._left_out = leftovers.incomplete(self._directory)
+        self._saving: int | None = None  # The step that was saved last, or is being saved.
+        self._unsaved: UserError | None = None  # Of the last save, where it failed.
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 best_fn=self._score,
-                preservation_policy=AnyPreservationPolicy(
-                    [LatestN(1), BestN(get_metric_fn=self._score, n=1)]
-                ),
+                step_name_format=leftovers.NamesOfComplete(self._left_out),
+                todelete_subdir=leftovers.REMOVED,
+                create=metric is not None,
             ),
             item_handlers={item: ocp.StandardCheckpointHandler() for item in ITEMS},
         )
+        for step, reason in sorted(self._left_out.items()):
+            self._leave_out(self._damaged(step, reason))
 
     @property
     def latest(self) -> int | None:
@@ -64,15 +74,18 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """The step with the best result, None where no evaluation gave one, or it was deleted."""
-        self._manager.wait_until_finished()
+        self._settle()
         step = self._manager.best_step()
-        results = None if step is None else self._manager.metrics(step)
+        gone = step is None or not (self._directory / str(step)).is_dir()
+        results = None if gone else self._manager.metrics(step)
         return step if results and math.isfinite(self._score(results)) else None
 
     def save(self, state: TrainState, results: Mapping[str, Any] | None = None) -> None:
         """Starts to save a state; the writing goes on in the background.
 
         A process that is killed meanwhile leaves the checkpoint before intact.
+        So does a disk that is full: that is a line in the log, the next save
+        tries again, and `check_saved` raises it.
 
         Args:
             state: the state after its step; it is copied to the host first.
@@ -82,35 +95,64 @@ class Checkpoints:
         Raises:
             ValueError: if this step is saved already, or the folder was opened
                 without a metric.
+            UserError: if a parameter is not finite; nothing is saved then.
         """
         if self._metric is None:
             raise ValueError("these checkpoints were opened for reading, without a metric")
         # A plain device_get may share memory with a buffer that the next step overwrites.
         host = jax.tree.map(lambda leaf: np.array(leaf, copy=True), jax.device_get(state))
         step = int(host.step)
+        name = leaves.first_not_finite(host.variables)
+        if name:
+            raise UserError(f"{name} is not finite at step {step}; {self.where_to_go_on()}")
+        self._settle()
+        if step in self._manager.all_steps():
+            raise ValueError(f"the checkpoint of step {step} already exists")
         score = (results or {}).get(self._metric)
         known = score is not None and math.isfinite(score)
-        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(host).items()}
-        # Without `force` a step that is saved already is silently left as it is.
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(**items),
-            metrics={self._metric: float(score) if known else -math.inf},
-            force=True,
+        items = {name: ocp.args.StandardSave(tree) for name, tree in states.split(host).items()}
+        metrics = {self._metric: float(score) if known else -math.inf}
+        self._saving = step
+        try:
+            self._tidy()
+            # Without `force` a step that is saved already is silently left as it is.
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+        except Exception as error:  # Orbax raises whatever its file system meets.
+            self._lose(error)
+
+    def check_saved(self) -> None:
+        """Waits for the last save.
+
+        Raises:
+            UserError: if it failed.
+        """
+        self._settle(say=False)
+        if self._unsaved:
+            raise self._unsaved
+
+    def where_to_go_on(self) -> str:
+        """The end of a line about a run whose numbers became infinite."""
+        self._settle()
+        saved = f"step {self.latest} is" if self.latest else "no step is"
+        return (
+            f"the last good state stays: {saved} saved, and a new start goes on from there; a "
+            "lower optimizer.learning_rate or an optimizer.clip_norm, such as 10, usually helps, "
+            "in the first steps a longer optimizer.warmup_steps"
         )
 
     def restore(self, which: int | str, *, like: TrainState) -> TrainState:
         """Reads a whole state, as NumPy arrays.
 
         Args:
-            which: a step, "latest" or "best".
+            which: a step, "latest" or "best". A latest one that is damaged gives
+                way to the one before, with a line in the log.
             like: state of the wanted shapes; `jax.eval_shape` gives one.
 
         Raises:
             UserError: if there is no such checkpoint, if it is damaged, or if
                 it does not fit; the message names the first leaf that differs.
         """
-        items = self._read(which, _items(like))
+        items = self._read(which, states.split(like))
         variables, training = items["variables"], items["training"]
         state = {"ema": variables, **training} if like.ema else {"ema": {}, **variables, **training}
         return serialization.from_state_dict(like, state)
@@ -155,13 +197,70 @@ class Checkpoints:
         return self._manager.reached_preemption(step)
 
     def close(self) -> None:
-        """Waits until everything is written."""
+        """Waits until everything is written, and removes what is not kept."""
+        self._settle()
+        if self._saving is not None:
+            try:
+                self._tidy()
+            except OSError as error:
+                log.warning("warning: old checkpoints are not removed: %s", error)
         self._manager.close()
+
+    def _settle(self, *, say: bool = True) -> None:
+        """Waits for a save that goes on; says whether it failed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._lose(error, say=say)
+        else:
+            if self._unsaved and self._saving in self._manager.all_steps():
+                self._unsaved = None
+                log.warning("checkpoints are saved again: that of step %s is", self._saving)
+
+    def _lose(self, error: Exception, *, say: bool = True) -> None:
+        """Takes a failed save back, so that the next one can be tried."""
+        self._manager.reload()
+        if jax.process_index() == 0:
+            leftovers.clear(self._directory, (), self.latest or 0)
+        before = f"that of step {self.latest} stays" if self.latest else "there is none before it"
+        line = (
+            f"the checkpoint of step {self._saving} could not be saved: {leftovers.reason(error)}; "
+        )
+        if say and not self._unsaved:
+            log.warning("warning: %s%s; the next save tries again", line, before)
+        self._unsaved = UserError(f"{line}{before}, and a new start goes on from there")
+
+    def _tidy(self) -> None:
+        """Removes what is neither the latest nor the best, and what failures have left."""
+        kept = (self._manager.latest_step(), self._manager.best_step())
+        for step in self._manager.all_steps():
+            if step not in kept:
+                self._manager.delete(step)
+        if jax.process_index() == 0:
+            leftovers.clear(self._directory, self._left_out, kept[0] or 0)
+        self._left_out.clear()
+
+    def _leave_out(self, damage: leftovers.Damaged) -> None:
+        """Goes on without a damaged checkpoint, if there is another."""
+        if not self._manager.all_steps():
+            raise damage
+        log.warning("warning: %s; it is left out", damage)
 
     def _read(self, which: int | str, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
         """The wanted items of a checkpoint, once their trees and shapes are found to fit."""
-        self._manager.wait_until_finished()
-        step = self.find(which)
+        self._settle()
+        while True:
+            step = self.find(which)
+            try:
+                return self._read_step(step, wanted)
+            except leftovers.Damaged as damage:
+                if which != "latest":
+                    raise
+                self._left_out[step] = str(damage)
+                self._manager.reload()
+                self._leave_out(damage)
+
+    def _read_step(self, step: int, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
             found = self._manager.item_metadata(step)
         except Exception as error:  # Orbax raises whatever its parsers and file system meet.
@@ -176,54 +275,26 @@ class Checkpoints:
         except Exception as error:
             raise self._damaged(step, error) from error
 
-    def _check_complete(self) -> None:
-        for folder in self._directory.glob("*"):
-            if not folder.name.isdecimal():
-                continue  # Not a checkpoint yet; orbax renames it when all is written.
-            for name in FILES:
-                if not (folder / name).is_file() or not (folder / name).stat().st_size:
-                    raise self._damaged(folder.name, f"{name} is missing or empty")
-
-    def _damaged(self, step: int | str, reason: Any) -> UserError:
-        reason = str(reason).strip().splitlines() or [type(reason).__name__]
-        return UserError(
-            f"the checkpoint {self._directory / str(step)} is damaged: {reason[0][:MAX_REASON]}; "
-            "remove this folder to use the one before"
+    def _damaged(self, step: int | str, reason: Any) -> leftovers.Damaged:
+        before = [each for each in self._manager.all_steps() if each < int(step)]
+        purpose = "use the one before" if before else "begin anew"
+        return leftovers.Damaged(
+            f"the checkpoint {self._directory / str(step)} is damaged: {leftovers.reason(reason)}; "
+            f"remove this folder to {purpose}"
         )
 
-    def _check(self, step: int, item: str, metadata: Any, wanted: Any) -> None:
-        found_leaves = {} if metadata is None else _describe(metadata.tree)
-        wanted_leaves = _describe(wanted)
-        for name in [*wanted_leaves, *found_leaves]:
-            found, want = found_leaves.get(name, "nothing"), wanted_leaves.get(name, "nothing")
-            if found != want:
-                averaged = item == "training" and name.partition("/")[0] in VARIABLES
-                hint = " (beside the averages of config.ema_decay)" if averaged else ""
-                raise UserError(
-                    f"checkpoint {step} in {self._directory} does not fit the config: "
-                    f"{name}{hint}: wanted {want}, found {found}"
-                )
+    def _check(self, step: int, item: str, metadata: Any, tree: Any) -> None:
+        difference = leaves.first_difference(None if metadata is None else metadata.tree, tree)
+        if difference:
+            name, found, wanted = difference
+            averaged = item == "training" and name.partition("/")[0] in states.VARIABLES
+            hint = " (beside the averages of config.ema_decay)" if averaged else ""
+            raise UserError(
+                f"checkpoint {step} in {self._directory} does not fit the config: "
+                f"{name}{hint}: wanted {wanted}, found {found}"
+            )
 
     def _score(self, results: Mapping[str, float]) -> float:
         if self._metric is None:
             return max(results.values())
         return results.get(self._metric, -math.inf)
-
-
-def _items(state: TrainState) -> dict[str, Any]:
-    """A state as plain nested dicts, split into the items of a checkpoint."""
-    tree = serialization.to_state_dict(state)
-    trained = {name: tree[name] for name in VARIABLES}
-    training = {name: tree[name] for name in ("step", "opt_state")}
-    if not state.ema:
-        return {"variables": trained, "training": training}
-    return {"variables": tree["ema"], "training": {**training, **trained}}
-
-
-def _describe(tree: Any) -> dict[str, str]:
-    """Each leaf's path and what it is, such as "(64, 3) float32"."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): f"{tuple(leaf.shape)} {leaf.dtype}"
-        for path, leaf in leaves
-    }

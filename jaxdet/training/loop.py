@@ -97,7 +97,8 @@ def train(
             0 for no change.
 
     Raises:
-        UserError: if a loss is not finite; found when it is logged.
+        UserError: if a loss is not finite, found when it is logged, or a parameter,
+            found when it is saved; the last checkpoint stays.
     """
     done, results = int(state.step), None
     window = _Window()
@@ -118,7 +119,7 @@ def train(
             saving = evaluating or stopped or _due(done, checkpoint_every)
 
             if saving or drawing or _due(done, log_every):
-                _log(done, window.read(), writer)
+                _log(done, window.read(), writer, checkpoints)
             found = None
             try:
                 if evaluating:
@@ -141,13 +142,15 @@ def _due(done: int, every: int) -> bool:
     return every > 0 and done % every == 0
 
 
-def _log(done: int, values: dict[str, Any], writer: Writer) -> None:
+def _log(done: int, values: dict[str, Any], writer: Writer, checkpoints: Checkpoints) -> None:
     writer.scalars(done, values)
     shown = {k: v for k, v in values.items() if "loss" in k and np.ndim(v) == 0}
     terms = {k: v for k, v in values.items() if k in shown or k == GRADIENT_NORM}
     if not all(math.isfinite(value) for value in terms.values()):
         found = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
-        raise UserError(f"the loss is not finite at step {done}: {found}")
+        raise UserError(
+            f"the loss is not finite at step {done}: {found}; {checkpoints.where_to_go_on()}"
+        )
     if "first_step_seconds" in values:
         writer.say(f"the first step took {values['first_step_seconds']:.1f} s (compilation)")
     if "images_per_second" in values:

@@ -6,6 +6,9 @@ from typing import Any
 import flax.struct
 import jax.numpy as jnp
 import optax
+from flax import serialization
+
+VARIABLES = ("params", "batch_stats")
 
 
 @flax.struct.dataclass
@@ -59,3 +62,13 @@ def create(
 
 def _variables(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {name: part for name, part in tree.items() if name == "params" or part}
+
+
+def split(state: TrainState) -> dict[str, Any]:
+    """A state as plain nested dicts: the `variables` to predict with, and all else, `training`."""
+    tree = serialization.to_state_dict(state)
+    trained = {name: tree[name] for name in VARIABLES}
+    training = {name: tree[name] for name in ("step", "opt_state")}
+    if not state.ema:
+        return {"variables": trained, "training": training}
+    return {"variables": tree["ema"], "training": {**training, **trained}}

@@ -1,29 +1,36 @@
 """What a run leaves behind to look at: metrics.jsonl, eval.json, TensorBoard, pictures, a bar."""
 
+import hashlib
 import json
 import math
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import tensorboardX
 from flax.traverse_util import flatten_dict
 from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
+from jaxdet.training import patient_files
 from jaxdet.types import UserError
 
 # Seconds between two drawings of the bar; a log file gets a line each time.
 BAR_SECONDS, BAR_SECONDS_IN_FILE = 0.5, 30.0
+MAX_NAME = 100  # Bytes of a picture's name; file systems take 143 or 255 with all around it.
 
 
 class Writer:
-    """Writes the logs of one run; on all processes but the first it does nothing."""
+    """Writes the logs of one run; on all processes but the first it does nothing.
+
+    A disk that is full or gone does not end the run: there is a line in the log,
+    lines and results are tried again with the next ones, pictures are left out.
+    """
 
     def __init__(
         self, workdir: str | Path, *, start_step: int = 0, num_steps: int = 0, active: bool = True
@@ -37,6 +44,9 @@ class Writer:
             start_step: steps done so far.
             num_steps: steps in all, for the bar.
             active: False on all processes but the first.
+
+        Raises:
+            OSError: if the folder cannot be written to at all.
         """
         self._workdir, self._active = Path(workdir), active
         if not active:
@@ -44,8 +54,10 @@ class Writer:
         self._workdir.mkdir(parents=True, exist_ok=True)
         lines = self._workdir / "metrics.jsonl"
         cut_lines(lines, start_step)
-        self._lines = lines.open("a")
-        self._board = tensorboardX.SummaryWriter(str(self._workdir), purge_step=start_step + 1)
+        self._lines = patient_files.PatientFile(lines)
+        self._board = patient_files.open_board(self._workdir, purge_step=start_step + 1)
+        self._refusals = patient_files.Refusals()
+        self._results: Mapping[str, Any] | None = None  # That are not written yet.
         self._bar = tqdm(
             total=num_steps,
             initial=start_step,
@@ -69,8 +81,9 @@ class Writer:
         """
         if not self._active:
             return
-        self._lines.write(json.dumps({"step": step, **_plain(values)}) + "\n")
+        self._lines.write((json.dumps({"step": step, **_plain(values)}) + "\n").encode())
         self._lines.flush()
+        self._write_results()
         for name, value in values.items():
             if value is not None and np.ndim(value) == 0 and math.isfinite(value):
                 self._board.add_scalar(name, float(value), step)
@@ -94,7 +107,7 @@ class Writer:
         """
         if not self._active:
             return
-        write_json(self._workdir / "eval.json", results)
+        self._results = results
         self.scalars(step, flatten_dict({"eval": results}, sep="/"))
 
     def pictures(self, step: int, pictures: Sequence[tuple[str, np.ndarray]]) -> None:
@@ -106,12 +119,11 @@ class Writer:
         """
         if not self._active:
             return
-        folder = self._workdir / "pictures"
-        folder.mkdir(exist_ok=True)
         for name, pixels in pictures:
-            name = re.sub(r"[^\w.-]+", "_", name)
+            name = _shorten(re.sub(r"[^\w.-]+", "_", name))
             png = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
-            (folder / f"{step:07d}_{name}.png").write_bytes(png)
+            file = self._workdir / "pictures" / f"{step:07d}_{name}.png"
+            self._refusals.attempt(file.parent, partial(_write_picture, file, png))
             # SummaryWriter.add_image would need Pillow to encode it again.
             height, width, channels = pixels.shape
             image = Summary.Image(
@@ -121,11 +133,18 @@ class Writer:
             self._board.file_writer.add_summary(summary, step)
 
     def close(self) -> None:
-        """Closes the files."""
+        """Closes the files; what is refused now is lost, with a line."""
         if self._active:
+            self._active = False
             self._bar.close()
+            self._write_results()
             self._board.close()
             self._lines.close()
+
+    def _write_results(self) -> None:
+        file, results = self._workdir / "eval.json", self._results
+        if results is not None and self._refusals.attempt(file, lambda: write_json(file, results)):
+            self._results = None
 
 
 def cut_lines(path: Path, last_step: int) -> None:
@@ -158,9 +177,31 @@ def write_json(path: Path, value: Any) -> None:
 
 def _replace(path: Path, text: str) -> None:
     """A reader, or a kill in between, meets the old file or the new one, never half."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    half = path.with_name(path.name + ".partial")
+    try:
+        half.write_text(text)
+        os.replace(half, path)
+    except OSError:
+        half.unlink(missing_ok=True)
+        raise
+
+
+def _write_picture(file: Path, png: bytes) -> None:
+    file.parent.mkdir(exist_ok=True)
+    try:
+        file.write_bytes(png)
+    except OSError:
+        file.unlink(missing_ok=True)  # Half of it is none.
+        raise
+
+
+def _shorten(name: str) -> str:
+    """A name that file systems take, still of its own."""
+    encoded = name.encode()
+    if len(encoded) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:8]
+    return f"{encoded[: MAX_NAME - 9].decode(errors='ignore')}-{digest}"
 
 
 def _plain(value: Any) -> Any:

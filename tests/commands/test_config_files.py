@@ -144,6 +144,27 @@ def test_a_config_that_makes_another_run_is_compared_with_the_saved_one(tmp_path
         config_files.changes_of_run(config, saved)
 
 
+def test_a_run_goes_on_with_the_settings_it_used_last(tmp_path):
+    def start(done, *changes):
+        """Starts without --config where there is one; gives the files of settings."""
+        named = [] if (tmp_path / "config.json").exists() else [f"--config={CONFIG}"]
+        config = command_line.read(["", f"--workdir={tmp_path}", *named, *changes]).config
+        config_files.keep(config, tmp_path, done)
+        return config, sorted(path.name for path in tmp_path.iterdir())
+
+    assert start(0, "--config.num_steps=30")[1] == ["config.json"]
+    assert start(8)[1] == ["config.json"], "nothing is new"
+    config, files = start(9, "--config.num_steps=60", "--config.data.root=moved")
+    assert files == ["config.9.json", "config.json"]
+    assert start(12) == (config, files)
+    config, files = start(12, "--config.num_steps=30")  # What it began with, but for the root.
+    assert files == ["config.12.json", "config.9.json", "config.json"]
+    config, files = start(12)
+    assert (config.num_steps, config.data.root) == (30, "moved")
+    assert start(10)[1] == ["config.10.json", *files[1:]], "steps were lost, settings not"
+    assert start(0)[1] == ["config.json"]
+
+
 def test_two_configs_are_compared_by_a_flag(run, tmp_path):
     config = read(CONFIG)
     config.data.root = ""

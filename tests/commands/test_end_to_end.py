@@ -14,6 +14,7 @@ import pytest
 from training.metric_lines import read_lines
 
 from jaxdet import model_file
+from jaxdet.commands import command_line, evaluate
 from jaxdet.training.checkpoint import Checkpoints
 
 NUM_STEPS = 24
@@ -52,7 +53,13 @@ def test_a_run_leaves_everything_to_look_at(trained):
 
 
 def test_a_run_prints_its_config_the_table_and_where_things_are(trained):
-    assert '"learning_rate": 0.02' in trained.out
+    lines = trained.out.splitlines()
+    assert f"settings that are not the defaults (all: {trained.workdir}/config.json):" in lines
+    (line,) = (line for line in lines if line.startswith("  optimizer: "))
+    assert line == (
+        "  optimizer: base_batch_size=8 learning_rate=0.02 milestones=(12,) warmup_steps=4"
+    )
+    assert len(lines) < 50
     assert "AP50" in trained.out
     for folder in ("pictures", "checkpoints"):
         assert str(trained.workdir / folder) in trained.out
@@ -61,24 +68,33 @@ def test_a_run_prints_its_config_the_table_and_where_things_are(trained):
     assert trained.err.count("step 12: reloaded the parameters of step 8, the best so far") == 1
 
 
-def test_a_run_killed_half_way_and_resumed_ends_with_the_same_bits(trained, place, start):
+def test_a_run_killed_half_way_and_resumed_ends_with_the_same_bits(trained, place, start, run):
+    """A second one on its folder is refused meanwhile, and harms nothing."""
     workdir = place.folder / "killed"
     process = start("train.py", workdir)
+    wait_for(workdir / "run.lock", process)
+    second = run("train.py", f"--workdir={workdir}")
+    assert second.status == 1 and len(second.err.splitlines()) == 1
+    assert f"{workdir} belongs to another run: process {process.pid} on " in second.err
     wait_for(workdir / "checkpoints" / "9", process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
+    assert (workdir / "run.lock").exists()
 
     config = (workdir / "config.json").read_text()
     # Another setting, though the schedule has no use for it.
     process = start("train.py", workdir, "--config.optimizer.final_ratio=0.5")
     out, err = process.communicate()
     assert process.returncode == 0, err
-    assert "another config: optimizer.final_ratio was 0.0 and is 0.5" in err
+    assert "another config so far: optimizer.final_ratio was 0.0 and is 0.5" in err
+    assert not (workdir / "run.lock").exists()
     assert (workdir / "config.json").read_text() == config
     step = out.split("resuming after step ")[1].split(";")[0]
     resumed = json.loads((workdir / f"config.{step}.json").read_text())
     assert resumed["optimizer"]["final_ratio"] == 0.5
+    used = command_line.read(["", f"--workdir={workdir}"]).config
+    assert used.optimizer.final_ratio == 0.5, "what it used last, where no config is named"
     jax.tree.map(
         np.testing.assert_array_equal,
         read_checkpoint(workdir, NUM_STEPS),
@@ -152,6 +168,12 @@ def test_eval_takes_the_best_checkpoint(trained, place, start):
     assert "(best)" in out and "AP50" in out
     found = json.loads((workdir / "eval.json").read_text())["AP"]
     assert found == max(line["eval/AP"] for line in read_lines(workdir) if "eval/AP" in line)
+
+
+def test_results_of_another_checkpoint_than_the_best_have_a_file_of_their_own():
+    assert evaluate._name_results("test", "best", own="test") == "eval.json"
+    assert evaluate._name_results("test", "latest", own="test") == "eval.latest.json"
+    assert evaluate._name_results("a/b", "8", own="test") == "eval_a-b.8.json"
 
 
 def test_eval_of_another_split_writes_its_proposals_and_leaves_the_results(trained, place, start):

@@ -1,4 +1,6 @@
+import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxdet.training import leftovers
 from jaxdet.training import state as states
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.optimizer import build_optimizer
@@ -187,27 +190,141 @@ def test_a_checkpoint_without_averages_holds_nothing_for_them(saved):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("files", ["*", "variables/*", "training/*", "metrics/*", "variables/d/*"])
 @pytest.mark.parametrize("remove", [True, False])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_can_be_used(
-    saved, tmp_path, files, remove
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    saved, tmp_path, caplog, files, remove
 ):
     folder = shutil.copytree(saved._directory, tmp_path / "damaged")
-    for path in [path for each in (folder / "4").glob(files) for path in (each, *each.rglob("*"))]:
-        if path.is_file():
-            path.unlink() if remove else path.write_text("")
-    with pytest.raises(UserError, match=r"damaged/4 is damaged: .*; remove this folder to use"):
-        Checkpoints(folder).restore("latest", like=jax.eval_shape(make_state))
-    shutil.rmtree(folder / "4")
-    checkpoints = Checkpoints(folder)
+    spoil(folder / "4", files, remove)
+    checkpoints = Checkpoints(folder, metric="AP")
     restored = checkpoints.restore("latest", like=jax.eval_shape(make_state))
     assert restored.step == checkpoints.latest == 2
+    (line,) = (record.getMessage() for record in caplog.records if record.name == "jaxdet")
+    assert re.search("damaged/4 is damaged: .*; remove this folder to use the one before", line)
+    checkpoints.save(make_state(4), {"AP": 0.6})  # It is not in the way.
     checkpoints.close()
+    assert {path.name for path in folder.iterdir()} == {"4", "4.damaged"}
+    assert Checkpoints(folder).restore("latest", like=jax.eval_shape(make_state)).step == 4
 
 
-def test_an_empty_folder_of_a_step_is_no_checkpoint(saved, tmp_path):
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_where_no_other_is_left_or_one_is_named_damage_is_an_error(saved, tmp_path):
     folder = shutil.copytree(saved._directory, tmp_path / "copy")
-    (folder / "9").mkdir()
-    with pytest.raises(UserError, match="copy/9 is damaged: variables/_METADATA is missing"):
+    spoil(folder / "2", "variables/d/*", False)
+    like = jax.eval_shape(make_state)
+    for which in (2, "best"):
+        with pytest.raises(UserError, match="copy/2 is damaged: .*; remove .* to begin anew"):
+            Checkpoints(folder).restore(which, like=like)
+    shutil.rmtree(folder / "2")
+    (folder / "4" / "metrics" / "metrics").unlink()
+    with pytest.raises(UserError, match="copy/4 is damaged: metrics/metrics is missing"):
         Checkpoints(folder)
+
+
+def spoil(folder, files, remove):
+    for path in [path for each in folder.glob(files) for path in (each, *each.rglob("*"))]:
+        if path.is_file():
+            path.unlink() if remove else path.write_text("")
+
+
+def test_half_removed_steps_keep_no_run_from_starting(saved, tmp_path):
+    like = jax.eval_shape(make_state)
+    files = sorted(path for path in (saved._directory / "2").rglob("*") if path.is_file())
+    for stage in (1, 2, len(files) // 2, len(files)):
+        folder = shutil.copytree(saved._directory, tmp_path / str(stage))
+        for path in files[:stage]:
+            (folder / path.relative_to(saved._directory)).unlink()
+        checkpoints = Checkpoints(folder, metric="AP")
+        assert checkpoints.restore("latest", like=like).step == 4
+        if stage in (1, len(files)):
+            checkpoints.save(make_state(5), {"AP": 0.6})
+            checkpoints.close()
+            assert [path.name for path in folder.iterdir()] == ["5"]
+        else:
+            checkpoints._manager.close()
+
+
+def test_a_kill_while_an_old_step_is_removed_leaves_whole_steps_only(tmp_path, monkeypatch):
+    """At each of the calls that change the folder: the process ends there."""
+    like = jax.eval_shape(make_state)
+    for fatal in range(4):
+        folder, calls = tmp_path / str(fatal), []
+
+        def die(*arguments, calls=calls, fatal=fatal, before=leftovers.shutil.rmtree, **more):
+            calls.append(arguments)
+            if len(calls) > fatal:
+                raise Killed
+            return before(*arguments, **more)
+
+        checkpoints = Checkpoints(folder, metric="AP")
+        checkpoints.save(make_state(1))
+        checkpoints._manager.wait_until_finished()
+        with monkeypatch.context() as patched, contextlib.suppress(Killed):
+            patched.setattr(leftovers.shutil, "rmtree", die)
+            for step in (2, 3, 4):
+                checkpoints.save(make_state(step))
+            checkpoints.close()
+        reopened = Checkpoints(folder, metric="AP")
+        assert not reopened._left_out
+        restored = reopened.restore("latest", like=like)
+        assert int(restored.step) >= 1
+        reopened.save(make_state(9))
+        reopened.close()
+        assert [path.name for path in folder.iterdir()] == ["9"]
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 4 MB, where one may be mounted."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield tmp_path
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_a_full_disk_costs_a_line_and_no_checkpoint_before(small_disk, caplog, capsys):
+    rng = np.random.default_rng(0)
+    state = make_state(1).replace(params={"w": rng.random((250, 1000), np.float32)}, opt_state={})
+    checkpoints = Checkpoints(small_disk / "run", metric="AP")
+    checkpoints.save(state)
+    checkpoints.check_saved()
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(25 * 10**5))
+    for step in (2, 3):
+        checkpoints.save(state.replace(step=np.int32(step)))
+        checkpoints._settle()  # As the next save does.
+        with pytest.raises(UserError, match=f"step {step} could not be saved: No space left on"):
+            checkpoints.check_saved()
+        assert sorted(path.name for path in (small_disk / "run").iterdir()) == ["1"]
+    assert checkpoints.latest == 1
+    restored = checkpoints.restore("latest", like=state)
+    np.testing.assert_array_equal(restored.params["w"], state.params["w"])
+    ballast.unlink()
+    checkpoints.save(state.replace(step=np.int32(4)))
+    checkpoints.check_saved()
+    checkpoints.close()
+    assert [path.name for path in (small_disk / "run").iterdir()] == ["4"]
+    said = [record.getMessage() for record in caplog.records if record.name == "jaxdet"]
+    assert said == [
+        "warning: the checkpoint of step 2 could not be saved: No space left on device; that of "
+        "step 1 stays; the next save tries again",
+        "checkpoints are saved again: that of step 4 is",
+    ]
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_what_is_not_finite_is_not_saved(checkpoints):
+    checkpoints.save(make_state(1))
+    state = make_state(2)
+    state.params["conv"]["kernel"] = state.params["conv"]["kernel"].at[1, 2].set(np.inf)
+    message = "params/conv/kernel is not finite at step 2; .* step 1 is saved"
+    with pytest.raises(UserError, match=message):
+        checkpoints.save(state)
+    assert checkpoints.latest == 1
 
 
 def test_a_step_is_not_saved_twice(checkpoints):

@@ -1,10 +1,18 @@
+import errno
+import io
 import json
+import os
+import re
+import struct
 
 import cv2
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 from training.metric_lines import read_lines
 
+from jaxdet.training import patient_files
+from jaxdet.training import writer as writer_module
 from jaxdet.training.writer import Writer, cut_lines
 from jaxdet.types import UserError
 
@@ -85,6 +93,84 @@ def test_pictures_are_files_in_rgb_and_tensorboard_has_them_too(writer, tmp_path
     (events,) = tmp_path.glob("events.out.tfevents.*")
     assert b"pictures/val_a_b.jpg" in events.read_bytes()
     assert file.read_bytes() in events.read_bytes()
+
+
+@pytest.mark.parametrize("letter", ["a", "\u00e4"])
+def test_names_that_are_too_long_for_a_file_stay_apart(writer, tmp_path, letter):
+    names = [letter * (249 // len(letter.encode())) + end for end in ("1", "2")]
+    writer.pictures(5, [(name, np.zeros((2, 2, 3), np.uint8)) for name in names])
+    files = [path.name for path in (tmp_path / "pictures").iterdir()]
+    assert len(files) == 2
+    assert all(name.startswith(f"0000005_{letter * 9}") for name in files)
+    assert all(len(name.encode()) <= 143 for name in files), "what encrypted folders take"
+
+
+def refuse(path, text):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class FullDisk:
+    """Takes so many bytes more of what is written to these files, and no byte else."""
+
+    def __init__(self, room):
+        self.room = room
+
+    def open(self, path, mode, buffering=-1):
+        file, disk = io.FileIO(path, mode.replace("b", "")), self
+
+        class File:
+            def write(self, data):
+                taken = min(disk.room, len(data))
+                if data and not taken:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                disk.room -= taken
+                return file.write(data[:taken])
+
+            close = file.close
+
+        return File()
+
+
+def test_a_full_disk_costs_no_line_and_does_not_stop_the_run(tmp_path, monkeypatch, caplog):
+    disk = FullDisk(room=150)
+    monkeypatch.setattr(patient_files, "open", disk.open, raising=False)
+    monkeypatch.setattr(writer_module, "_replace", refuse)
+    writer = Writer(tmp_path)
+    for step in range(40):  # TensorBoard's queue takes ten.
+        writer.scalars(step, {"loss": 0.5})
+    writer.results(40, {"AP": 0.5})
+    assert not (tmp_path / "eval.json").exists() and not list(tmp_path.glob("*.partial"))
+    monkeypatch.undo()
+    disk.room = 10**6
+    writer.scalars(41, {"loss": 0.25})
+    writer.close()
+    steps = [line["step"] for line in read_lines(tmp_path)]
+    assert steps == [*range(41), 41]
+    assert json.loads((tmp_path / "eval.json").read_text()) == {"AP": 0.5}
+    (events,) = tmp_path.glob("events.out.tfevents.*")
+    values = [v for event in read_events(events) for v in event.summary.value if v.tag == "loss"]
+    assert [v.simple_value for v in values] == [*[0.5] * 40, 0.25]
+    said = [record.getMessage() for record in caplog.records]
+    assert all(": No space left on device; the run goes on" in line for line in said)
+    files = [line.split()[1].rpartition("/")[2] for line in said]
+    assert len(set(files)) == len(files), "once of each file"
+    assert {"metrics.jsonl", "eval.json"} <= set(files)
+
+
+def read_events(path):
+    data = path.read_bytes()
+    while data:
+        (length,) = struct.unpack("Q", data[:8])
+        yield Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+
+
+def test_pictures_that_cannot_be_written_are_left_out(writer, tmp_path, caplog):
+    (tmp_path / "pictures").write_text("in the way")
+    for step in (1, 2):
+        writer.pictures(step, [("a", np.zeros((2, 2, 3), np.uint8))] * 2)
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert re.search("pictures is not written: File exists; the run goes on", line)
 
 
 def test_other_processes_write_nothing(tmp_path):
