@@ -20,6 +20,7 @@ COMMANDS = {
     "train": Command("train", "train", "trains a detector, or resumes a run"),
     "eval": Command("evaluate", "train", "evaluates a run"),
     "predict": Command("predict", "predict", "finds objects on images and videos"),
+    "report": Command("report", "train", "says how good a detector is, and why: a page of HTML"),
 }
 
 

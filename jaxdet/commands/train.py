@@ -15,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxdet import model_file
-from jaxdet.commands import command_line, config_files, opening, results, run_model
+from jaxdet.commands import command_line, config_files, opening, report, results, run_model
 from jaxdet.evaluation import EVALUATIONS
 from jaxdet.training import loop, state, steps
 from jaxdet.training.checkpoint import Checkpoints
@@ -105,6 +105,11 @@ def train(arguments: command_line.Arguments) -> int:
         )
         if not outcome.signal:
             run_model.write(run, eval_source, checkpoints, workdir, active=first_process)
+            if first_process and config.report and report.can_report(detector, run.class_names):
+                best = model_file.read(workdir / model_file.NAME)[0]
+                report.write(
+                    config, best, eval_source, predict, workdir / report.NAME, name=workdir.name
+                )
     finally:
         writer.close()
         checkpoints.close()

@@ -152,7 +152,7 @@ def confuse(matches: Matches, *, score: float, num_classes: int) -> Int[np.ndarr
 def count_mistakes(
     matches: Matches, *, score: float
 ) -> tuple[Int[np.ndarray, " images"], Int[np.ndarray, " images"]]:
-    """False detections and missed objects of each image, where only detections from a score count."""
+    """False detections and missed objects of each image, from a lowest score on."""
     there = (matches.scores >= score) & ~matches.ignored
     wrong = matches.images[there & ~matches.hits]
     found = np.zeros(len(matches.object_labels), bool)

@@ -1,4 +1,4 @@
-"""Which detection finds which object, at one IoU: what curves and kinds of errors are counted on."""
+"""Which detection finds which object, at one IoU: what curves and errors are counted on."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
