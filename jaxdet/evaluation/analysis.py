@@ -112,7 +112,9 @@ def analyse(
     )
 
 
-def confuse(matches: Matches, *, score: float, num_classes: int) -> Int[np.ndarray, "K+1 K+1"]:
+def confuse(
+    matches: Matches, *, score: float, num_classes: int
+) -> Int[np.ndarray, "{num_classes}+1 {num_classes}+1"]:
     """Counts which class is taken for which, background being the last.
 
     A detection that finds an object of its class is right. Another one, the best

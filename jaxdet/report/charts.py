@@ -10,7 +10,7 @@ WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 42  # Around the axes, for their labels.
 TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 BAR, GAP = 20, 10  # Heights of a bar and of what is between two.
-NAMES = 112  # Width of the names of bars.
+NAMES = 128  # Width of the names of bars.
 STYLES = 6  # Of lines that can be told apart: the classes k0 to k5 of style.css.
 
 

@@ -25,6 +25,11 @@ def charts(figures: Sequence[str]) -> str:
     return f'<div class="charts">{"".join(figures)}</div>'
 
 
+def side_by_side(*pieces: str) -> str:
+    """Tables side by side, where there is room."""
+    return f'<div class="side">{"".join(pieces)}</div>'
+
+
 def figure(title: str, picture: str, caption: str, as_table: str = "") -> str:
     """A chart with its numbers folded below it."""
     said = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
@@ -40,7 +45,8 @@ def fold(title: str, body: str) -> str:
 def table(head: Sequence[str], rows: Rows, caption: str = "") -> str:
     """A table whose first column names the rows."""
     body = "".join(f"<tr>{_name(name)}{''.join(map(_cell, values))}</tr>" for name, values in rows)
-    return _table(head, body, caption)
+    worded = [False, *map(_is_words, rows[0][1])] if rows else ()
+    return _table(head, body, caption, worded=worded)
 
 
 def class_table(head: Sequence[str], rows: Rows, caption: str) -> str:
@@ -67,11 +73,12 @@ def matrix(names: Sequence[str], counts: np.ndarray, caption: str) -> str:
     return _table(("truth", *names), body, caption, kind=' class="matrix"')
 
 
-def _table(head, body, caption, kind=""):
+def _table(head, body, caption, kind="", worded=()):
     said = f"<caption>{escape(caption)}</caption>" if caption else ""
+    words = [' class="text"' if is_words else "" for is_words in worded] or [""] * len(head)
     heads = "".join(
-        f'<th scope="col" title="{escape(name)}">{escape(name) or "<span></span>"}</th>'
-        for name in head
+        f'<th scope="col" title="{escape(name)}"{word}>{escape(name)}</th>'
+        for name, word in zip(head, words, strict=True)
     )
     return (
         f'<div class="wide" tabindex="0"><table{kind}>{said}<thead><tr>{heads}</tr></thead>'
@@ -91,5 +98,9 @@ def _bar(share):
 def _cell(value):
     if isinstance(value, int):
         return f"<td>{value:,}</td>"
-    kind = ' class="text"' if any(c.isalpha() for c in str(value)) else ""
+    kind = ' class="text"' if _is_words(value) else ""
     return f"<td{kind}>{escape(str(value))}</td>"
+
+
+def _is_words(value):
+    return any(letter.isalpha() for letter in str(value))

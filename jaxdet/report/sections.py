@@ -179,7 +179,7 @@ def confusion(analysis: Analysis) -> str:
     return markup.section(
         "confusion",
         "What is taken for what",
-        heat + listed,
+        markup.side_by_side(heat, listed),
         "The diagonal is right. The last column counts objects that were not found, the last row "
         "detections where there is none of them (or one that was found already).",
         "Two classes that are often taken for each other: look at their images for wrong labels "
@@ -198,17 +198,34 @@ KINDS = {
 }
 
 
+WHOLE = (
+    "Points that would be won if all false detections scored lowest, and if no object was missed. "
+    "The first is about scores and classes, the second about what is never found."
+)
+
+
 def losses(analysis: Analysis) -> str:
     """Where AP is lost."""
     errors = analysis.errors
     notes = [f"{100 * value:.1f}" for value in errors.losses.values()]
-    picture = charts.bars(
+    kinds = charts.bars(
         "AP lost by kind of error",
         "A bar for each kind: the points of AP50 that would be won without it.",
         errors.losses,
         notes,
     )
+    both = {"false detections": errors.false_positives, "missed objects": errors.false_negatives}
+    whole = charts.bars(
+        "AP lost to false detections and to missed objects",
+        "A bar for each of both: the points of AP50 that would be won without it.",
+        {name: max(value, 0.0) for name, value in both.items()},
+        [f"{100 * value:.1f}" for value in both.values()],
+    )
     caption = "Points of AP50 that would be won if this kind of error alone were put right."
+    figures = [
+        markup.figure("AP50 lost by kind of error", kinds, caption),
+        markup.figure("AP50 lost to all that is false, all that is missed", whole, WHOLE),
+    ]
     rows = [
         (kind, [errors.counts[kind], f"{100 * errors.losses[kind]:.2f}", *KINDS[kind]])
         for kind in errors.losses
@@ -217,11 +234,9 @@ def losses(analysis: Analysis) -> str:
     return markup.section(
         "errors",
         "Where AP is lost",
-        markup.charts([markup.figure("AP50 lost by kind of error", picture, caption)]) + table,
+        markup.charts(figures) + table,
         "These are the six kinds of TIDE (Bolya et al., 2020), over all scores. They do not add "
-        "up: one error may hide another. "
-        f"Without any false detection AP50 would gain {100 * errors.false_positives:.1f} points, "
-        f"without any miss {100 * errors.false_negatives:.1f}.",
+        "up: one error may hide another.",
         "Work on the longest bar first. " + _longest(errors.losses),
     )
 
@@ -270,8 +285,10 @@ def data(analysis: Analysis, unreadable: int, unusable: int) -> str:
         ("boxes that are empty or outside their image", unusable),
     ]
     head = ("class", "objects", "share", "ignored", "detections")
-    body = markup.table(("count", ""), [(name, [count]) for name, count in facts])
-    body += markup.table(head, rows[:MANY])
+    body = markup.side_by_side(
+        markup.table(("of the data", "count"), [(name, [count]) for name, count in facts]),
+        markup.table(head, rows[:MANY]),
+    )
     if len(rows) > MANY:
         body += markup.fold(
             f"the other {len(rows) - MANY} classes", markup.table(head, rows[MANY:])
