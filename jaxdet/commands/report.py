@@ -50,7 +50,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def report(flags: argparse.Namespace, changes: Changes) -> int:
     """Predicts a split, measures, writes the page, says where; gives the exit status."""
-    path = Path(flags.model).expanduser()
+    path, named = Path(flags.model).expanduser(), dict(changes)
+    if path.is_file() and not (named.get("data.source") and named.get("data.root")):
+        raise UserError(
+            f"{path} does not know its data: name it, such as "
+            "--data.source=voc --data.root=FOLDER --split=test"
+        )
     contents, detector = _read_model(path)
     if not can_report(detector, contents.class_names):
         raise UserError(
@@ -59,7 +64,7 @@ def report(flags: argparse.Namespace, changes: Changes) -> int:
         )
     if flags.split:
         changes = [*changes, ("data.eval_split", flags.split)]
-    config, own_split = _read_config(path, contents, dict(changes), changes)
+    config, own_split = _read_config(path, contents, changes)
     split = config.data.eval_split
     steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
     source = opening.open_source(config, split, contents.class_names)
@@ -164,29 +169,23 @@ def _read_model(path: Path) -> tuple[Contents, Detector]:
     return run_model.read(path)
 
 
-def _read_config(
-    path: Path, contents: Contents, named: dict[str, str | None], changes: Changes
-) -> tuple[ConfigDict, str]:
+def _read_config(path: Path, contents: Contents, changes: Changes) -> tuple[ConfigDict, str]:
     """The settings, and the split that needs no saying."""
     if path.is_dir():
         saved = config_files.read_json(path / config_files.SAVED_NAME)
         own = command_line.finish(saved).data.eval_split
         return command_line.finish(saved, changes), own
-    if not named.get("data.source") or not named.get("data.root"):
-        raise UserError(
-            f"{path} does not know its data: name it, such as "
-            "--data.source=voc --data.root=FOLDER --split=test"
-        )
     config = {
         "detector": contents.detector,
         "model": contents.settings,
         "batch_size": BATCH_SIZE,
         "num_steps": 1,
         "data": {
-            "source": named["data.source"],
+            "source": dict(changes)["data.source"],
             "canvas": contents.canvas,
             "resize": contents.resize,
             "max_proposals": contents.max_proposals,
+            "max_boxes": 1,  # Of a training.
         },
         "optimizer": {"learning_rate": 0.0},
     }

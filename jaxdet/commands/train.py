@@ -71,7 +71,8 @@ def train(arguments: command_line.Arguments) -> int:
     writer = Writer(workdir, start_step=done, num_steps=config.num_steps, active=first_process)
     if first_process:
         # Of a shorter run in this folder; what is best now is not known yet.
-        (workdir / model_file.NAME).unlink(missing_ok=True)
+        for name in (model_file.NAME, report.NAME):
+            (workdir / name).unlink(missing_ok=True)
         _keep_config(config, workdir, done, changed=bool(changes))
         print(config.to_json(indent=2))
         print(f"{origin}; {len(run.source)} training images; writing to {workdir}")
@@ -128,6 +129,8 @@ def _say_outcome(config: ConfigDict, workdir: Path, outcome: loop.Outcome, batch
         print(f"pictures:    {workdir / 'pictures'}")
         print(f"checkpoints: {workdir / 'checkpoints'}")
         print(f"best model:  {workdir / model_file.NAME}")
+        if (workdir / report.NAME).is_file():
+            print(f"report:      {workdir / report.NAME}")
         print(f"TensorBoard: tensorboard --logdir={workdir}")
     return 0
 

@@ -5,23 +5,19 @@ import html.parser
 import re
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluation.examples import make_detections, make_example, make_random
 
-sys.path.append(str(Path(__file__).parents[1] / "evaluation"))
-
-from examples import make_detections, make_example, make_random
 from jaxdet.evaluation import analysis
 from jaxdet.report import page
 
 FACTS = page.Facts("a <model>", "yolox", "voc /data & more, split val", "1.2.3", 3, 4)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 FLAGS = (
-    "--headless --hide-scrollbars --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-    "--disable-background-networking --disable-component-update --enable-logging=stderr"
+    "--headless --hide-scrollbars --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-sync --disable-background-networking --disable-component-update --enable-logging=stderr"
 ).split()
 VOID = {"meta", "link", "img"}
 
