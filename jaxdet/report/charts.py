@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 WIDTH, HEIGHT = 440, 300
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 42  # Around the axes, for their labels.
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 42  # Around the axes, for their labels.
 TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 BAR, GAP = 20, 10  # Heights of a bar and of what is between two.
 NAMES = 128  # Width of the names of bars.

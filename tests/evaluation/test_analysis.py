@@ -22,7 +22,7 @@ def measured():
         make_example([A], [0], id="b"),
     ]
     detections = [
-        make_detections([A, B, C, NOWHERE], [0.92, 0.32, 0.8, 0.75], [0, 1, 0, 1]),
+        make_detections([A, B, C, NOWHERE], [0.92, 0.325, 0.8, 0.75], [0, 1, 0, 1]),
         make_detections(),
     ]
     return analysis.analyse(examples, detections, NAMES)
@@ -39,13 +39,13 @@ def test_objects_and_detections_are_counted(measured):
 def test_histogram_parts_right_from_wrong(measured):
     right, wrong = measured.histogram
 
-    assert np.flatnonzero(right).tolist() == [6, 18]  # .32 and .92, in bins of .05.
+    assert np.flatnonzero(right).tolist() == [6, 18]  # .325 and .92, in bins of .05.
     assert np.flatnonzero(wrong).tolist() == [15, 16] and wrong.sum() == 2
 
 
 def test_the_score_is_where_the_mean_f1_is_best(measured):
     # Up to .32 both classes have 2 x 1 / (2 + 2); later dogs fall. A stretch from 0 to .32.
-    assert measured.score == 0.16  # Half of .32
+    assert measured.score == 0.16
     np.testing.assert_allclose(measured.f1[:, 16], 0.5)
     assert measured.at_score == {"precision": 0.5, "recall": 0.5, "F1": 0.5}
 

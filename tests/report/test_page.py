@@ -17,7 +17,8 @@ FACTS = page.Facts("a <model>", "yolox", "voc /data & more, split val", "1.2.3",
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 FLAGS = (
     "--headless --hide-scrollbars --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-sync --disable-background-networking --disable-component-update --enable-logging=stderr"
+    "--disable-sync --disable-background-networking --disable-component-update "
+    "--enable-logging=stderr"
 ).split()
 VOID = {"meta", "link", "img"}
 
