@@ -187,7 +187,7 @@ def _read_config(path: Path, contents: Contents, changes: Changes) -> tuple[Conf
             "max_proposals": contents.max_proposals,
             "max_boxes": 1,  # Of a training.
         },
-        "optimizer": {"learning_rate": 0.0},
+        "optimizer": {"learning_rate": 1.0, "base_batch_size": 1},
     }
     finished = command_line.finish(config, changes)
     return finished, finished.data.eval_split
