@@ -19,6 +19,7 @@ FLOORS = {
     "data": GROUND,
     "evaluation": GROUND,
     "visualize": GROUND,
+    "report": GROUND | {"evaluation"},
     "detectors": GROUND | {"ops", "models"},
     "training": GROUND,
     "interop": GROUND | {"models"},

@@ -73,7 +73,7 @@ def read(
         UserError: for mistakes in the file, unknown flags, files or keys, keys
             that are missing, and values of another type or out of range.
     """
-    changes, rest = _split(argv[1:])
+    changes, rest = split(argv[1:])
     parser = ending.Parser(
         prog=f"python {Path(argv[0]).name}" if argv[0] else None,
         description=usage,
@@ -116,7 +116,7 @@ def finish(config: Mapping[str, Any], changes: Sequence[tuple[str, str | None]] 
     return ConfigDict(found)
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[tuple[str, str | None]], list[str]]:
+def split(arguments: Sequence[str]) -> tuple[list[tuple[str, str | None]], list[str]]:
     """The changes of settings, and all other arguments."""
     changes, rest, waiting = [], [], list(arguments)
     while waiting:

@@ -73,7 +73,7 @@ def evaluate(
         category_ids: number of each label in the results; None for the label + 1.
     """
     max_images = 0 if any(files) else config.eval_images
-    examples, found = _detect(config, source, predict, variables, max_images)
+    examples, found = detect(config, source, predict, variables, max_images)
     if files.proposals:
         _write_proposals(files.proposals, source, examples, found)
     if files.results:
@@ -149,8 +149,18 @@ def _draw_images(config, detector, source, predict, variables):
     return pictures
 
 
-def _detect(config, source, predict, variables, max_images):
-    """The examples and what is found on each; says where some cannot be read."""
+def detect(
+    config: ConfigDict, source: Source, predict: Callable, variables: Any, max_images: int
+) -> tuple[list[Example], list[ImageDetections]]:
+    """The examples and what is found on each; says where some cannot be read.
+
+    Args:
+        config: of the run.
+        source: the examples.
+        predict: as for `evaluate`.
+        variables: of the detector.
+        max_images: so many at most, spread over the source; 0 for all.
+    """
     with closing(_eval_batches(config, source, max_images)) as batches:
         examples, found = runner.run(lambda images: predict(variables, images), batches)
     wanted = min(max_images or len(source), len(source))

@@ -54,6 +54,9 @@ RUN = {
     ),
     "log_every": length(50, "steps between lines of the log", low=1),
     "num_pictures": Key(8, int, "pictures drawn at a time", low=0),
+    "report": Key(
+        True, bool, "whether a finished training writes report.html of its best checkpoint"
+    ),
     "picture_score": Key(0.5, float, "lowest score that is drawn"),
     "pictures_every": length(0, "steps between pictures, besides those after evaluations; 0: none"),
     "ema_decay": Key(

@@ -16,7 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxdet import model_file
-from jaxdet.commands import command_line, config_files, opening, results, run_model
+from jaxdet.commands import command_line, config_files, opening, report, results, run_model
 from jaxdet.evaluation import EVALUATIONS
 from jaxdet.training import lock, loop, state, steps
 from jaxdet.training.checkpoint import Checkpoints
@@ -79,7 +79,8 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
     writer = Writer(workdir, start_step=done, num_steps=config.num_steps, active=first_process)
     if first_process:
         # Of a shorter run in this folder; what is best now is not known yet.
-        (workdir / model_file.NAME).unlink(missing_ok=True)
+        for name in (model_file.NAME, report.NAME):
+            (workdir / name).unlink(missing_ok=True)
         config_files.keep(config, workdir, done)
         print(f"settings that are not the defaults (all: {config_files.last_saved(workdir)}):")
         for line in config_files.describe_differences(config):
@@ -122,6 +123,11 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
         checkpoints.check_saved()
         if not outcome.signal:
             run_model.write(run, eval_source, checkpoints, workdir, active=first_process)
+            if first_process and config.report and report.can_report(detector, run.class_names):
+                best = model_file.read(workdir / model_file.NAME)[0]
+                report.write(
+                    config, best, eval_source, predict, workdir / report.NAME, name=workdir.name
+                )
     finally:
         writer.close()
         checkpoints.close()
@@ -139,6 +145,8 @@ def _say_outcome(workdir: Path, outcome: loop.Outcome, batches: object) -> int:
         print(f"pictures:    {workdir / 'pictures'}")
         print(f"checkpoints: {workdir / 'checkpoints'}")
         print(f"best model:  {workdir / model_file.NAME}")
+        if (workdir / report.NAME).is_file():
+            print(f"report:      {workdir / report.NAME}")
         print(f"TensorBoard: tensorboard --logdir={workdir}")
     return 0
 

@@ -72,7 +72,7 @@ def trained(place, start):
     with (place.folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not record.exists():
-            process = start("train.py", workdir)
+            process = start("train.py", workdir, "--config.report=True")
             printed, errors = process.communicate()
             assert process.returncode == 0, errors
             record.write_text(json.dumps({"out": printed, "err": errors}))

@@ -13,6 +13,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.log_every = 2
     config.eval_batch_size = 8
     config.num_pictures = 2
+    config.report = False
     config.reload_best_at_milestones = True
 
     config.data = ConfigDict()
