@@ -20,6 +20,7 @@ COMMANDS = {
     "train": Command("train", "train", "trains a detector, or resumes a run"),
     "eval": Command("evaluate", "train", "evaluates a run"),
     "predict": Command("predict", "predict", "finds objects on images and videos"),
+    "export": Command("export", "export", "writes a model as a file that runs without jaxdet"),
 }
 
 

@@ -39,13 +39,18 @@ def load(
         raise UserError(
             f'prediction needs OpenCV ({error}): pip install "jaxdet[predict]"'
         ) from error
-    contents = _read(Path(path).expanduser())
+    contents = read(path)
     _keep_programs(cache)
     return Predictor(*contents)
 
 
-def _read(path: Path) -> tuple[model_file.Contents, Detector]:
-    """What a model file has, or a run."""
+def read(path: str | os.PathLike) -> tuple[model_file.Contents, Detector]:
+    """What a model file has, or a run, as for `load`; and the detector that it describes.
+
+    Raises:
+        UserError: likewise.
+    """
+    path = Path(path).expanduser()
     if not path.is_dir():
         return model_file.read(path)
     if (path / model_file.NAME).is_file():

@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend import core
 
 from jaxdet.export import onnx_indexing  # noqa: F401  Its rules are registered.
-from jaxdet.export.onnx_graph import Graph, Value, constant, named, size
+from jaxdet.export.onnx_graph import MOST_HELD, Graph, Value, constant, named, size
 from jaxdet.export.onnx_rules import (
     ELEMENTWISE,
     RULES,
@@ -23,10 +23,21 @@ from jaxdet.export.onnx_rules import (
 )
 from jaxdet.types import UserError
 
-# A constant that is larger than what it is made of is made by the reader instead.
-MOST_FOLDED = 2**16  # Elements.
 # These say themselves what becomes of a constant.
-LAZY = {"broadcast_in_dim", "iota", "squeeze", "transpose", "copy", "stop_gradient"}
+LAZY = {"broadcast_in_dim", "iota", "reshape", "squeeze", "transpose", "copy", "stop_gradient"}
+# These are the same in NumPy, to the last bit, which compiles nothing.
+BY_NUMPY = {
+    "add": np.add,
+    "convert_element_type": np.asarray,
+    "eq": np.equal,
+    "ge": np.greater_equal,
+    "lt": np.less,
+    "max": np.maximum,
+    "min": np.minimum,
+    "mul": np.multiply,
+    "ne": np.not_equal,
+    "sub": np.subtract,
+}
 BOOL = np.dtype(bool)
 CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call")
 CALLS += ("custom_vjp_call_jaxpr", "checkpoint", "remat2")
@@ -75,9 +86,12 @@ def _fold(equation, inputs):
         return None
     if name in ELEMENTWISE:
         shape = np.broadcast_shapes(*(value.shape for value in inputs))
+        if name in BY_NUMPY:
+            result = BY_NUMPY[name](*(value.data for value in inputs))
+            return [constant(np.asarray(result, equation.outvars[0].aval.dtype))]
         arrays = [np.broadcast_to(value.data, shape) for value in inputs]
     else:
-        most = max(MOST_FOLDED, sum(size(value.shape) for value in inputs))
+        most = max(MOST_HELD, sum(size(value.shape) for value in inputs))
         if sum(size(variable.aval.shape) for variable in equation.outvars) > most:
             return None
         shapes = [variable.aval.shape for variable in equation.invars]

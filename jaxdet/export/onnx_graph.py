@@ -18,6 +18,8 @@ from onnx import helper
 OPSET = 18  # The first whose reductions, pads and scatters are all that is wanted.
 IR_VERSION = 8  # The one that came with it: older runtimes read that.
 DOMAIN = "jaxdet"
+# A constant of more elements than this, and than what it is made of, is made by the reader.
+MOST_HELD = 2**16
 
 
 class Value(NamedTuple):
@@ -82,7 +84,10 @@ class Graph:
             data = transpose(data, order)
         if shape is None or tuple(shape) == value.shape:
             return data
-        return self.emit("Expand", data, _int64(shape[axis] for axis in axes))
+        sides = [int(shape[axis]) for axis in axes]
+        if value.is_constant and size(sides) <= MOST_HELD:
+            return np.broadcast_to(data, sides)
+        return self.emit("Expand", data, _int64(sides))
 
     def full(self, value: Value, shape: Sequence[int]) -> str | np.ndarray:
         """The whole value, in JAX's order of axes."""

@@ -408,4 +408,3 @@ def _multiply(graph, equation, left, right):
 def _is_pointwise(left, left_sum, right_shape, left_batch):
     channels_first = left.axes == (0, 3, 1, 2)
     return channels_first and tuple(left_sum) == (3,) and len(right_shape) == 2 and not left_batch
-
