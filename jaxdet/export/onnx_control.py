@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax.extend import core
+from onnx import helper
 
-from jaxdet.export import onnx_indexing  # noqa: F401  Its rules are registered.
-from jaxdet.export.onnx_graph import MOST_HELD, Graph, Value, constant, named, size
+from jaxdet.export import onnx_indexing  # noqa: F401 (its rules are registered)
+from jaxdet.export.onnx_graph import MOST_HELD, Graph, Value, describe, constant, named, size
 from jaxdet.export.onnx_rules import (
     ELEMENTWISE,
     RULES,
@@ -202,9 +203,11 @@ def _scan(graph, equation, *values):
         inputs, state = _enter(graph, ins)
         state = _inline(graph, inner, (*constants, *state))
         # The sides of what is scanned may be unknown.
-        inputs = [each[:2] for each in inputs]
+        inputs = [*inputs[:carries], *(each[:2] for each in inputs[carries:])]
         body = graph.close_body(inputs, _whole(graph, state, outs))
     backwards = int(params["reverse"])
+    if len(ins) == carries:  # Nothing is scanned: steps are counted.
+        return _count(graph, equation, body, [data for data, _ in start])
     names = graph.emit(
         "Scan",
         *(data for data, _ in start),
@@ -214,6 +217,20 @@ def _scan(graph, equation, *values):
         scan_input_directions=[backwards] * (len(ins) - carries),
         scan_output_directions=[backwards] * (len(outs) - carries),
     )
+    return _leave(names, _avals(equation.outvars))
+
+
+def _count(graph, equation, body, start):
+    """A loop of so many steps; it takes a body as of a scan."""
+    if len(equation.outvars) > len(start):
+        raise refuse(equation, "of nothing into rows")
+    again, count = graph.name(), graph.name()
+    body.input.insert(0, describe(again, BOOL, ()))
+    body.input.insert(0, describe(count, np.int64, ()))
+    body.output.insert(0, describe(f"{again}_on", BOOL, ()))
+    body.node.append(helper.make_node("Identity", [again], [f"{again}_on"]))
+    steps, goes = np.array(equation.params["length"], np.int64), np.array(True)
+    names = graph.emit("Loop", steps, goes, *start, outputs=len(start), body=body)
     return _leave(names, _avals(equation.outvars))
 
 

@@ -50,14 +50,11 @@ def to_model(program: Program) -> onnx.ModelProto:
 
     avals = [variable.aval for variable in closed.jaxpr.outvars]
     infos = []
+    rows = "batch" if program.batch == DYNAMIC else program.batch
     for name, value, aval in zip(OUTPUTS, values, avals, strict=True):
-        last = graph.emit("Identity", graph.full(value, aval.shape))
-        graph.nodes[-1].output[0] = name
-        del last
-        shape = (program.batch if program.batch != DYNAMIC else "batch", *aval.shape[1:])
-        infos.append(describe(name, aval.dtype, shape))
-    sides = program.size or ("height", "width")
-    shape = ("batch" if program.batch == DYNAMIC else program.batch, *sides, 3)
+        graph.emit("Identity", graph.full(value, aval.shape), outputs=[name])
+        infos.append(describe(name, aval.dtype, (rows, *aval.shape[1:])))
+    shape = (rows, *(program.size or ("height", "width")), 3)
     return graph.model([describe("pixels", np.uint8, shape)], infos, texts(program.about))
 
 

@@ -66,13 +66,25 @@ class Graph:
         return f"v{self._count}"
 
     def emit(
-        self, op: str, *inputs: str | np.ndarray, outputs: int = 1, **attributes: Any
+        self,
+        op: str,
+        *inputs: str | np.ndarray,
+        outputs: int | Sequence[str] = 1,
+        **attributes: Any,
     ) -> str | list[str]:
-        """Adds a node; gives the name of what it computes, or several."""
+        """Adds a node; gives the name of what it computes, or several.
+
+        Args:
+            op: an ONNX operator.
+            *inputs: names, or constants.
+            outputs: how many there are, or their names.
+            **attributes: of the operator.
+        """
         names = [value if isinstance(value, str) else self._hold(value) for value in inputs]
-        results = [self.name() for _ in range(outputs)]
-        self.nodes.append(helper.make_node(op, names, results, **attributes))
-        return results[0] if outputs == 1 else results
+        if isinstance(outputs, int):
+            outputs = [self.name() for _ in range(outputs)]
+        self.nodes.append(helper.make_node(op, names, outputs, **attributes))
+        return outputs[0] if len(outputs) == 1 else outputs
 
     def arrange(
         self, value: Value, axes: Sequence[int], shape: Sequence[int] | None = None
@@ -153,12 +165,12 @@ class Graph:
         return self._constants[key].name
 
 
-def describe(name: str, dtype: np.dtype, shape: Sequence[int | str] | None = None) -> Any:
+def describe(name: str, dtype: Any, shape: Sequence[int | str] | None = None) -> Any:
     """What ONNX wants to know of an input or output; texts are sizes that are not fixed."""
     return helper.make_tensor_value_info(name, element_type(dtype), shape)
 
 
-def element_type(dtype: np.dtype) -> int:
+def element_type(dtype: Any) -> int:
     """ONNX's number of a type."""
     return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 

@@ -60,10 +60,10 @@ def _gather(graph, equation, array, indices):
 
     places = Value(graph.full(indices, index_shape), index_shape, tuple(range(len(index_shape))))
     inside = None
-    last = constant(np.int32([shape[i] - 1 for i in window.indexed]))
     if mode in (FILL_OR_DROP, CLIP):
+        last = _numbers(shape, window, len(index_shape)) - 1
         inside = _inside(graph, places, last, index_shape) if mode == FILL_OR_DROP else None
-        places = elementwise(graph, "Min", elementwise(graph, "Max", places, _zero()), last)
+        places = elementwise(graph, "Min", elementwise(graph, "Max", places, _zero()), constant(last))
     order = (*window.index_batch, *window.index_rest, len(index_shape) - 1)
     data = graph.emit(
         "GatherND",
@@ -103,10 +103,16 @@ def _out_axes(window, offset_dims, rank):
     return (*first, *(int(i) for i in offset_dims))
 
 
-def _inside(graph: Graph, places: Value, last: Value, index_shape: Any) -> Value:
+def _numbers(shape, window, rank):
+    """Sizes of the indexed axes, as they stand beside the indices."""
+    sizes = np.int32([shape[i] for i in window.indexed])
+    return sizes.reshape(*[1] * (rank - 1), len(sizes))
+
+
+def _inside(graph: Graph, places: Value, last: np.ndarray, index_shape: Any) -> Value:
     """Which indices point into the array, all of their numbers."""
     low = elementwise(graph, "GreaterOrEqual", places, _zero())
-    high = elementwise(graph, "LessOrEqual", places, last)
+    high = elementwise(graph, "LessOrEqual", places, constant(last))
     each = cast(graph, elementwise(graph, "And", low, high), np.int32)
     data = graph.arrange(each, range(len(index_shape)))
     least = graph.emit("ReduceMin", data, np.int64([-1]), keepdims=0)
@@ -161,13 +167,13 @@ def _scatter(graph, equation, array, indices, updates):
     target = graph.arrange(array, order, shape)
     sides = [shape[i] for i in order]
     if drop or mode == CLIP:
-        last = constant(np.int32([shape[i] - 1 for i in window.indexed]))
+        sizes = _numbers(shape, window, len(index_shape))
+        last = sizes - 1
         outside = elementwise(graph, "Not", _inside(graph, places, last, index_shape))
-        places = elementwise(graph, "Min", elementwise(graph, "Max", places, _zero()), last)
+        places = elementwise(graph, "Min", elementwise(graph, "Max", places, _zero()), constant(last))
     if drop:  # What points outside goes to a line behind the last one, which is cut off.
         spread = graph.reshape(outside, (*index_shape[:-1], 1))
-        behind = constant(np.int32([shape[i] for i in window.indexed]))
-        places = elementwise(graph, "Where", spread, behind, places)
+        places = elementwise(graph, "Where", spread, constant(sizes), places)
         more = [int(i in window.indexed) for i in order]
         target = graph.emit("Pad", target, np.int64([0] * len(order) + more))
     index_order = (*window.index_batch, *window.index_rest, len(index_shape) - 1)
