@@ -5,7 +5,7 @@ weights, and, below half size, the mean of the area of each pixel. Sides may be
 numbers that are known when the program is written, or only when it runs.
 """
 
-from collections.abc import Callable
+import contextlib
 from typing import Any, NamedTuple
 
 import jax
@@ -175,14 +175,7 @@ def _take(array, places, length, axis):
     return array.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
-def _now(side: Any) -> Callable:
+def _now(side: Any) -> contextlib.AbstractContextManager:
     """What sides that are known make is computed while the program is written."""
-    return jax.ensure_compile_time_eval() if isinstance(side, int) else _Later()
-
-
-class _Later:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
+    known = isinstance(side, int)
+    return jax.ensure_compile_time_eval() if known else contextlib.nullcontext()

@@ -12,7 +12,7 @@ from jax.extend import core
 from onnx import helper
 
 from jaxdet.export import onnx_indexing  # noqa: F401 (its rules are registered)
-from jaxdet.export.onnx_graph import MOST_HELD, Graph, Value, describe, constant, named, size
+from jaxdet.export.onnx_graph import MOST_HELD, Graph, Value, constant, describe, named, size
 from jaxdet.export.onnx_rules import (
     ELEMENTWISE,
     RULES,

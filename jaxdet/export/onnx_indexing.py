@@ -63,7 +63,9 @@ def _gather(graph, equation, array, indices):
     if mode in (FILL_OR_DROP, CLIP):
         last = _numbers(shape, window, len(index_shape)) - 1
         inside = _inside(graph, places, last, index_shape) if mode == FILL_OR_DROP else None
-        places = elementwise(graph, "Min", elementwise(graph, "Max", places, _zero()), constant(last))
+        places = elementwise(
+            graph, "Min", elementwise(graph, "Max", places, _zero()), constant(last)
+        )
     order = (*window.index_batch, *window.index_rest, len(index_shape) - 1)
     data = graph.emit(
         "GatherND",
@@ -170,7 +172,9 @@ def _scatter(graph, equation, array, indices, updates):
         sizes = _numbers(shape, window, len(index_shape))
         last = sizes - 1
         outside = elementwise(graph, "Not", _inside(graph, places, last, index_shape))
-        places = elementwise(graph, "Min", elementwise(graph, "Max", places, _zero()), constant(last))
+        places = elementwise(
+            graph, "Min", elementwise(graph, "Max", places, _zero()), constant(last)
+        )
     if drop:  # What points outside goes to a line behind the last one, which is cut off.
         spread = graph.reshape(outside, (*index_shape[:-1], 1))
         places = elementwise(graph, "Where", spread, constant(sizes), places)
