@@ -11,14 +11,22 @@ import numpy as np
 from jax.extend import core
 from onnx import helper
 
-from jaxdet.export import onnx_indexing  # noqa: F401 (its rules are registered)
-from jaxdet.export.onnx_graph import MOST_HELD, Graph, Value, constant, describe, named, size
+from jaxdet.export import onnx_indexing, onnx_shapes  # noqa: F401 (their rules are registered)
+from jaxdet.export.onnx_graph import (
+    MOST_HELD,
+    Graph,
+    Value,
+    constant,
+    describe,
+    named,
+    named_or_constant,
+    size,
+)
 from jaxdet.export.onnx_rules import (
     ELEMENTWISE,
     RULES,
     cast,
     choose,
-    named_or_constant,
     refuse,
     rule,
 )

@@ -52,6 +52,11 @@ def named(name: str, shape: Sequence[int]) -> Value:
     return Value(name, tuple(shape), tuple(range(len(shape))))
 
 
+def named_or_constant(data: str | np.ndarray, shape: Sequence[int]) -> Value:
+    """The value of what is laid out in JAX's order."""
+    return named(data, shape) if isinstance(data, str) else constant(data)
+
+
 class Graph:
     """Nodes in the order in which they run, and the constants that they read."""
 

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdet.export.onnx_graph import Graph, Value, constant, named
-from jaxdet.export.onnx_rules import cast, elementwise, named_or_constant, refuse, rule
+from jaxdet.export.onnx_graph import Graph, Value, constant, named, named_or_constant
+from jaxdet.export.onnx_rules import cast, elementwise, refuse, rule
 
 FILL_OR_DROP, CLIP = "FILL_OR_DROP", "CLIP"
 

@@ -48,7 +48,7 @@ def test_sides_that_are_not_known_become_the_same_but_where_a_half_is_rounded(re
     short = max(resize[0]) if isinstance(resize[0], tuple) else resize[0]
     exact = [
         transforms.fit_scale(size, short=short, long=resize[1], canvas=canvas)
-        for size in sizes.tolist()
+        for size in map(tuple, sizes.tolist())
     ]
     exact = np.array(exact)
     np.testing.assert_allclose(scales, exact, rtol=1e-6)
