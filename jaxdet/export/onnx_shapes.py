@@ -136,7 +136,7 @@ def _reduce(graph, equation, value):
     axes, shape = np.int64(equation.params["axes"]), equation.outvars[0].aval.shape
     logical = aval.dtype == np.bool_
     op = {"or": "Max", "and": "Min"}.get(name[7:], name[7:].capitalize())
-    data = graph.full(cast(graph, value, np.int32) if logical else value, aval.shape)
+    data = graph.full(cast(graph, value, np.uint8) if logical else value, aval.shape)
     result = named(graph.emit(f"Reduce{op}", data, axes, keepdims=0), shape)
     return cast(graph, result, np.bool_) if logical else result
 
