@@ -98,7 +98,9 @@ def compare(found: dict, wanted: dict) -> str:
         total += max(len(image), valid.sum())
         apart = np.abs(boxes[:, None] - image.boxes).max(axis=-1)
         apart[~valid[:, None] | (labels[:, None] != image.labels)] = np.inf
-        nearest, places = apart.argmin(axis=0), np.arange(len(image))
+        # Boxes that are cut off at a border may be the same: the scores tell which is which.
+        unlike = apart + 100 * np.abs(scores[:, None] - image.scores)
+        nearest, places = unlike.argmin(axis=0), np.arange(len(image))
         both = apart[nearest, places] < NEAR
         same += both.sum()
         box_error = max(box_error, apart[nearest, places][both].max())
