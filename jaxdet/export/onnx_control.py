@@ -196,7 +196,9 @@ def _stay(graph, going, after, before, aval):
 @rule("scan")
 def _scan(graph, equation, *values):
     params, inner = equation.params, equation.params["jaxpr"]
-    carries, first = params["num_carry"], params["num_consts"]
+    # What is scanned has an axis more outside; the versions of JAX name the numbers differently.
+    carries = _alike(equation.outvars, inner.out_avals)
+    first = _alike(equation.invars, inner.in_avals) - carries
     constants, carried = values[:first], values[first : first + carries]
     ins, outs = inner.in_avals[first:], inner.out_avals
     if params["length"] == 1:
@@ -226,6 +228,11 @@ def _scan(graph, equation, *values):
         scan_output_directions=[backwards] * (len(outs) - carries),
     )
     return _leave(names, _avals(equation.outvars))
+
+
+def _alike(outside, inside):
+    pairs = zip(_avals(outside), inside, strict=True)
+    return sum(len(one.shape) == len(other.shape) for one, other in pairs)
 
 
 def _count(graph, equation, body, start):
