@@ -24,6 +24,7 @@ FLOORS = {
     "training": GROUND,
     "interop": GROUND | {"models"},
     "model_file": GROUND | {"detectors"},
+    "export": GROUND | {"data", "detectors", "model_file"},
     "prediction": GROUND | {"data", "evaluation", "model_file", "visualize"},
 }
 # May import everything, and no other room imports them.
