@@ -130,16 +130,32 @@ def describe_differences(config: ConfigDict) -> list[str]:
     return [f"{f'{section}: ' if section else ''}{' '.join(s)}" for section, s in sections.items()]
 
 
+def with_classes_of_run(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """A config whose classes are those of the run in a folder, in the order that it learnt them.
+
+    Raises:
+        UserError: if it names others: labels would change their meaning.
+    """
+    path = last_saved(workdir)
+    was = read_json(path).get("data", {}).get("classes", ()) if path.exists() else ()
+    wanted = config.data.classes
+    if not was or tuple(was) == tuple(wanted):
+        return config
+    if wanted and set(was) != set(wanted):
+        raise UserError(f"the run in {workdir} has data.classes {was}, found {list(wanted)}")
+    values = config.to_dict()
+    values["data"]["classes"] = tuple(was)
+    return ConfigDict(values)
+
+
 def changes_of_run(config: ConfigDict, path: Path) -> list[str]:
     """What makes another run of a config than the saved one; no file, nothing.
 
-    Left out are `FREE_KEYS`, but for `CHOOSE_BEST` where they matter.
+    Left out are `FREE_KEYS`, but for `CHOOSE_BEST` where they matter, and the classes,
+    see `with_classes_of_run`.
 
     Returns:
         Sentences such as "optimizer.learning_rate was 0.1 and is 0.2".
-
-    Raises:
-        UserError: if the classes differ: labels would change their meaning.
     """
     if not path.exists():
         return []
@@ -148,10 +164,7 @@ def changes_of_run(config: ConfigDict, path: Path) -> list[str]:
         saved = schema.complete(saved, schema.describe(saved))
     except UserError:
         pass  # Of a version that knew other keys.
-    was, wanted = list(saved.get("data", {}).get("classes", ())), list(now["data"]["classes"])
-    if was != wanted:
-        raise UserError(f"the run in {path.parent} has data.classes {was}, found {wanted}")
-    free = set(FREE_KEYS)
+    free = {*FREE_KEYS, "data.classes"}
     if config.reload_best_at_milestones:
         free -= set(CHOOSE_BEST)
     return [

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from jaxdet.commands import command_line, config_files, opening, results, run_model
-from jaxdet.evaluation import EVALUATIONS
 from jaxdet.training import steps
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.writer import write_json
@@ -36,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def evaluate(arguments: command_line.Arguments) -> int:
     """Evaluates one checkpoint, writes its results, prints the table; gives the exit status."""
     config, workdir, flags = arguments
+    config = config_files.with_classes_of_run(config, workdir)
     split = flags.split or config.data.eval_split
     proposals_file = (flags.write_proposals or "").replace("{split}", split)
     if proposals_file and not proposals_file.endswith(".npz"):
@@ -69,7 +69,7 @@ def evaluate(arguments: command_line.Arguments) -> int:
     if not found:
         print(f"{split} has no annotations: there is nothing to evaluate")
         return 0
-    print(EVALUATIONS[config.evaluation.name].format_table(found))
+    print(results.format_table(config, found))
     file = workdir / _name_results(split, flags.checkpoint, own=config.data.eval_split)
     write_json(file, found)
     print(f"checkpoint {step} ({flags.checkpoint}) on {split}; written to {file}")

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxdet import detectors, interop, loading, model_file
 from jaxdet.commands import lengths, mistakes, schema
-from jaxdet.data import pipeline, sources
+from jaxdet.data import inventory, pipeline, sources
 from jaxdet.data.proposal_files import WithProposals
 from jaxdet.interop import LoadReport
 from jaxdet.training import steps
@@ -30,11 +30,12 @@ class Run(NamedTuple):
     """What a config says, opened.
 
     Attributes:
-        config: of a training with all lengths in steps.
+        config: with the classes as they were found; of a training with all lengths in steps.
         class_names: label 0 first.
         detector: for these classes.
         variables: shapes and types of the detector's variables.
         source: what is learnt; None where nothing of it was needed.
+        to_learn: what that holds, and what of it is left out; None where it is not known.
         tx: the optimizer of a training.
         schedule: its learning rate by step.
     """
@@ -44,6 +45,7 @@ class Run(NamedTuple):
     detector: Detector
     variables: Any
     source: Source | None = None
+    to_learn: inventory.Inventory | None = None
     tx: optax.GradientTransformation | None = None
     schedule: Callable | None = None
 
@@ -84,7 +86,14 @@ def open_run(config: ConfigDict) -> Run:
             f"'proposals', or name one class in data.classes; found {config.evaluation.name!r} "
             f"with {len(names)} classes"
         )
-    return Run(config, names, detector, _trace(config, detector), source)
+    return Run(_with_classes(config, names), names, detector, _trace(config, detector), source)
+
+
+def _with_classes(config: ConfigDict, names: tuple[str, ...]) -> ConfigDict:
+    """The config with the classes as they were found, so that what is saved of it says them."""
+    values = config.to_dict()
+    values["data"]["classes"] = names
+    return ConfigDict(values)
 
 
 def open_training(config: ConfigDict) -> Run:
@@ -128,10 +137,24 @@ def open_training_data(run: Run) -> Run:
     """
     config = run.config
     source = run.source or open_source(config, config.data.train_split, run.class_names)
+    found = take_inventory(config, source)
+    if found and (nothing := inventory.why_nothing(found)):
+        raise UserError(f"{config.data.root} ({config.data.train_split}): {nothing}")
     source = pipeline.trainable(
         source, keep_empty=config.data.keep_empty, use_difficult=config.data.use_difficult
     )
-    return run._replace(config=in_steps(config, len(source)), source=source)
+    return run._replace(config=in_steps(config, len(source)), source=source, to_learn=found)
+
+
+def take_inventory(config: ConfigDict, source: Source) -> inventory.Inventory | None:
+    """What a split has to learn; None where that shows when its images are read."""
+    if not hasattr(source, "annotations"):
+        return None
+    return inventory.count(
+        source.annotations(),
+        len(source.class_names),
+        **{key: config.data[key] for key in ("canvas", "resize", "max_boxes", "use_difficult")},
+    )
 
 
 def open_source(

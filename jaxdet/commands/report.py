@@ -103,8 +103,9 @@ def write(
     """
     numbered = _Numbered(source)
     variables = steps.put_state(contents.variables)
-    examples, found = results.detect(config, numbered, predict, variables, config.eval_images)
-    wanted = min(config.eval_images or len(source), len(source))
+    examples, found, unreadable = results.detect(
+        config, numbered, predict, variables, config.eval_images
+    )
     measured = analysis.analyse(examples, found, contents.class_names)
     worst = _worst(measured)
     pictures = [
@@ -117,7 +118,7 @@ def write(
         detector=contents.detector,
         data=f"{config.data.source} {config.data.root}, split {config.data.eval_split}",
         version=importlib.metadata.version("jaxdet"),
-        unreadable=wanted - len(examples),
+        unreadable=unreadable,
         unusable=sum(len(e.labels) - len(transforms.clean(e).labels) for e in examples),
     )
     pages.write_page(out, measured, facts, pictures)

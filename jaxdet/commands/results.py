@@ -38,6 +38,7 @@ class Files(NamedTuple):
 
 
 NO_FILES = Files()
+NOTHING = ImageDetections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
 
 
 def make_predict(config: ConfigDict, detector: Detector) -> Callable:
@@ -73,7 +74,7 @@ def evaluate(
         category_ids: number of each label in the results; None for the label + 1.
     """
     max_images = 0 if any(files) else config.eval_images
-    examples, found = detect(config, source, predict, variables, max_images)
+    examples, found, unreadable = detect(config, source, predict, variables, max_images)
     if files.proposals:
         _write_proposals(files.proposals, source, examples, found)
     if files.results:
@@ -84,7 +85,17 @@ def evaluate(
     if any(files):
         places = _spread(len(examples), config.eval_images)
         examples, found = [examples[i] for i in places], [found[i] for i in places]
-    return measure(config, examples, found, source.class_names)
+    measured = measure(config, examples, found, source.class_names)
+    objects = sum(int(np.sum(~example.crowd)) for example in examples)
+    return {**measured, "images": len(examples), "objects": objects, "unreadable": unreadable}
+
+
+def format_table(config: ConfigDict, found: Mapping[str, Any]) -> str:
+    """The results of an evaluation as text, with what they are results of."""
+    counts = f"{found['images']} images with {found['objects']} objects"
+    if found["unreadable"]:
+        counts += f"; {found['unreadable']} cannot be read: their objects count as missed"
+    return f"{EVALUATIONS[config.evaluation.name].format_table(found)}\n{counts}"
 
 
 def measure(
@@ -151,8 +162,10 @@ def _draw_images(config, detector, source, predict, variables):
 
 def detect(
     config: ConfigDict, source: Source, predict: Callable, variables: Any, max_images: int
-) -> tuple[list[Example], list[ImageDetections]]:
-    """The examples and what is found on each; says where some cannot be read.
+) -> tuple[list[Example], list[ImageDetections], int]:
+    """The examples, what is found on each, and how many images cannot be read.
+
+    On those nothing is found. Where the source does not know what they show, they are left out.
 
     Args:
         config: of the run.
@@ -163,11 +176,14 @@ def detect(
     """
     with closing(_eval_batches(config, source, max_images)) as batches:
         examples, found = runner.run(lambda images: predict(variables, images), batches)
-    wanted = min(max_images or len(source), len(source))
-    if len(examples) < wanted:
+    lost, total = batches.lost, len(examples) + len(batches.lost)
+    if lost:
         log = logging.getLogger("jaxdet")
-        log.warning("evaluated %d of %d images", len(examples), wanted)
-    return examples, found
+        log.warning("%d of %d images cannot be read", len(lost), total)
+    pairs = iter(zip(examples, found, strict=True))
+    pairs = [(lost[i], NOTHING) if i in lost else next(pairs) for i in range(total)]
+    known = [pair for pair in pairs if pair[0] is not None]
+    return [example for example, _ in known], [each for _, each in known], len(lost)
 
 
 def _write_proposals(file, source, examples, found):
@@ -176,8 +192,7 @@ def _write_proposals(file, source, examples, found):
     if len(ids) < len(source):
         known = set(ids)
         ids += [i for i in _all_ids(source) if i not in known]
-    nothing = ImageDetections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
-    found = [*found, *[nothing] * (len(ids) - len(found))]
+    found = [*found, *[NOTHING] * (len(ids) - len(found))]
     proposal_files.write(file, ids, [each.boxes for each in found], [each.scores for each in found])
 
 

@@ -17,11 +17,12 @@ from ml_collections import ConfigDict
 
 from jaxdet import model_file
 from jaxdet.commands import command_line, config_files, opening, report, results, run_model
+from jaxdet.data import inventory
 from jaxdet.evaluation import EVALUATIONS
 from jaxdet.training import lock, loop, state, steps
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.writer import Writer
-from jaxdet.types import UserError
+from jaxdet.types import Source, UserError
 
 FIRST_WEIGHTS_NAME = "init_from.txt"  # In the workdir: what became of each array.
 
@@ -45,7 +46,7 @@ def train(arguments: command_line.Arguments) -> int:
 
 def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
     """Trains, or resumes, in a folder that nobody else writes to."""
-    run = opening.open_training(config)
+    run = opening.open_training(config_files.with_classes_of_run(config, workdir))
     config, detector = run.config, run.detector
     eval_source = opening.open_source(config, config.data.eval_split, run.class_names)
     create = partial(state.create, tx=run.tx, ema=config.ema_decay > 0)
@@ -88,6 +89,7 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
         if lines:
             (workdir / FIRST_WEIGHTS_NAME).write_text("\n".join(lines) + "\n")
             origin = f"{origin} (each in {workdir / FIRST_WEIGHTS_NAME})"
+        _say_data(run, eval_source)
         print(f"{origin}; {len(run.source)} training images; writing to {workdir}")
     try:
         outcome = loop.train(
@@ -119,7 +121,7 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
         )
         writer.close()
         if outcome.results and first_process:  # Whatever can't be written behind this.
-            print(EVALUATIONS[config.evaluation.name].format_table(outcome.results))
+            print(results.format_table(config, outcome.results))
         checkpoints.check_saved()
         if not outcome.signal:
             run_model.write(run, eval_source, checkpoints, workdir, active=first_process)
@@ -132,6 +134,21 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
         writer.close()
         checkpoints.close()
     return _say_outcome(workdir, outcome, batches)
+
+
+def _say_data(run: opening.Run, eval_source: Source) -> None:
+    """Prints what there is to learn and to find, and warns of what is probably a mistake."""
+    data = run.config.data
+    splits = {
+        data.train_split: run.to_learn,
+        data.eval_split: opening.take_inventory(run.config, eval_source),
+    }
+    splits = {split: found for split, found in splits.items() if found}
+    if splits:
+        print(inventory.table(splits, run.class_names))
+    for split, found in splits.items():
+        for sentence in inventory.warnings(found, split, run.class_names):
+            print(f"warning: {sentence}", file=sys.stderr)
 
 
 def _say_outcome(workdir: Path, outcome: loop.Outcome, batches: object) -> int:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdet.data import transforms
-from jaxdet.types import Example, UserError
+from jaxdet.types import Example
 
 CLASSES_SHOWN = 12  # A table stays short: of more classes the most and the least frequent.
 MOST = 0.5  # Of the boxes over an edge: more than that are hardly cut objects.
@@ -120,15 +120,25 @@ def table(inventories: dict[str, Inventory], class_names: Sequence[str]) -> str:
     )
 
 
-def warnings(inventory: Inventory, split: str, class_names: Sequence[str]) -> list[str]:
-    """What is probably a mistake, and what it usually means.
+def why_nothing(inventory: Inventory) -> str:
+    """Why there is nothing to learn; an empty text where there is something."""
+    if inventory.objects.any():
+        return ""
+    if not inventory.total:
+        return f"there is no object on any of {inventory.images} images"
+    numbers = inventory.left_out.sum(axis=0)
+    parts = [f"{n} {reason}" for n, reason in zip(numbers, REASONS, strict=True) if n]
+    hint = ""
+    if numbers[REASONS.index("crowd")] == inventory.total:
+        hint = "; iscrowd is 1 everywhere, as programs write it that export masks: set it to 0"
+    return f"there is nothing to learn: of {inventory.total} objects {', '.join(parts)}{hint}"
 
-    Raises:
-        UserError: if there is nothing at all to learn or to find.
-    """
+
+def warnings(inventory: Inventory, split: str, class_names: Sequence[str]) -> list[str]:
+    """What is probably a mistake, and what it usually means."""
+    if nothing := why_nothing(inventory):
+        return [f"{split}: {nothing}"]
     said = []
-    if not inventory.objects.any():
-        raise UserError(f"{split}: {_why_nothing(inventory)}")
     if inventory.over_edge > MOST * inventory.total:
         said.append(
             f"{inventory.over_edge} of {inventory.total} boxes of {split} reach over an edge of "
@@ -140,17 +150,6 @@ def warnings(inventory: Inventory, split: str, class_names: Sequence[str]) -> li
         listed = ", ".join(nothing[:CLASSES_SHOWN]) + (", ..." * (len(nothing) > CLASSES_SHOWN))
         said.append(f"{split} has no object to learn of {len(nothing)} classes: {listed}")
     return said
-
-
-def _why_nothing(inventory: Inventory) -> str:
-    if not inventory.total:
-        return f"there is no object on any of {inventory.images} images"
-    numbers = inventory.left_out.sum(axis=0)
-    parts = [f"{n} {reason}" for n, reason in zip(numbers, REASONS, strict=True) if n]
-    hint = ""
-    if numbers[REASONS.index("crowd")] == inventory.total:
-        hint = "; iscrowd is 1 everywhere, as programs write it that export masks: set it to 0"
-    return f"there is nothing to learn: of {inventory.total} objects {', '.join(parts)}{hint}"
 
 
 def _shown(objects: np.ndarray) -> Iterable[int]:

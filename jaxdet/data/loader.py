@@ -19,6 +19,9 @@ class Loader(Iterator):
             that one was met. May run ahead of what was handed out.
         left_out: number of objects that found no slot so far.
         put_right: counts what was done to pictures of unusual kinds so far.
+        lost: the images that no batch of an evaluation has because they cannot be
+            read, by their places: what is annotated on them, or None where the
+            source does not know it without reading them.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class Loader(Iterator):
         """
         self.unreadable = 0
         self.left_out = 0
+        self.lost: dict[int, Example | None] = {}
         self.put_right = PutRight()
         self._said = set()
         self._lock = threading.Lock()

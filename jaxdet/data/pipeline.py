@@ -232,7 +232,7 @@ def eval_batches(
         Pairs of Images and the Examples of the batch in that order. Boxes,
         proposals and size are the original's, as the source gives them. Rows
         without an Example are blank: at the end, and in place of images that
-        cannot be read, which are left out and counted.
+        cannot be read, which are left out, counted, and kept in the loader's `lost`.
 
     Raises:
         UserError: for settings out of range; from the loader, if
@@ -250,11 +250,17 @@ def eval_batches(
     def make(step, loader):
         images = padding.blank_images(batch_size, canvas, max_proposals, resize_rule)
         examples = []
-        for index in indices[step * batch_size : (step + 1) * batch_size]:
+        start = step * batch_size
+        for place, index in enumerate(indices[start : start + batch_size], start):
+            example = None
             try:
-                example = transforms.decode(source[index], exif=exif, put_right=loader.put_right)
+                example = source[index]
+                example = transforms.decode(example, exif=exif, put_right=loader.put_right)
             except (UnreadableImage, OSError) as error:
-                loader.note_unreadable(error, "left out of the evaluation")
+                if example is None and hasattr(source, "annotations"):
+                    example = source.annotations()[index]
+                loader.lost[place] = example and example._replace(image=b"")
+                loader.note_unreadable(error, "nothing is found on it")
                 continue
             shown = take_proposals(example, max_proposals)
             padding.fit_image(images, len(examples), shown, resize, resize_rule)

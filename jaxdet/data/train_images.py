@@ -81,16 +81,17 @@ class TrainImages(NamedTuple):
         """
         for index in indices:
             try:
-                example = self._annotated(index)
-                if to_show and example.crowd.all():
+                example = take_proposals(self.source[index], self.max_proposals)
+                if to_show and self._clean(example).crowd.all():
                     return None
-                return transforms.decode(example, exif=self.exif, put_right=loader.put_right)
+                example = transforms.decode(example, exif=self.exif, put_right=loader.put_right)
+                return self._clean(example)
             except (UnreadableImage, OSError) as error:
                 loader.note_unreadable(error, "replaced by the next image")
         raise UserError(f"none of the {len(self.source)} images can be read")
 
-    def _annotated(self, index):
-        example = transforms.clean(take_proposals(self.source[index], self.max_proposals))
+    def _clean(self, example):
+        example = transforms.clean(example)
         if self.use_difficult:
             return example
         return example._replace(crowd=example.crowd | example.difficult)

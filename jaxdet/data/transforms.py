@@ -72,7 +72,7 @@ def decode(
 
     Raises:
         UnreadableImage: if the file is corrupt (see `decoding.read`), or of another
-            size than annotated.
+            size than annotated, unless that is plainly a mistake in the annotation.
     """
     if isinstance(example.image, np.ndarray):
         return example
@@ -82,11 +82,27 @@ def decode(
     for image in allowed[exif]:
         if image.shape[:2] == tuple(example.size):
             return example._replace(image=image)
+    own = allowed[exif][0]
+    if _is_wrong(example, own.shape[:2]):
+        (put_right or PutRight()).add(example.id, "annotated with a wrong size: its own is taken")
+        return example._replace(image=own, size=own.shape[:2])
     turned = f", turned as data.exif={exif} says" if stored.orientation > 1 else ""
     raise UnreadableImage(
         f"{example.id}: annotated as {example.size[0]} x {example.size[1]} (height x width), "
         f"but the image is {image.shape[0]} x {image.shape[1]}{turned}"
     )
+
+
+def _is_wrong(example: Example, size: tuple[int, int]) -> bool:
+    """Whether a picture's annotated size is a mistake, its own being the one that boxes are for.
+
+    A size of the same shape is none: the picture was resized after it was annotated. Nor is
+    one that the boxes need.
+    """
+    (height, width), (own_height, own_width) = example.size, size
+    same_shape = abs(width * own_height - height * own_width) <= max(own_height, own_width)
+    inside = np.all(example.boxes <= np.array([own_width, own_height] * 2) + 1)
+    return bool(inside) and not same_shape
 
 
 def clean(example: Example) -> Example:

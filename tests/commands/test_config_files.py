@@ -139,9 +139,19 @@ def test_a_config_that_makes_another_run_is_compared_with_the_saved_one(tmp_path
         "num_steps was 24 and is 30",
         "optimizer.learning_rate was 0.02 and is 0.5",
     ]
-    config.data.classes = ("square", "circle")
+
+
+@pytest.mark.parametrize("named", [(), ("square", "circle"), ("circle", "square")])
+def test_the_classes_of_a_run_keep_their_order(tmp_path, named):
+    config = read(CONFIG)
+    assert config_files.with_classes_of_run(config, tmp_path) == config
+    config_files.save(config, tmp_path / "config.json")
+    config.data.classes = named
+    found = config_files.with_classes_of_run(config, tmp_path)
+    assert found.data.classes == ("circle", "square")
+    config.data.classes = ("circle", "disc")
     with pytest.raises(UserError, match=r"has data.classes \['circle', 'square'\], found"):
-        config_files.changes_of_run(config, saved)
+        config_files.with_classes_of_run(config, tmp_path)
 
 
 def test_a_run_goes_on_with_the_settings_it_used_last(tmp_path):

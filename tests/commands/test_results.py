@@ -28,15 +28,16 @@ class FourPictures:
 
     def __getitem__(self, i):
         image = cv2.imencode(".png", np.full((200, 300, 3), 60 * i + 30, np.uint8))[1].tobytes()
-        none = np.zeros(0, bool)
+        objects = int(i == 2)
+        none = np.zeros(objects, bool)
         return Example(
             id=f"picture {i}",
             image=b"broken" if i == self.broken else image,
-            boxes=np.zeros((0, 4), np.float32),
-            labels=np.zeros(0, np.int32),
+            boxes=np.tile(np.float32([10, 10, 50, 50]), (objects, 1)),
+            labels=np.zeros(objects, np.int32),
             crowd=none,
             difficult=none,
-            area=np.zeros(0),
+            area=np.full(objects, 1600.0),
             size=(200, 300),
         )
 
@@ -54,11 +55,17 @@ class FourPictures:
         return Detections(boxes, scores, np.zeros(scores.shape, int), scores > 0)
 
 
-def test_an_image_that_cannot_be_read_is_left_out_and_said(configure, caplog):
+def test_objects_of_an_image_that_cannot_be_read_count_as_missed(configure, caplog):
     config = configure("--config.num_pictures=4")
     source = FourPictures()
-    results.evaluate(config, source, source.predict, {})
-    assert "evaluated 3 of 4 images" in caplog.text
+    found = results.evaluate(config, source, source.predict, {})
+    assert "1 of 4 images cannot be read" in caplog.text
+    counts = {name: found[name] for name in ("images", "objects", "unreadable")}
+    assert counts == {"images": 4, "objects": 1, "unreadable": 1}
+    table = results.format_table(config, found)
+    assert table.endswith(
+        "4 images with 1 objects; 1 cannot be read: their objects count as missed"
+    )
     pictures = results.draw(config, NOTHING, source, source.predict, {})
     assert [name for name, _ in pictures] == ["picture 0", "picture 1", "picture 3"]
     assert [np.bincount(pixels.ravel()).argmax() for _, pixels in pictures] == [30, 90, 210]
@@ -119,10 +126,10 @@ def test_proposals_that_are_written_can_be_given(configure, monkeypatch, tmp_pat
         config, source, source.predict_whole, {}, results.Files(proposals=str(file))
     )
     examples, detections, class_names = found.pop("given")
-    assert [example.id for example in examples] == ["picture 0", "picture 1"]
+    assert [example.id for example in examples] == ["picture 0", "picture 2"]
     assert (len(detections), class_names) == (2, source.class_names)
-    assert found == {"limits": (100, 300, 1000)}
-    assert "evaluated 3 of 4 images" in caplog.text
+    assert found.pop("limits") == (100, 300, 1000)
+    assert "1 of 4 images cannot be read" in caplog.text
 
     config.data.proposals = f"{tmp_path}/new/{{split}}.npz"
     given = opening.open_source(config, "VOC2007/test", ())

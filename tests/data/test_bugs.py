@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxdet.data import sources
+from jaxdet.data import pipeline, sources, transforms
+from jaxdet.data.decoding import PutRight, UnreadableImage
 from jaxdet.types import UserError
 
 BUGS = pathlib.Path(__file__).with_name("bugs")
@@ -77,6 +78,38 @@ def test_two_pictures_of_one_name_are_refused_where_a_list_names_them(tmp_path):
     shutil.copy(root / "JPEGImages/p1.png", root / "JPEGImages/p1.jpg")
     with pytest.raises(UserError, match=r"2 images, p1.jpg, p1.png, of 'p1' in "):
         sources.build("voc", root=str(root), split="train")
+
+
+@pytest.mark.parametrize(
+    "name, index, size, image_size, wrong",
+    [
+        ("voc-swapped-size", 0, (96, 72), (72, 96), True),
+        ("voc-swapped-size", 3, (72, 96), (72, 96), False),
+    ],
+)
+def test_a_picture_knows_its_size_better(name, index, size, image_size, wrong):
+    _, examples = read(name)
+    put_right = PutRight()
+    example = transforms.decode(examples[index], put_right=put_right)
+    assert examples[index].size == size
+    assert (example.size, example.image.shape[:2]) == (image_size, image_size)
+    assert bool(put_right.counts) == wrong
+
+
+@pytest.mark.parametrize("size", [(144, 192), (36, 48)])
+def test_a_picture_that_was_resized_behind_its_boxes_is_unreadable(size):
+    example = read("voc-swapped-size")[1][3]._replace(size=size)
+    with pytest.raises(UnreadableImage, match="annotated as .* but the image is 72 x 96"):
+        transforms.decode(example)
+
+
+def test_training_sees_all_boxes_of_a_picture_of_another_size():
+    source, _ = read("voc-swapped-size")
+    batches = pipeline.train_batches(
+        source, batch_size=4, seed=0, canvas=(72, 96), resize=(72, 96), max_boxes=8, start_step=0
+    )
+    assert next(batches).valid.sum() == 12
+    batches.close()
 
 
 def test_sizes_that_are_missing_are_counted(caplog):

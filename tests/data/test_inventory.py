@@ -3,7 +3,6 @@ import pytest
 from drawn_data import make_example
 
 from jaxdet.data import inventory
-from jaxdet.types import UserError
 
 SETTINGS = {"canvas": (40, 60), "resize": (40, 60), "max_boxes": 3, "use_difficult": False}
 
@@ -116,7 +115,6 @@ def test_what_is_probably_a_mistake_is_said():
         (make_example([(70, 2, 80, 12)]), "nothing to learn: of 1 objects 1 outside the image"),
     ],
 )
-def test_nothing_at_all_to_learn_stops(example, message):
-    with pytest.raises(UserError) as error:
-        inventory.warnings(count([example]), "train", ("red", "green", "blue"))
-    assert message in str(error.value)
+def test_nothing_at_all_to_learn_is_said(example, message):
+    (said,) = inventory.warnings(count([example]), "train", ("red", "green", "blue"))
+    assert message in said

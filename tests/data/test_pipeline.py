@@ -415,7 +415,7 @@ def test_evaluation_takes_objects_as_they_are_and_training_cleans_them():
     assert batch.valid[0].tolist() == [True, True, False]
 
 
-def test_evaluation_leaves_out_unreadable_images_and_counts_them(source, caplog):
+def test_evaluation_keeps_what_unreadable_images_show_and_counts_them(source, caplog):
     broken = list(source.examples)
     broken[1] = broken[1]._replace(image=b"damaged")
     with caplog.at_level(logging.WARNING, "jaxdet"):
@@ -427,7 +427,10 @@ def test_evaluation_leaves_out_unreadable_images_and_counts_them(source, caplog)
     ]
     assert np.all(found[0][0].pixels[3] == 114)
     assert batches.unreadable == 1
-    assert caplog.records[0].message.endswith("left out of the evaluation")
+    assert list(batches.lost) == [1]
+    assert (batches.lost[1].id, batches.lost[1].image) == ("image 1", b"")
+    np.testing.assert_array_equal(batches.lost[1].boxes, broken[1].boxes)
+    assert caplog.records[0].message.endswith("nothing is found on it")
 
 
 @pytest.mark.parametrize(
