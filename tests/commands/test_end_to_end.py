@@ -64,7 +64,8 @@ def test_a_run_prints_its_config_the_table_and_where_things_are(trained):
     for folder in ("pictures", "checkpoints"):
         assert str(trained.workdir / folder) in trained.out
     assert f"tensorboard --logdir={trained.workdir}" in trained.out
-    assert trained.err.count("drawing 24 pictures of shapes into") == 1
+    # Once at most: the run of another test may have drawn them.
+    assert trained.err.count("drawing 24 pictures of shapes into") <= 1
     assert trained.err.count("step 12: reloaded the parameters of step 8, the best so far") == 1
 
 
