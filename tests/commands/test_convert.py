@@ -15,8 +15,9 @@ from prediction import tiny_model
 from safetensors.numpy import save_file
 
 import jaxdet
-from jaxdet import interop, model_file
+from jaxdet import detectors, interop, model_file
 from jaxdet.commands import convert
+from jaxdet.detectors import nested
 
 NAMES = "('a','b','c','d','e')"
 
@@ -95,11 +96,17 @@ def test_weights_return_as_they_were_bit_for_bit(run, system):
 
 
 def test_only_settings_that_the_file_does_not_say_and_are_others_are_listed(run):
-    model_file.write("own.safetensors", tiny_model.draw_contents())
+    contents = tiny_model.draw_contents()
+    settings = nested.complete(detectors.find_builder("yolox"), contents.settings)
+    model_file.write("own.safetensors", contents._replace(settings=settings))
     _, said = run("own.safetensors", "theirs.npz", "--to=yolox")
     listed = re.findall(r"^~ (\S+) is", said, re.MULTILINE)
-    assert not [path for path in listed if path.startswith(("blocks.depth", "blocks.width"))]
-    assert "pixels.mean" not in listed
+    assert listed == [
+        "blocks.activation",
+        "blocks.norm",
+        "suppress.max_candidates",
+        "suppress.max_detections",
+    ]
     _, said = run(
         "own.safetensors", "theirs.npz", "--to=yolox", "--model.suppress.iou_threshold=0.5"
     )
