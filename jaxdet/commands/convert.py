@@ -110,8 +110,8 @@ def _read_foreign(source: Path, said: Said, verbose: bool) -> tuple[Contents, De
     bgr = SYSTEMS[names] if said.bgr is None else said.bgr
     contents, report = foreign_model.fill(contents, tensors, bgr=bgr, source=str(source))
     print(
-        f"{source}: {names}'s {contents.detector} of {len(contents.class_names)} classes, which "
-        f"reads {'BGR' if bgr else 'RGB'} images"
+        f"{source}: {contents.detector} of {len(contents.class_names)} classes with the names of "
+        f"{names}, which read {_colours(bgr)} images"
     )
     if verbose:
         print("\n".join(report.lines))
@@ -125,21 +125,31 @@ def _write_foreign(
     target: Path, contents: Contents, detector: Detector, to: str, bgr: bool | None
 ) -> int:
     """Writes the weights under another system's names; says how the settings differ there."""
-    bgr = detector.bgr_weights if bgr is None else bgr
+    if bgr is None and to in CLASSIFIERS:  # In these names there are backbones of either kind.
+        bgr = detector.bgr_weights
     tensors = interop.to_torch(contents.variables, names=to, bgr=bgr)
     interop.save_file(target, tensors)
-    print(f"written to {target}: {len(tensors)} arrays under the names of {to}")
-    for line in _differences(contents, to):
+    print(
+        f"written to {target}: {len(tensors)} arrays under the names of {to}, which read "
+        f"{_colours(SYSTEMS[to] if bgr is None else bgr)} images"
+    )
+    for line in _differences(contents, tensors, to):
         print(line)
     return 0
 
 
-def _differences(contents: Contents, to: str) -> list[str]:
-    """What the file can't say: the settings that are not those of the published detector."""
+def _colours(bgr: bool | None) -> str:
+    return "BGR" if bgr else "RGB"
+
+
+def _differences(contents: Contents, tensors: Mapping[str, Any], to: str) -> list[str]:
+    """What names and shapes don't say: the settings that the published detector has otherwise."""
     if to in CLASSIFIERS:
         return []
     try:
-        published = interop.settings_for(to, contents.detector)
+        published = interop.merged(
+            interop.settings_for(to, contents.detector), interop.recognise(tensors).settings
+        )
     except UserError as error:
         return [f"its settings are not compared: {error}"]
     builder = detectors.find_builder(contents.detector)
@@ -156,7 +166,9 @@ def _leaves(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     found = {}
     for key, value in settings.items():
         part = (
-            _leaves(value, f"{path}{key}.") if isinstance(value, Mapping) else {path + key: value}
+            _leaves(value, f"{path}{key}.")
+            if isinstance(value, Mapping)
+            else {path + key: nested.with_tuples(value)}  # A file has lists.
         )
         found |= part
     return found

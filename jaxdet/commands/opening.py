@@ -225,7 +225,7 @@ def first_variables(run: Run) -> FirstVariables:
             backbone although parts of it are frozen.
     """
     config = run.config
-    loaded, report = _load_weights(config, run.detector, run.variables)
+    loaded, report, names = _load_weights(config, run.detector, run.variables)
     key = jax.random.fold_in(jax.random.key(config.seed), INIT_INDEX)
     blank = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), blank_images(config, 1))
     # On a CPU half of the time before the first step goes into optimising a program that runs
@@ -235,7 +235,11 @@ def first_variables(run: Run) -> FirstVariables:
     variables = jax.tree.map(lambda a, b: a if isinstance(a, np.ndarray) else b, loaded, drawn)
     if report is None:
         return FirstVariables(variables, "weights are drawn at random")
-    return FirstVariables(variables, f"weights from {config.init_from}: {report}", report.lines)
+    origin = f"weights from {config.init_from}: {report}"
+    same_number = len(names) == len(run.class_names) and run.detector.tells_classes
+    if same_number and names != run.class_names:
+        origin += f"; those of its classes {names} are taken for {run.class_names}"
+    return FirstVariables(variables, origin, report.lines)
 
 
 def blank_images(config: ConfigDict, batch_size: int) -> Images:
@@ -290,13 +294,17 @@ def _trace(config: ConfigDict, detector: Detector) -> Any:
 
 def _load_weights(
     config: ConfigDict, detector: Detector, shapes: Any
-) -> tuple[Any, LoadReport | None]:
-    """The shapes with arrays in the place of all that `init_from` has, and what became of each."""
-    file = config.init_from
+) -> tuple[Any, LoadReport | None, tuple[str, ...]]:
+    """The shapes with arrays in the place of all that `init_from` has.
+
+    Also gives what became of each array, and the classes of the file if it names them.
+    """
+    file, names = config.init_from, ()
     if not file:
-        return shapes, None
+        return shapes, None, names
     if Path(file).is_dir() or model_file.is_model(file):
-        leaves = flatten_dict(loading.read(file)[0].variables, sep="/")
+        contents, _ = loading.read(file)
+        names, leaves = contents.class_names, flatten_dict(contents.variables, sep="/")
         variables, report = interop.from_own(leaves, shapes, source=file)
     else:
         variables, report = interop.from_torch(
@@ -310,4 +318,4 @@ def _load_weights(
             f"{file} has nothing for {missing[0]}, which cannot be learnt: "
             f"{detector.frozen[0]} is frozen in config.model"
         )
-    return variables, report
+    return variables, report, names

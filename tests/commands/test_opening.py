@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import pytest
 from commands.conftest import CONFIG, ROOT
+from ml_collections import ConfigDict
+from prediction import tiny_model
 
-from jaxdet import detectors, interop
+from jaxdet import detectors, interop, model_file
 from jaxdet.commands import command_line, opening, train
 from jaxdet.data import pipeline, sources
 from jaxdet.types import Detector, UserError
@@ -344,3 +346,38 @@ def test_a_checkpoint_of_another_shape_names_the_leaf_and_stays(trained, run):
         assert "deltas/kernel: wanted (24, 8) float32, found (16, 8) float32" in ended.err
         assert ended.err.count("\n") == 1
     assert (trained.workdir / "config.json").read_text() == config
+
+
+def test_a_run_may_start_from_a_model_of_jaxdet(tmp_path, monkeypatch):
+    contents = tiny_model.draw_contents()
+    model_file.write(tmp_path / model_file.NAME, contents)
+    arguments = [f"--config={YOLOX}", f"--config.batch_size={jax.device_count()}"]
+    config = command_line.read(["", *arguments]).config
+    config.model = ConfigDict(contents.settings)
+    monkeypatch.setattr(opening, "_trace", lambda config, detector: jax.eval_shape(
+        detector.init, jax.random.key(0), opening.blank_images(config, 1)
+    ))  # fmt: skip
+
+    def start(*classes, source=tmp_path):
+        config.data.classes, config.init_from = classes, str(source)
+        run = opening.open_run(config)
+        drawn = jax.tree.map(lambda leaf: np.full(leaf.shape, 9, leaf.dtype), run.variables)
+        run = run._replace(detector=run.detector._replace(init=lambda *given: drawn))
+        return opening.first_variables(run)
+
+    for source in (tmp_path, tmp_path / model_file.NAME):
+        found = start(*tiny_model.NAMES, source=source)
+        jax.tree.map(np.testing.assert_array_equal, found.variables, contents.variables)
+        assert found.origin.endswith("arrays loaded, 0 drawn at random, 0 unused")
+    # As many others learn on from the weights of these, which is said.
+    found = start("cat", "dog")
+    jax.tree.map(np.testing.assert_array_equal, found.variables, contents.variables)
+    assert found.origin.endswith(
+        "; those of its classes ('circle', 'square') are taken for ('cat', 'dog')"
+    )
+    found = start("circle", "square", "dog")
+    assert found.origin.endswith(", 6 drawn at random, 0 unused")
+    head, wanted = found.variables["params"]["head"], contents.variables["params"]["head"]
+    np.testing.assert_array_equal(head["boxes0"]["kernel"], wanted["boxes0"]["kernel"])
+    assert (head["logits0"]["kernel"] == 9).all() and head["logits0"]["kernel"].shape[-1] == 3
+    assert sum(line.endswith("starts anew") for line in found.lines) == 6

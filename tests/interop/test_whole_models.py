@@ -1,66 +1,37 @@
 """Whole detectors with the weights of a reference, against what that computes of two images.
 
-The weights are drawn, not stored: `torch_weights` says how. Maps are compared at
-every few numbers of theirs, in the order of torch.
+The weights are drawn, not stored: `whole.torch_weights` says how.
 """
 
-import json
-import re
 from functools import partial
-from pathlib import Path
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from scipy.optimize import linear_sum_assignment
+from interop.whole import (
+    INPUTS,
+    LOSSES,
+    MAPS,
+    NAMES,
+    OUTPUTS,
+    assert_gradients,
+    assert_same_boxes,
+    assert_sampled,
+    metrics_of,
+    trained_once,
+    variables_of,
+)
 
 import jaxdet
 from jaxdet import model_file
 from jaxdet.detectors import rpn
-from jaxdet.interop import from_torch, resize_rule_for, settings_for
+from jaxdet.interop import resize_rule_for, settings_for, to_torch
 from jaxdet.prediction import Predictor
 
-GOLDENS = Path(__file__).parent.parent / "goldens"
-# Float32 noise is a tenth of these: of maps and outputs in their deviations, of boxes in pixels.
-INPUTS, MAPS, OUTPUTS, BOXES, SCORES, LOSSES = 1e-5, 1e-3, 2e-3, 2e-2, 2e-3, 1e-3
 YXYX = [1, 0, 3, 2]  # There and back, also of deltas.
-NAMES = tuple("abcde")
+FROZEN = {"backbone": {"frozen_stages": 1}}  # As mmdetection trains.
 PARTS = ("backbone", "neck", "rpn_head", "retina_head")
-
-
-def torch_weights(name):
-    """What the reference was run with: normal numbers, drawn from the place of each name.
-
-    Rows of matrices have mean 0, which takes away what a ReLU gives all features.
-    """
-    spec = json.loads((GOLDENS / f"whole_{name}.json").read_text())
-    weights = {}
-    for i, (key, shape) in enumerate(sorted(spec["shapes"].items())):
-        if key.endswith("num_batches_tracked"):
-            continue
-        rng = np.random.default_rng([1, i])
-        if key.endswith("running_var") or (len(shape) == 1 and key.endswith("weight")):
-            value = rng.random(shape, dtype=np.float32) + np.float32(0.5)
-        elif len(shape) == 1:
-            value = rng.standard_normal(shape, dtype=np.float32) * np.float32(0.1)
-        else:
-            value = rng.standard_normal(shape, dtype=np.float32)
-            value -= value.mean(axis=tuple(range(1, len(shape))), dtype=np.float64, keepdims=True)
-            value *= np.float32(np.sqrt(2 / value[0].size))
-        for scale, shift in [rule[1:] for rule in spec["rules"] if re.search(rule[0], key)][-1:]:
-            value *= np.float32(scale)
-            value += np.float32(shift)
-        weights[key] = value
-    return weights
-
-
-def variables_of(detector, name, images):
-    """The weights as variables; every one has its place."""
-    shapes = jax.eval_shape(detector.init, jax.random.key(0), images)
-    variables, report = from_torch(torch_weights(name), shapes)
-    assert not report.missing and not report.unused
-    return variables
 
 
 def write_model(path, detector, name, fields):
@@ -140,24 +111,6 @@ def look(monkeypatch):
     return look
 
 
-def metrics_of(detector, variables, batch):
-    """The losses and counts, by a program that is made faster and runs slower than others."""
-    loss = jax.jit(detector.loss, compiler_options={"xla_backend_optimization_level": 1})
-    total, (metrics, _) = loss(variables, batch, jax.random.key(0))
-    return {**metrics.means, **metrics.counts, "total": total}
-
-
-def assert_sampled(data, name, found, tolerance):
-    """Compares a map (B, H, W, C) or another array with the numbers of a file."""
-    found = found.transpose(0, 3, 1, 2) if found.ndim == 4 else found
-    np.testing.assert_array_equal(found.shape, data[f"{name}/shape"], err_msg=name)
-    deviation = data[f"{name}/mean_std_absmax"][1]
-    sample = found.reshape(-1)[:: int(data[f"{name}/step"])]
-    np.testing.assert_allclose(
-        sample, data[f"{name}/sample"], rtol=0, atol=tolerance * deviation, err_msg=name
-    )
-
-
 def assert_outputs(data, name, found):
     """Compares the outputs of all anchors with the maps of a file, level by level."""
     start, found = 0, found.reshape(*found.shape[:2], -1)
@@ -168,19 +121,6 @@ def assert_outputs(data, name, found):
         assert_sampled(data, f"{name}/{level}", maps, OUTPUTS)
         start += count
     assert start == found.shape[1]
-
-
-def assert_same_boxes(found, boxes, scores=None, labels=None):
-    """Compares the boxes of one image in whatever order; equal scores may come in any."""
-    assert found.valid.sum() == len(boxes)
-    distance = np.abs(found.boxes[found.valid][:, None] - boxes).max(axis=-1) / BOXES
-    if scores is not None:
-        apart = np.abs(found.scores[found.valid][:, None] - scores) / SCORES
-        distance = np.maximum(distance, apart)
-    if labels is not None:
-        distance[found.labels[found.valid][:, None] != labels] = np.inf
-    pairs = linear_sum_assignment(np.minimum(distance, 1e6))
-    assert distance[pairs].max() < 1
 
 
 def of_image(structs, i):
@@ -209,8 +149,24 @@ def mmdetections(detector, data, name, settings, look, path):
         results.append(look(model, [image]))
     found, seen = zip(*results, strict=True)
     seen = jax.tree.map(lambda *each: np.concatenate(each), *seen)
-    metrics = metrics_of(built, contents.variables, batch_of(data, images_of(data)))
+    batch = batch_of(data, images_of(data))
+    if detector == "retinanet":
+        metrics, gradient, _ = trained_once(built, contents.variables, batch)
+        assert_learnt(data, built, gradient)
+    else:  # Its gradients take long, and have been compared, too.
+        metrics = metrics_of(built, contents.variables, batch)
     return [each[0] for each in found], seen, metrics
+
+
+def assert_learnt(data, detector, gradient):
+    """Compares gradients; what the reference does not learn is frozen or stays as it is here."""
+    assert_gradients(gradient, data["train/grad_names"], data["train/grad_l2"], "mmdetection")
+    arrays = to_torch({"params": gradient}, bgr=False)
+    for name in data["train/params_without_grad"]:
+        assert not arrays.pop(name).any(), name
+    assert all(leaf.any() for leaf in arrays.values())
+    frozen = [path for path in detector.frozen if path.startswith("params/")]
+    assert len(frozen) == 3
 
 
 def assert_rescaled(data, found):
@@ -262,7 +218,7 @@ def test_mmdetections_faster_rcnn(golden, look, tmp_path):
 def test_mmdetections_retinanet(golden, look, tmp_path):
     data = golden("whole_mmdet_retinanet")
     more = {"suppress": {"max_detections": 2000}}
-    settings = merged(settings_for("mmdetection", "retinanet"), more)
+    settings = merged(settings_for("mmdetection", "retinanet"), FROZEN | more)
     name, path = "mmdet_retinanet", tmp_path / "a.safetensors"
     found, seen, metrics = mmdetections("retinanet", data, name, settings, look, path)
     for level in range(5):

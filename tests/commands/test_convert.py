@@ -1,0 +1,184 @@
+"""`jaxdet convert`: to model files and back, and what it says of what does not work."""
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from detectors import tiny
+from interop import whole
+from interop.test_pretrained import put_torch
+from interop.test_whole_yolox import assert_found
+from prediction import tiny_model
+from safetensors.numpy import save_file
+
+import jaxdet
+from jaxdet import detectors, interop, model_file
+from jaxdet.commands import convert
+from jaxdet.detectors import nested
+
+NAMES = "('a','b','c','d','e')"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    """Runs the command in an empty folder; gives its status and the lines that it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as exit:
+            convert.main(["jaxdet convert", *arguments])
+        out, err = capfd.readouterr()
+        return exit.value.code, out + err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return whole.torch_weights("yolox_nano")
+
+
+def assert_fails(ended, *said):
+    """One line, and a status that says so."""
+    status, line = ended
+    assert status not in (0, None) or isinstance(status, str)
+    assert line.count("\n") == 1 and "Traceback" not in line, line
+    for words in said:
+        assert words in line, line
+
+
+def test_a_converted_yolox_finds_what_the_reference_finds(run, nano, golden):
+    np.savez("nano.npz", **nano)
+    status, said = run(
+        "nano.npz",
+        "nano.safetensors",
+        "--names=yolox",
+        f"--classes={NAMES}",
+        "--canvas=128x160",
+        "--bgr=false",
+        "--model.suppress.score_threshold=0.05",
+    )
+    assert status == 0
+    assert said.startswith(
+        "nano.npz: yolox of 5 classes with the names of yolox, which read RGB images"
+    )
+    assert f"+ {len(nano)} arrays taken, - 0 left, ! 0 of another shape, ? 0 parts" in said
+    assert "written to nano.safetensors: yolox of 5 classes, canvas (128, 160)" in said
+    data, model = golden("whole_yolox_nano"), jaxdet.load("nano.safetensors", cache=False)
+    assert model.class_names == tuple("abcde")
+    for i, found in enumerate(model(list(data["images_uint8_nhwc"]), batch_size=2)):
+        found = jaxdet.Detections(
+            found.boxes, found.scores, found.labels, np.ones(len(found.boxes), bool)
+        )
+        assert_found(found, data[f"post/conf0.05_nms0.65/{i}"])
+
+
+@pytest.mark.parametrize("system", ["mmdetection", "mmdetection_caffe"])
+def test_weights_return_as_they_were_bit_for_bit(run, system):
+    settings = interop.merged(tiny.SETTINGS["faster_rcnn"], {"backbone": {"norm": "frozen"}})
+    contents = tiny_model.draw_contents("faster_rcnn", settings=settings)
+    model_file.write("own.safetensors", contents)
+    status, said = run("own.safetensors", "theirs.npz", f"--to={system}")
+    assert status == 0 and f"arrays under the names of {system}, which read" in said
+    stem = contents.variables["params"]["backbone"]["stem_conv"]["kernel"].transpose(3, 2, 0, 1)
+    assert ("read BGR images" in said) == (system == "mmdetection_caffe")
+    with np.load("theirs.npz") as theirs:
+        turned = stem[:, ::-1] if system == "mmdetection_caffe" else stem
+        np.testing.assert_array_equal(theirs["backbone.conv1.weight"], turned)
+    classes = "--classes=('circle', 'square')"
+    status, said = run("theirs.npz", "again.safetensors", f"--names={system}", classes)
+    assert status == 0, said
+    again, _ = model_file.read("again.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, again.variables, contents.variables)
+
+
+def test_only_settings_that_the_file_does_not_say_and_are_others_are_listed(run):
+    contents = tiny_model.draw_contents()
+    settings = nested.complete(detectors.find_builder("yolox"), contents.settings)
+    model_file.write("own.safetensors", contents._replace(settings=settings))
+    _, said = run("own.safetensors", "theirs.npz", "--to=yolox")
+    listed = re.findall(r"^~ (\S+) is", said, re.MULTILINE)
+    assert listed == [
+        "blocks.activation",
+        "blocks.norm",
+        "suppress.max_candidates",
+        "suppress.max_detections",
+    ]
+    _, said = run(
+        "own.safetensors", "theirs.npz", "--to=yolox", "--model.suppress.iou_threshold=0.5"
+    )
+    changed = "~ suppress.iou_threshold is 0.5, of the published one 0.65"
+    assert changed in said.splitlines()
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--classes=coco"], ["nano.npz: ", "say --names=yolox or --names=yolox_legacy"]),
+        (["--names=yolox"], ["yolox of 5 classes", "say --classes=coco"]),
+        (["--names=yolox", "--classes=('a','b')"], ["names 2 classes", "of 5 classes"]),
+        (["--names=yolox", "--classes=coco"], ["wants weights of 80 classes", "found 5"]),
+        (["--names=mmdetection", "--classes=voc"], ["found --names=mmdetection"]),
+        (
+            ["--names=yolox", f"--classes={NAMES}", "--model.suppress.iou_treshold=1"],
+            ["iou_treshold", "did you mean 'iou_threshold'"],
+        ),
+    ],
+)
+def test_what_is_not_said_or_does_not_fit_is_one_line(run, arguments, said, tmp_path):
+    shapes = json.loads((whole.GOLDENS / "whole_yolox_nano.json").read_text())["shapes"]
+    np.savez("nano.npz", **{name: np.zeros(shape, "f4") for name, shape in shapes.items()})
+    assert_fails(run("nano.npz", "nano.safetensors", *arguments), *said)
+    assert [path.name for path in tmp_path.iterdir()] == ["nano.npz"]
+
+
+def test_what_is_no_model_stays_unwritten(run, nano, tmp_path):
+    arguments = ("a.safetensors", "--names=yolox", f"--classes={NAMES}")
+    partly = {name: value for name, value in nano.items() if "dark4.0" not in name}
+    np.savez("partly.npz", **partly)
+    status, said = run("partly.npz", *arguments)
+    last = said.splitlines()[-1]
+    assert status != 0 and "nothing in it fills" in last and "dark4/down" in last
+    np.savez("odd.npz", **nano | {"head.obj_preds.0.bias": np.zeros(3, "f4")})
+    status, said = run("odd.npz", *arguments)
+    last = said.splitlines()[-1]
+    assert status != 0 and "head.obj_preds.0.bias does not fit" in last
+    save_file({"a": np.zeros(3, "f4")}, "foreign.safetensors")
+    assert_fails(run("foreign.safetensors", *arguments), "no detector is known by these names")
+    np.savez("classifier.npz", **{"fc.weight": np.zeros((10, 8), "f4")})
+    assert_fails(run("classifier.npz", *arguments), "weights of a classifier", "init_from")
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_a_file_is_not_written_over_itself(run):
+    model_file.write("own.safetensors", tiny_model.draw_contents())
+    before = Path("own.safetensors").read_bytes()
+    assert_fails(run("own.safetensors", "./own.safetensors"), "DST wants another name than SRC")
+    assert Path("own.safetensors").read_bytes() == before
+    assert_fails(run("own.safetensors", "own.txt"), "DST wants to end in .safetensors")
+
+
+class Trap:
+    """Leaves a trace where it is unpickled."""
+
+    def __reduce__(self):
+        return exec, ("open('trapped', 'w').close()",)
+
+
+def test_nothing_in_a_file_is_executed(run, tmp_path, monkeypatch):
+    np.savez("trap.npz", **{"a": np.array([Trap()], dtype=object)})
+    assert_fails(run("trap.npz", "a.safetensors"), "trap.npz: cannot be read as a NumPy .npz")
+    put_torch(monkeypatch, ValueError("Unsupported global"))
+    (tmp_path / "trap.pth").touch()
+    assert_fails(run("trap.pth", "a.safetensors"), "trap.pth: cannot be read as torch tensors")
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_torch_itself_does_not_execute_what_is_in_a_file(run, tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"state_dict": Trap()}, "trap.pth")
+    assert_fails(run("trap.pth", "a.safetensors"), "trap.pth: cannot be read as torch tensors")
+    assert not (tmp_path / "trapped").exists()
