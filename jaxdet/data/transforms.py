@@ -83,7 +83,7 @@ def decode(
         if image.shape[:2] == tuple(example.size):
             return example._replace(image=image)
     own = allowed[exif][0]
-    if _is_wrong(example, own.shape[:2]):
+    if stored.orientation == 1 and _is_wrong(example, own.shape[:2]):
         (put_right or PutRight()).add(example.id, "annotated with a wrong size: its own is taken")
         return example._replace(image=own, size=own.shape[:2])
     turned = f", turned as data.exif={exif} says" if stored.orientation > 1 else ""

@@ -323,10 +323,13 @@ def test_blank_images_have_the_slots_of_given_proposals(configure):
 
 
 def test_images_and_objects_that_a_run_could_not_use_are_counted():
-    assert train.losses_of_data(SimpleNamespace(unreadable=0, left_out=0)) == []
-    assert train.losses_of_data(SimpleNamespace(unreadable=2, left_out=3)) == [
+    right = SimpleNamespace(counts={})
+    assert train.losses_of_data(SimpleNamespace(unreadable=0, left_out=0, put_right=right)) == []
+    right.counts["stretched"] = 4
+    assert train.losses_of_data(SimpleNamespace(unreadable=2, left_out=3, put_right=right)) == [
         "2 times an unreadable image gave way to the next",
         "3 times an object found no slot in data.max_boxes",
+        "4 times a picture was put right: stretched",
     ]
 
 

@@ -38,8 +38,11 @@ def test_decode_refuses_damaged_files(data):
 
 
 def test_decode_refuses_an_image_of_another_size_than_annotated():
-    with pytest.raises(UnreadableImage, match="annotated as 40 x 50 .* but the image is 40 x 60"):
-        transforms.decode(make_example([])._replace(size=(40, 50)))
+    with pytest.raises(UnreadableImage, match="annotated as 80 x 120 .* but the image is 40 x 60"):
+        transforms.decode(make_example([])._replace(size=(80, 120)))
+    wide = make_example([BOX])._replace(boxes=np.float32([[1, 1, 70, 9]]), size=(40, 80))
+    with pytest.raises(UnreadableImage, match="annotated as 40 x 80 .* but the image is 40 x 60"):
+        transforms.decode(wide)
 
 
 def test_decode_rotates_as_the_annotated_size_tells():
