@@ -142,7 +142,10 @@ def with_classes_of_run(config: ConfigDict, workdir: Path) -> ConfigDict:
     if not was or tuple(was) == tuple(wanted):
         return config
     if wanted and set(was) != set(wanted):
-        raise UserError(f"the run in {workdir} has data.classes {was}, found {list(wanted)}")
+        raise UserError(
+            f"the run in {workdir} has data.classes {was}, found {list(wanted)}: labels would "
+            "change their meaning; name another --workdir"
+        )
     values = config.to_dict()
     values["data"]["classes"] = tuple(was)
     return ConfigDict(values)

@@ -13,6 +13,7 @@ The page needs no other file. It is written to report.html in the run's folder
 
 import argparse
 import importlib.metadata
+import itertools
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -69,7 +70,7 @@ def report(flags: argparse.Namespace, changes: Changes) -> int:
     steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
     source = opening.open_source(config, split, contents.class_names)
     out = Path(flags.out).expanduser() if flags.out else _name_page(path, split, own_split)
-    predict = steps.pmap_predict_step(detector)
+    predict = results.make_predict(config, detector)
     print(write(config, contents, source, predict, out, name=path.name))
     return 0
 
@@ -101,18 +102,15 @@ def write(
     Returns:
         Lines that say what was found, and where.
     """
-    numbered = _Numbered(source)
+    numbered = _Numbered(source, config.data.exif)
     variables = steps.put_state(contents.variables)
     examples, found, unreadable = results.detect(
         config, numbered, predict, variables, config.eval_images
     )
     measured = analysis.analyse(examples, found, contents.class_names)
-    worst = _worst(measured)
-    pictures = [
-        each
-        for i in worst
-        if (each := _draw(numbered, examples[i], found[i], measured, i)) is not None
-    ]
+    drawn = (_draw(numbered, examples[i], found[i], measured, i) for i in _worst(measured))
+    # Those that cannot be read are nothing to look at.
+    pictures = list(itertools.islice(filter(None, drawn), PICTURES))
     facts = pages.Facts(
         model=name,
         detector=contents.detector,
@@ -129,8 +127,12 @@ def write(
 class _Numbered:
     """A source whose examples have their places as ids."""
 
-    def __init__(self, source: Source):
-        self.class_names, self._source = source.class_names, source
+    def __init__(self, source: Source, exif: str):
+        self.class_names, self._source, self._exif = source.class_names, source, exif
+        if hasattr(source, "annotations"):
+            numbered = enumerate(source.annotations())
+            self._annotations = [example._replace(id=i) for i, example in numbered]
+            self.annotations = lambda: self._annotations
 
     def __len__(self) -> int:
         return len(self._source)
@@ -140,20 +142,20 @@ class _Numbered:
 
     def named(self, index: int) -> Example:
         """The example as the source has it, decoded."""
-        return transforms.decode(self._source[index])
+        return transforms.decode(self._source[index], exif=self._exif)
 
 
 def _worst(measured):
-    """Places of the images with the most mistakes."""
+    """Places of the images with mistakes, the most first."""
     mistakes = measured.wrong + measured.missed
-    order = np.argsort(-mistakes, kind="stable")[:PICTURES]
+    order = np.argsort(-mistakes, kind="stable")
     return [int(i) for i in order if mistakes[i]]
 
 
 def _draw(source: _Numbered, example: Example, found: Any, measured: analysis.Analysis, i: int):
     try:
         named = source.named(int(example.id))
-    except (UnreadableImage, OSError):  # It could be read before.
+    except (UnreadableImage, OSError):
         return None
     picture = visualize.compare(
         named.image, named, found, measured.class_names, min_score=measured.score
@@ -173,7 +175,7 @@ def _read_model(path: Path) -> tuple[Contents, Detector]:
 def _read_config(path: Path, contents: Contents, changes: Changes) -> tuple[ConfigDict, str]:
     """The settings, and the split that needs no saying."""
     if path.is_dir():
-        saved = config_files.read_json(path / config_files.SAVED_NAME)
+        saved = config_files.read_json(config_files.last_saved(path))
         own = command_line.finish(saved).data.eval_split
         return command_line.finish(saved, changes), own
     config = {
@@ -185,6 +187,7 @@ def _read_config(path: Path, contents: Contents, changes: Changes) -> tuple[Conf
             "source": dict(changes)["data.source"],
             "canvas": contents.canvas,
             "resize": contents.resize,
+            "resize_rule": contents.resize_rule,
             "max_proposals": contents.max_proposals,
             "max_boxes": 1,  # Of a training.
         },

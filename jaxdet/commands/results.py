@@ -85,6 +85,7 @@ def evaluate(
     if any(files):
         places = _spread(len(examples), config.eval_images)
         examples, found = [examples[i] for i in places], [found[i] for i in places]
+        unreadable = sum(each is NOTHING for each in found)
     measured = measure(config, examples, found, source.class_names)
     objects = sum(int(np.sum(~example.crowd)) for example in examples)
     return {**measured, "images": len(examples), "objects": objects, "unreadable": unreadable}

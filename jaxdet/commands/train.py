@@ -46,7 +46,9 @@ def train(arguments: command_line.Arguments) -> int:
 
 def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
     """Trains, or resumes, in a folder that nobody else writes to."""
-    run = opening.open_training(config_files.with_classes_of_run(config, workdir))
+    if (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir()):
+        config = config_files.with_classes_of_run(config, workdir)
+    run = opening.open_training(config)
     config, detector = run.config, run.detector
     eval_source = opening.open_source(config, config.data.eval_split, run.class_names)
     create = partial(state.create, tx=run.tx, ema=config.ema_decay > 0)
