@@ -64,7 +64,8 @@ def convert(source: Path, target: Path, said: Said, to: str | None, verbose: boo
     if target.suffix not in wanted:
         hint = "" if to else "; --to=SYSTEM writes weights under another system's names"
         raise UserError(f"DST wants to end in {', '.join(wanted)}, found {target}{hint}")
-    if target.exists() and source.exists() and target.samefile(source):
+    origin = source / model_file.NAME if source.is_dir() else source
+    if target.exists() and origin.exists() and target.samefile(origin):
         raise UserError(f"DST wants another name than SRC, {source}, which would be lost")
     if source.is_dir() or model_file.is_model(source):
         contents, detector = _read_own(source, said, to)

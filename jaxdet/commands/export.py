@@ -70,6 +70,9 @@ def export(
         size=size,
     )
     path = out or _beside(Path(model).expanduser(), to)
+    source = _beside(Path(model).expanduser(), "safetensors")
+    if path.exists() and source.exists() and path.samefile(source):
+        raise UserError(f"--out wants another name than the model, {source}, which would be lost")
     path.parent.mkdir(parents=True, exist_ok=True)
     for file in importlib.import_module(f"jaxdet.export.{name}").write(made, path):
         print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")

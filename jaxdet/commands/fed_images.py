@@ -109,7 +109,7 @@ def assign(run: Run, fed: Sequence[Fed], workdir: Path) -> list[Fed]:
 def draw(fed: Fed, class_names: Sequence[str]) -> np.ndarray:
     """The whole canvas with its objects, and what is said of it below; RGB."""
     row = jax.tree.map(lambda values: values[0], fed.batch)
-    pixels = row.images.pixels
+    pixels = np.clip(np.rint(row.images.pixels), 0, 255).astype(np.uint8)
     side = SIDE if fed.assigned is None else ASSIGNED_SIDE
     factor = max(1.0, side / max(pixels.shape[:2]))
     shape = tuple(round(length * factor) for length in pixels.shape[1::-1])

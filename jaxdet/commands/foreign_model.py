@@ -17,6 +17,9 @@ WHICH = {
     "yolox": "YOLOX's weights are of version 0.1.1 or later, or of 0.1.0 (legacy)",
 }
 
+# Arrays of these are for more than boxes: without them the boxes are the same.
+OTHER_TASKS = ("roi_head.mask_", "roi_heads.mask_", "roi_heads.keypoint_")
+
 
 class Said(NamedTuple):
     """What a user says of a file of weights, each None or empty where it is to be found out.
@@ -100,7 +103,7 @@ def fill(
         UserError: if the settings do not work.
     """
     detector = build(contents, source)
-    images = model_file.blank_images(1, contents.canvas)
+    images = model_file.blank_images(1, contents.canvas, resize_rule=contents.resize_rule)
     try:
         shapes = jax.eval_shape(detector.init, jax.random.key(0), images)
     except (ArithmeticError, TypeError, ValueError) as error:
@@ -126,7 +129,7 @@ def build(contents: Contents, source: str) -> Detector:
 
 
 def check_whole(report: interop.LoadReport, source: str) -> None:
-    """Refuses weights that leave a part of the detector as it would be drawn.
+    """Refuses weights that leave a part of the detector as it would be drawn, or have more parts.
 
     Raises:
         UserError: with the first such part.
@@ -137,4 +140,10 @@ def check_whole(report: interop.LoadReport, source: str) -> None:
         raise UserError(
             f"{source}: nothing in it fills {report.missing[0]}, one of {len(report.missing)} such "
             "parts: a detector with random parts is not a model"
+        )
+    stray = [name for name in report.unused if not name.startswith(OTHER_TASKS)]
+    if stray:
+        raise UserError(
+            f"{source}: {stray[0]}, one of {len(stray)} such arrays, has no place in the detector, "
+            "which would find something else without it"
         )

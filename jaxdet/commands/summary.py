@@ -71,7 +71,7 @@ def _from_model(path: Path, batch_size: int) -> Subject:
         detector=detector,
         variables=jax.eval_shape(lambda: contents.variables),
         images=lambda count: model_file.blank_images(
-            count, contents.canvas, contents.max_proposals
+            count, contents.canvas, contents.max_proposals, contents.resize_rule
         ),
         batch_size=batch_size,
     )

@@ -104,8 +104,10 @@ def _resize(images: Images, scale: float) -> tuple[Images, np.ndarray]:
     shape = (len(images.pixels), *new, 3)
     pixels = jax.image.resize(images.pixels.astype(jnp.float32), shape, "linear")
     beside = [(0, -side % DIVISOR) for side in new]
+    if jnp.issubdtype(images.pixels.dtype, jnp.integer):
+        pixels = jnp.round(pixels)
     pixels = jnp.pad(
-        jnp.round(pixels).astype(images.pixels.dtype),
+        pixels.astype(images.pixels.dtype),
         [(0, 0), *beside, (0, 0)],
         constant_values=FILL,
     )

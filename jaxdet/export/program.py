@@ -12,7 +12,7 @@ from jaxtyping import Array
 from jaxdet import detectors
 from jaxdet.export.letterbox import letterbox
 from jaxdet.model_file import Contents
-from jaxdet.types import Detections, Detector, Images
+from jaxdet.types import Detections, Detector, Images, UserError
 
 DYNAMIC = "dynamic"  # Any number of images.
 OUTPUTS = Detections._fields
@@ -53,7 +53,15 @@ def make(
         category_ids: number of each in the data's own files, or None.
         batch: images at once; `DYNAMIC` takes any number, one after another.
         size: (height, width) of the images, or None for any.
+
+    Raises:
+        UserError: if images of the model are resized by a rule that is not within.
     """
+    if contents.resize_rule != "rounded":
+        raise UserError(
+            f"images of this model are resized by the rule {contents.resize_rule!r}, which no "
+            "exported file has yet"
+        )
     variables = jax.tree.map(jnp.asarray, contents.variables)
 
     def some(pixels, height, width):

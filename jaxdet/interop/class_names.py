@@ -68,19 +68,23 @@ def read_classes(said: str, count: int) -> tuple[tuple[str, ...], tuple[int, ...
 
 
 def _listed(said: str) -> tuple[str, ...]:
-    path = Path(said).expanduser()
-    if path.is_file():
-        try:
-            lines = path.read_text().splitlines()
-        except ValueError:
-            raise UserError(f"--classes wants a text file, found {path}") from None
-        return tuple(line.strip() for line in lines if line.strip())
     try:
         names = ast.literal_eval(said)
     except (ValueError, SyntaxError):
         names = None
     if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
         return tuple(names)
+    try:
+        path = Path(said).expanduser()
+        there = path.is_file()
+    except (OSError, RuntimeError, ValueError):  # Too long for a name, or of nobody's home.
+        there = False
+    if there:
+        try:
+            lines = path.read_text().splitlines()
+        except ValueError:
+            raise UserError(f"--classes wants a text file, found {path}") from None
+        return tuple(line.strip() for line in lines if line.strip())
     raise UserError(
         f"--classes wants coco, voc, names such as \"('cat', 'dog')\" or a text file with a name "
         f"a line, found {said}"

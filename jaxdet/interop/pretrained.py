@@ -1,13 +1,11 @@
 """Reads and writes files of weights: arrays under the names that they have in the file."""
 
 import os
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_safetensors
 from safetensors.numpy import save as write_safetensors
 
@@ -15,6 +13,8 @@ from jaxdet.types import UserError
 
 # Keys under which training scripts keep the weights beside other things.
 WRAPPERS = ("state_dict", "model")
+# Types of arrays of objects, text, times and complex numbers.
+NO_NUMBERS = "OSUMmc"
 # Put before every name by torch's DataParallel.
 PARALLEL_PREFIX = "module."
 
@@ -39,6 +39,9 @@ def load_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if path.suffix not in READERS:
         raise UserError(f"{path}: wanted a file ending in {', '.join(READERS)}")
     tensors = READERS[path.suffix](path)
+    for name, value in tensors.items():
+        if value.dtype.kind in NO_NUMBERS:
+            raise UserError(f"{path}: {name} wants numbers, found {value.dtype}")
     return {name.removeprefix(PARALLEL_PREFIX): value for name, value in tensors.items()}
 
 
@@ -57,15 +60,18 @@ def save_file(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> Non
         raise UserError(f"{path}: wanted a file ending in {', '.join(READERS)}")
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     partial = path.with_name(f"{path.name}.partial")
-    if path.suffix == ".npz":
-        with partial.open("wb") as file:
-            np.savez(file, **tensors)
-    elif path.suffix == ".safetensors":
-        partial.write_bytes(write_safetensors(tensors))
-    else:
-        torch = _import_torch(path, "writing")
-        torch.save({name: torch.from_numpy(value) for name, value in tensors.items()}, partial)
-    os.replace(partial, path)
+    try:
+        if path.suffix == ".npz":
+            with partial.open("wb") as file:
+                np.savez(file, **tensors)
+        elif path.suffix == ".safetensors":
+            partial.write_bytes(write_safetensors(tensors))
+        else:
+            torch = _import_torch(path, "writing")
+            torch.save({name: torch.from_numpy(value) for name, value in tensors.items()}, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -75,14 +81,14 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             if isinstance(arrays, np.ndarray):
                 raise ValueError("it holds one array without a name; np.savez writes names")
             return dict(arrays)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # Whatever NumPy and its libraries meet in a damaged file.
         raise _unreadable(path, "a NumPy .npz archive", error) from error
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_safetensors(path)
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # Its own, the system's, and NumPy's of what it has no type for.
         raise _unreadable(path, "a .safetensors file", error) from error
 
 

@@ -62,13 +62,13 @@ def recognise(tensors: Mapping[str, Any], *, source: str = "weights") -> Recogni
             continue
         try:
             settings, num_classes = _SIZES[systems[0]](shapes)
-        except (KeyError, IndexError) as error:
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
+        except (KeyError, IndexError, ValueError) as error:
             raise UserError(
                 f"{source}: these look like weights of {systems[0]}'s {detector}, but "
                 f"{error.args[0]} is missing or has another form"
             ) from None
-        except UserError as error:
-            raise UserError(f"{source}: {error}") from None
         return Recognised(systems, detector, settings, num_classes)
     if any(sign in shapes for sign in CLASSIFIER_SIGNS):
         raise UserError(

@@ -153,6 +153,33 @@ def test_what_is_no_model_stays_unwritten(run, nano, tmp_path):
     assert not (tmp_path / "a.safetensors").exists()
 
 
+def test_a_part_that_has_no_place_is_no_conversion(run, nano, tmp_path):
+    """Without a layer that its network computes with, a detector finds something else."""
+    np.savez("more.npz", **nano, **{"backbone.backbone.dark2.9.weight": np.zeros(3, np.float32)})
+    ended = run("more.npz", "new.safetensors", "--names=yolox", f"--classes={NAMES}")
+    assert ended[0] == 1
+    assert "dark2.9.weight, one of 1 such arrays, has no place in the detector" in ended[1]
+    assert not (tmp_path / "new.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "data", [b"PK\x03\x04" + b"\0" * 99, b"", b"\x93NUMPY\x01\x00\x10\x00{" + b" " * 15]
+)
+def test_a_damaged_archive_is_one_line(run, data, tmp_path):
+    (tmp_path / "damaged.npz").write_bytes(data)
+    assert_fails(run("damaged.npz", "new.safetensors"), "damaged.npz: cannot be read as a NumPy")
+
+
+def test_arrays_of_text_are_no_weights(run):
+    np.savez("text.npz", **{"head.stems.0.conv.weight": np.array(["a", "b"])})
+    assert_fails(run("text.npz", "new.safetensors"), "head.stems.0.conv.weight wants numbers")
+
+
+def test_a_long_list_of_classes_is_no_file():
+    names = tuple(f"class number {i}" for i in range(80))
+    assert interop.read_classes(str(names), 80)[0] == names
+
+
 def test_a_file_is_not_written_over_itself(run):
     model_file.write("own.safetensors", tiny_model.draw_contents())
     before = Path("own.safetensors").read_bytes()

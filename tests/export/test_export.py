@@ -166,3 +166,19 @@ def test_a_detector_that_wants_proposals_is_refused(tmp_path):
 
     with pytest.raises(jaxdet.UserError, match="fast_rcnn wants proposals with each image"):
         export.export(str(path), "onnx", None)
+
+
+def test_what_no_exported_file_has_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    model_file.write(path, tiny_model.draw_contents(resize_rule="torchvision"))
+    with pytest.raises(jaxdet.UserError, match="by the rule 'torchvision', which no exported"):
+        export.export(str(path), "onnx", None)
+
+
+def test_a_model_is_not_written_over(tmp_path):
+    path = tmp_path / "model.safetensors"
+    model_file.write(path, tiny_model.draw_contents())
+    before = path.read_bytes()
+    with pytest.raises(jaxdet.UserError, match="--out wants another name than the model"):
+        export.export(str(path), "onnx", path)
+    assert path.read_bytes() == before
