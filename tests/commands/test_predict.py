@@ -50,9 +50,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def _write_video(path):
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (80, 60))
-    for i in range(NUM_FRAMES):
+def _write_video(path, frames=NUM_FRAMES, rate=10):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), rate, (80, 60))
+    for i in range(frames):
         writer.write(tiny_model.draw_photograph((60, 80), i))
     writer.release()
 
@@ -139,6 +139,16 @@ def test_files_that_cannot_be_read_are_named_and_the_rest_goes_on(run, folder):
 
     done = run("broken.png", "broken.mp4")
     assert done.status == 1 and "error: none of 2 files could be read" in done.err
+
+
+def test_half_a_minute_stays_half_a_minute(run, tmp_path):
+    _write_video(tmp_path / "long.avi", frames=60, rate=2)
+    done = run(tmp_path / "long.avi", "--batch_size=2")  # Its program is there already.
+
+    assert done.status == 0 and "on 60 frames" in done.out
+    video = cv2.VideoCapture(str(done.folder / "long.mp4"))
+    count, rate = (video.get(each) for each in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
+    assert count / rate == 30
 
 
 def test_a_video_is_drawn_frame_by_frame(run):
