@@ -1,14 +1,15 @@
 """Kinds of errors: each alone, worked by hand, and data sets as TIDE's own program has them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import GOLDENS
 
 from examples import make_detections, make_example
 from jaxdet.evaluation import errors, matching
 
+GOLDENS = Path(__file__).parents[1] / "goldens"
 # A and B are two objects far from each other; A_LOOSE has an IoU of .4 with A.
 A, B, A_LOOSE, NOWHERE = [0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 10, 4], [90, 90, 99, 99]
 # A class with one of two objects found: 51 of the 101 recalls.
