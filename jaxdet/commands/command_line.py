@@ -74,13 +74,7 @@ def read(
             that are missing, and values of another type or out of range.
     """
     changes, rest = split(argv[1:])
-    parser = ending.Parser(
-        prog=f"python {Path(argv[0]).name}" if argv[0] else None,
-        description=usage,
-        epilog=__doc__.partition("\n\n")[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = ending.Parser(argv[0], usage, epilog=__doc__.partition("\n\n")[2])
     add = parser.add_argument
     add("--config", metavar="FILE[:ARGUMENT]", help="a recipe, or the config.json of a run")
     add("--workdir", metavar="FOLDER", help="of the run; runs/<name of the recipe>")

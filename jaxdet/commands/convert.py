@@ -219,12 +219,7 @@ def _truth(text: str) -> bool:
 
 
 def _parser(name: str) -> ending.Parser:
-    parser = ending.Parser(
-        prog=f"python {name}",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = ending.Parser(name, __doc__)
     add = parser.add_argument
     add("source", metavar="SRC", help="weights, a model.safetensors, or the folder of a run")
     add("to_file", metavar="DST", help="the file that is written")

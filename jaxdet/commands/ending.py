@@ -17,7 +17,17 @@ TRACEBACK_NAME = "traceback.txt"  # In the command's folder.
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Shows a usage as it is written, and says what is wrong in one line."""
+
+    def __init__(self, program: str, usage: str, epilog: str | None = None):
+        """Takes a command's name as it was called, and what --help says first and last."""
+        super().__init__(
+            prog=f"python {Path(program).name}" if program else None,
+            description=usage,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
 
     def parse_args(self, arguments: Sequence[str]) -> argparse.Namespace:
         """As usual, but unknown flags are answered with the nearest that is known."""

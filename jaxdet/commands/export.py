@@ -7,7 +7,6 @@ The file takes photographs, uint8 RGB, as they are: they are resized, normalised
 suppressed inside, and the boxes are in their pixels. It holds the class names, too.
 """
 
-import argparse
 import importlib
 import importlib.util
 import re
@@ -108,12 +107,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def _parser(program_name: str) -> ending.Parser:
-    parser = ending.Parser(
-        prog=f"python {Path(program_name).name}",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = ending.Parser(program_name, __doc__)
     add = parser.add_argument
     add("model", metavar="MODEL", help="a model.safetensors, or the folder of a run")
     add("--to", required=True, choices=FORMATS, help="for onnxruntime and its like, or for JAX")

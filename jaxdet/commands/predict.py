@@ -14,7 +14,6 @@ COCO's are, the id is that number. Frame 12 of a video is NAME/12, from 0 on. Fi
 cannot be read are named and left out.
 """
 
-import argparse
 import glob
 import itertools
 import logging
@@ -181,12 +180,7 @@ def _bar(items: Iterable, name: str, total: int | None) -> Iterable:
 
 
 def _parser(program: str) -> ending.Parser:
-    parser = ending.Parser(
-        prog=f"python {Path(program).name}",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = ending.Parser(program, __doc__)
     add = parser.add_argument
     add("model", metavar="MODEL", help="a model.safetensors, or the folder of a run")
     add(

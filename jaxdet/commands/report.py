@@ -206,12 +206,7 @@ def _name_page(path: Path, split: str, own: str) -> Path:
 
 
 def _parser(program: str) -> ending.Parser:
-    parser = ending.Parser(
-        prog=f"python {Path(program).name}",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = ending.Parser(program, __doc__)
     add = parser.add_argument
     add("model", metavar="MODEL", help="the folder of a run, or a model.safetensors")
     add("--split", metavar="NAME", help="split to measure on; the run's own if none")

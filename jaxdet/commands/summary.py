@@ -48,7 +48,7 @@ def _open(argv: list[str], model: str) -> tuple[Subject, argparse.Namespace]:
     if model and path.is_dir() and not (path / config_files.SAVED_NAME).is_file():
         path = path / model_file.NAME  # A folder to which only the model was taken.
     if model and not path.is_dir():
-        parser = ending.Parser(prog=argv[0], allow_abbrev=False)
+        parser = ending.Parser(argv[0], __doc__)
         parser.add_argument("--debug", action="store_true")
         _define_flags(parser)
         flags = parser.parse_args(argv[1:])
