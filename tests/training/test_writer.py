@@ -157,6 +157,19 @@ def test_a_full_disk_costs_no_line_and_does_not_stop_the_run(tmp_path, monkeypat
     assert {"metrics.jsonl", "eval.json"} <= set(files)
 
 
+def test_what_a_full_disk_takes_a_part_of_is_whole_in_the_end(tmp_path, monkeypatch, caplog):
+    disk = FullDisk(room=4)
+    monkeypatch.setattr(patient_files, "open", disk.open, raising=False)
+    file = patient_files.PatientFile(tmp_path / "log", "wb")
+    file.write(b"0123456789")
+    file.flush()
+    assert (tmp_path / "log").read_bytes() == b"0123"
+    disk.room = 99
+    file.close()
+    assert (tmp_path / "log").read_bytes() == b"0123456789"
+    assert len(caplog.records) == 1
+
+
 def read_events(path):
     data = path.read_bytes()
     while data:
