@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 import jaxdet
 from jaxdet import detectors, interop, model_file
-from jaxdet.commands import convert
+from jaxdet.commands import convert, foreign_model
 from jaxdet.detectors import nested
 
 NAMES = "('a','b','c','d','e')"
@@ -173,6 +173,22 @@ def test_a_damaged_archive_is_one_line(run, data, tmp_path):
 def test_arrays_of_text_are_no_weights(run):
     np.savez("text.npz", **{"head.stems.0.conv.weight": np.array(["a", "b"])})
     assert_fails(run("text.npz", "new.safetensors"), "head.stems.0.conv.weight wants numbers")
+
+
+@pytest.mark.parametrize(
+    "name, system, rule",
+    [
+        ("tv_retinanet", "torchvision", "torchvision"),
+        ("mmdet_retinanet", "mmdetection", "rounded"),
+        ("yolox_nano", "yolox", "rounded"),
+    ],
+)
+def test_images_are_resized_as_the_system_does_it(name, system, rule):
+    shapes = json.loads((whole.GOLDENS / f"whole_{name}.json").read_text())["shapes"]
+    tensors = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
+    said = foreign_model.Said(names=system, classes=NAMES)
+    contents, names = foreign_model.describe(tensors, said, "weights")
+    assert (names, contents.resize_rule) == (system, rule)
 
 
 def test_a_long_list_of_classes_is_no_file():
