@@ -7,7 +7,7 @@ import math
 import runpy
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +146,13 @@ def with_classes_of_run(config: ConfigDict, workdir: Path) -> ConfigDict:
             f"the run in {workdir} has data.classes {was}, found {list(wanted)}: labels would "
             "change their meaning; name another --workdir"
         )
+    return with_classes(config, was)
+
+
+def with_classes(config: ConfigDict, names: Sequence[str]) -> ConfigDict:
+    """A config that names these classes."""
     values = config.to_dict()
-    values["data"]["classes"] = tuple(was)
+    values["data"]["classes"] = tuple(names)
     return ConfigDict(values)
 
 

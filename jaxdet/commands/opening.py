@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from jaxdet import detectors, interop, loading, model_file
-from jaxdet.commands import lengths, mistakes, schema
+from jaxdet.commands import config_files, lengths, mistakes, schema
 from jaxdet.data import inventory, pipeline, sources
 from jaxdet.data.proposal_files import WithProposals
 from jaxdet.interop import LoadReport
@@ -86,14 +86,9 @@ def open_run(config: ConfigDict) -> Run:
             f"'proposals', or name one class in data.classes; found {config.evaluation.name!r} "
             f"with {len(names)} classes"
         )
-    return Run(_with_classes(config, names), names, detector, _trace(config, detector), source)
-
-
-def _with_classes(config: ConfigDict, names: tuple[str, ...]) -> ConfigDict:
-    """The config with the classes as they were found, so that what is saved of it says them."""
-    values = config.to_dict()
-    values["data"]["classes"] = names
-    return ConfigDict(values)
+    # What is saved of the config says the classes as they were found.
+    found = config_files.with_classes(config, names)
+    return Run(found, names, detector, _trace(config, detector), source)
 
 
 def open_training(config: ConfigDict) -> Run:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -41,23 +41,20 @@ def find_files(folder: Path, names: Sequence[str], *, root: Path, where: object)
     return [folder / place for place in places]
 
 
-def picture_sizes(paths: Iterable[Path]) -> list[tuple[int, int]]:
-    """The (height, width) of each picture, turned as its EXIF says; (0, 0) where there is none."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(_picture_size, paths))
-
-
 def fill_sizes(
-    sizes: Sequence[tuple[int, int]],
-    paths: Sequence[Path],
-    where: object,
-    measure: Callable[[Iterable[Path]], list[tuple[int, int]]] = picture_sizes,
+    sizes: Sequence[tuple[int, int]], paths: Sequence[Path], where: object
 ) -> list[tuple[int, int]]:
-    """Sizes of images, the pictures' own where an annotation says none; says how many."""
+    """The (height, width) of images, the pictures' own where an annotation says none.
+
+    Those are turned as their EXIF says, and (0, 0) where a picture cannot be read. How many
+    they are is logged.
+    """
     missing = [i for i, size in enumerate(sizes) if min(size) <= 0]
     sizes = list(sizes)
-    for i, size in zip(missing, measure([paths[i] for i in missing]), strict=True):
-        sizes[i] = size
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(_picture_size, [paths[i] for i in missing])
+        for i, size in zip(missing, found, strict=True):
+            sizes[i] = size
     if missing:
         logging.getLogger("jaxdet").warning(
             "%s: %d of %d images have no width or height there: the pictures' own are taken",
