@@ -103,8 +103,8 @@ def compare(found: dict, wanted: dict) -> str:
         nearest, places = unlike.argmin(axis=0), np.arange(len(image))
         both = apart[nearest, places] < NEAR
         same += both.sum()
-        box_error = max(box_error, apart[nearest, places][both].max())
-        score_error = max(score_error, np.abs(scores[nearest] - image.scores)[both].max())
+        box_error = max(box_error, apart[nearest, places][both].max(initial=0))
+        score_error = max(score_error, np.abs(scores[nearest] - image.scores)[both].max(initial=0))
     return f"{same} of {total} | {box_error:.1e} | {score_error:.1e}"
 
 

@@ -123,9 +123,9 @@ def read_coco(path: Path) -> int:
 
 
 def count_coco(data: bytes) -> int:
-    """The number of annotations that the standard library finds; unused text may be bad."""
+    """The number of annotations that the standard library finds, which may be none at all."""
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    return len(json.loads(data.decode(encoding, errors="replace"))["annotations"])
+    return len(json.loads(data.decode(encoding, errors="replace")).get("annotations") or ())
 
 
 def read_voc(path: Path) -> int:
