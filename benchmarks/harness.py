@@ -1,0 +1,207 @@
+"""Runs the sides of a benchmark in turn (A B A B), each in its own process, and lays them out.
+
+Numbers of one run are compared, never those of two: whatever else the machine does then
+meets both sides. A table shows medians and the middle half of the calls; --json keeps all.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FOLDER = Path(__file__).parent
+# Dense products a second, by device and type, as the vendors' data sheets have it.
+PEAK_FLOPS = {
+    "H200": {"bfloat16": 989e12, "float32": 67e12},
+    "H100": {"bfloat16": 989e12, "float32": 67e12},
+    "A100": {"bfloat16": 312e12, "float32": 19.5e12},
+    "TPU v5 lite": {"bfloat16": 197e12},
+    "TPU v4": {"bfloat16": 275e12},
+}
+
+
+class Side(NamedTuple):
+    """One of those that are compared.
+
+    Attributes:
+        name: for the table.
+        script: of this folder, which serves its works.
+        case: JSON for it; "work" names what it does.
+        python: that runs it.
+    """
+
+    name: str
+    script: str
+    case: Mapping[str, Any]
+    python: str = sys.executable
+
+
+class Measured(NamedTuple):
+    """What a side took.
+
+    Attributes:
+        side: whose it is.
+        facts: what it said of itself.
+        seconds: of one call, in each round.
+        peak_bytes: the most memory in use up to the end.
+    """
+
+    side: Side
+    facts: Mapping[str, Any]
+    seconds: tuple[float, ...]
+    peak_bytes: int
+
+    @property
+    def median(self) -> float:
+        """Seconds of a call."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Seconds between the quarter of the quickest and that of the slowest calls."""
+        if len(self.seconds) < 2:
+            return 0.0
+        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return high - low
+
+
+class SideFailedError(RuntimeError):
+    """The process of a side ended; its own message stands above."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of every benchmark."""
+    add = parser.add_argument
+    add("--beside", choices=("torch",), help="the peer on the same inputs, in turn")
+    add("--rounds", type=int, default=7, help="timed calls of each side (7)")
+    add("--json", type=Path, metavar="FILE", help="keep everything that was measured")
+    add("--torch_python", default=sys.executable, metavar="PATH", help="that has torch")
+    add("--yolox_code", default="", metavar="FOLDER", help="of YOLOX's own code, for its peer")
+
+
+def compare(sides: Sequence[Side], *, rounds: int) -> list[Measured]:
+    """Times the sides, one after the other, in each of the rounds.
+
+    A side that fails is left out with a line; the others go on.
+
+    Raises:
+        SideFailedError: if none is left.
+    """
+    running = []
+    for side in sides:
+        try:
+            running.append((side, *_start(side)))
+        except SideFailedError as error:
+            print(f"{side.name}: {error}", file=sys.stderr, flush=True)
+    if not running:
+        raise SideFailedError("no side of the comparison runs")
+    answers = {side.name: [] for side, _, _ in running}
+    for _ in range(rounds):
+        for side, process, _ in running:
+            answers[side.name].append(_ask(process))
+    for _, process, _ in running:
+        process.stdin.close()
+        process.wait()
+    return [
+        Measured(
+            side,
+            facts,
+            tuple(answer["seconds"] for answer in answers[side.name]),
+            answers[side.name][-1]["peak_bytes"],
+        )
+        for side, _, facts in running
+    ]
+
+
+def table(measured: Sequence[tuple[str, Measured]], *, units: str = "") -> str:
+    """A row for each, in markdown: the last column is its time over that of its peer.
+
+    Args:
+        measured: with the name of what was done; the peers of a side follow it.
+        units: of which a call does `facts["count"]`, such as "images": adds a
+            column of how many a second.
+    """
+    head = ["work", "side", "ms", "spread"]
+    head += [f"{units}/s"] if units else []
+    head += ["peak GB", "TFLOP/s", "of peak", "first s", "jaxdet / it"]
+    rows, base = [], None
+    for name, each in measured:
+        base = each if each.side.name == "jaxdet" else base
+        row = [name, each.side.name, f"{1e3 * each.median:.4g}", f"{1e3 * each.spread:.2g}"]
+        row += [f"{each.facts.get('count', 1) / each.median:.4g}"] if units else []
+        flops = each.facts.get("flops")
+        rate = flops / each.median if flops else None
+        peak = _peak_flops(each.facts)
+        row.append(f"{each.peak_bytes / 1e9:.2f}")
+        row.append(f"{rate / 1e12:.3g}" if rate else "")
+        row.append(f"{rate / peak:.1%}" if rate and peak else "")
+        row.append(f"{each.facts['first_s']:.1f}")
+        row.append(f"{base.median / each.median:.2f}" if base and each is not base else "")
+        rows.append(row)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def keep(path: Path | None, measured: Sequence[tuple[str, Measured]]) -> None:
+    """Writes everything as JSON, with the machine; nothing where there is no path."""
+    if path is None:
+        return
+    rows = [
+        {
+            "name": name,
+            "side": each.side.name,
+            "case": dict(each.side.case),
+            "facts": dict(each.facts),
+            "median_s": each.median,
+            "spread_s": each.spread,
+            "seconds": each.seconds,
+            "peak_bytes": each.peak_bytes,
+        }
+        for name, each in measured
+    ]
+    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": machine, "measured": rows}, indent=1) + "\n")
+
+
+def _start(side):
+    """The process of a side, prepared and warm, and what it says of itself."""
+    environment = dict(os.environ)
+    # Two frameworks share the device: neither may take all of its memory at once.
+    environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    roots = [str(FOLDER.parent), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, roots))
+    process = subprocess.Popen(
+        [side.python, FOLDER / side.script, json.dumps(dict(side.case))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    return process, _read(process)
+
+
+def _ask(process):
+    process.stdin.write("again\n")
+    process.stdin.flush()
+    return _read(process)
+
+
+def _read(process):
+    line = process.stdout.readline()
+    if not line:
+        raise SideFailedError(f"its process ended with status {process.wait()}")
+    return json.loads(line)
+
+
+def _peak_flops(facts):
+    for device, rates in PEAK_FLOPS.items():
+        if device in facts.get("device", ""):
+            return rates.get(facts.get("dtype"))
+    return None

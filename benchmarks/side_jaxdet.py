@@ -1,0 +1,167 @@
+"""What jaxdet does in a benchmark; `harness.py` starts it."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scenes
+import worker
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxdet import ops
+from jaxdet.commands import command_line, costs, opening
+from jaxdet.commands.costs import Subject
+from jaxdet.training import state, steps
+from jaxdet.types import Batch, Images
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = {
+    "faster_rcnn": "faster_rcnn_r50_fpn_1x_coco",
+    "retinanet": "retinanet_r50_fpn_1x_coco",
+    "yolox": "yolox_s_coco",
+}
+# So small that the random weights stay where they are, whatever the number of calls.
+RATE = 1e-6
+
+
+def open_run(*, model, batch, size, dtype, objects=20, settings=()):
+    """A run of the COCO recipe at this size, calm random variables, and a batch of noise."""
+    config = command_line.read(
+        [
+            "benchmark",
+            f"--config={ROOT}/configs/{CONFIGS[model]}.py",
+            f"--config.data.canvas=({size[0]},{size[1]})",
+            f"--config.data.resize=({size[0]},{size[1]})",
+            f"--config.batch_size={batch}",
+            f"--config.model.dtype={dtype}",
+            f"--config.optimizer.learning_rate={RATE}",
+            "--config.init_from=",
+            *(f"--config.{setting}" for setting in settings),
+        ]
+    ).config
+    num_classes = scenes.NUM_CLASSES[model]
+    config.data.classes = tuple(f"class {k}" for k in range(num_classes))
+    run = opening.open_run(config)
+    run = opening.with_optimizer(run._replace(config=opening.in_steps(config, 100_000)))
+    drawn = scenes.draw(batch, size, num_classes, objects=objects)
+    slots = np.arange(config.data.max_boxes)[None] < np.full((batch, 1), objects)
+    images = Images(drawn.pixels, np.full((batch, 2), size, np.int32), np.ones(batch, np.float32))
+    whole = Batch(
+        images=images,
+        boxes=_fill(drawn.boxes, config.data.max_boxes),
+        labels=_fill(drawn.labels, config.data.max_boxes),
+        valid=slots,
+        crowd=np.zeros_like(slots),
+        index=np.arange(batch, dtype=np.uint32),
+    )
+    one = jax.tree.map(lambda a: a[:1], images)
+    return run, _calm(jax.jit(run.detector.init)(jax.random.key(0), one)), whole
+
+
+def train_step(**case) -> worker.Work:
+    """The step of `train.py`, from a batch on the host to new parameters."""
+    run, variables, batch = open_run(**case)
+    step = steps.pmap_train_step(
+        run.detector, run.tx, run.schedule, seed=0, devices=jax.local_devices()[:1]
+    )
+    held = [steps.put_state(state.create(variables, run.tx), jax.local_devices()[:1])]
+
+    def start():
+        held[0], metrics = step(held[0], batch, 0)
+        return metrics
+
+    facts = _facts(case) | {"flops": case["batch"] * _flops(run, case, "step")}
+    return worker.Work(start, jax.block_until_ready, facts, _peak_bytes())
+
+
+def predict(**case) -> worker.Work:
+    """From pixels to boxes on the canvas, suppression included."""
+    run, variables, batch = open_run(**case)
+    variables = steps.put_state(variables, jax.local_devices()[:1])
+    predict = steps.pmap_predict_step(run.detector, devices=jax.local_devices()[:1])
+    facts = _facts(case) | {"flops": case["batch"] * _flops(run, case, "prediction")}
+    start = partial(predict, variables, batch.images)
+    return worker.Work(start, jax.block_until_ready, facts, _peak_bytes())
+
+
+def nms(*, count: int) -> worker.Work:
+    """Suppression of boxes of one class."""
+    boxes, scores = scenes.draw_candidates(count)
+    run = jax.jit(partial(ops.nms, iou_threshold=0.5))
+    valid = np.ones(count, bool)
+    start = partial(run, *jax.device_put((boxes, scores, valid)))
+    return worker.Work(start, jax.block_until_ready, _facts({}), _peak_bytes())
+
+
+def roi_align(
+    *, size: tuple[int, int], regions: int, channels: int, ratio: int, gradient: bool, dtype: str
+) -> worker.Work:
+    """RoIAlign over the four maps of a pyramid, of one image."""
+    maps, rois = scenes.draw_pyramid(size, regions, channels)
+    maps, rois = jax.device_put(([jnp.asarray(m, dtype) for m in maps], rois))
+    pool = partial(
+        ops.pyramid_roi_align, strides=scenes.STRIDES, output_size=7, sampling_ratio=ratio
+    )
+
+    def loss(maps, rois):
+        # Squared, so that the gradient of the bins is not the same number everywhere.
+        return (pool(maps, rois).astype(jnp.float32) ** 2).sum()
+
+    run = jax.jit(jax.grad(loss) if gradient else pool)
+    return worker.Work(
+        partial(run, maps, rois), jax.block_until_ready, _facts({"dtype": dtype}), _peak_bytes()
+    )
+
+
+def _fill(values, slots):
+    filled = np.zeros((len(values), slots, *values.shape[2:]), values.dtype)
+    filled[:, : values.shape[1]] = values
+    return filled
+
+
+def _calm(variables):
+    """Shrinks what each residual block adds, so that maps under frozen norms do not explode."""
+    leaves = flatten_dict(jax.tree.map(np.asarray, variables), sep="/")
+    for name in leaves:
+        if "/backbone/" in name and name.endswith("norm3/scale"):
+            leaves[name] = leaves[name] * scenes.CALM
+    return unflatten_dict(leaves, sep="/")
+
+
+def _flops(run, case, kind):
+    """Of one image, as `jaxdet summary` counts them."""
+    config = run.config
+    subject = Subject(
+        name=config.detector,
+        num_classes=len(run.class_names),
+        detector=run.detector,
+        variables=run.variables,
+        images=partial(opening.blank_images, config),
+        batch_size=1,
+        run=run,
+    )
+    return costs.measure(subject)["flops"][kind]
+
+
+def _facts(case):
+    device = jax.local_devices()[0]
+    return {
+        "device": device.device_kind,
+        "dtype": case.get("dtype", "float32"),
+        "count": case.get("batch", 1),
+        "versions": {"jax": jax.__version__},
+    }
+
+
+def _peak_bytes():
+    """The device's count of the most bytes in use; None where it keeps none, as on a CPU."""
+    device = jax.local_devices()[0]
+    if device.memory_stats() is None:
+        return None
+    return lambda: device.memory_stats()["peak_bytes_in_use"]
+
+
+if __name__ == "__main__":
+    worker.serve({f.__name__: f for f in (train_step, predict, nms, roi_align)})
