@@ -43,12 +43,17 @@ def read_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """What every benchmark of a whole detector is told."""
+def add_size_flags(
+    parser: argparse.ArgumentParser,
+    *,
+    size: tuple[int, int] = (320, 480),
+    dtype: str = "float32",
+) -> None:
+    """What every benchmark of a whole detector is told; with its defaults."""
     add = parser.add_argument
-    add("--size", type=read_size, default=(320, 480), metavar="HxW", help="of the canvas (320x480)")
+    add("--size", type=read_size, default=size, metavar="HxW", help="of the canvas")
     add("--batch", type=int, default=2, help="images of a call (2)")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the networks")
+    add("--dtype", choices=("float32", "bfloat16"), default=dtype, help="of the networks")
 
 
 def _peers(flags, case):
@@ -71,7 +76,7 @@ def _read(usage, argv):
     )
     add = parser.add_argument
     add("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; all of them")
-    add_flags(parser)
+    add_size_flags(parser)
     add("--compiled", action="store_true", help="torch.compile of the backbone, too")
     add("--settings", nargs="*", default=[], metavar="KEY=VALUE", help="of jaxdet's config")
     harness.add_flags(parser)

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxdet import ops
 from jaxdet.commands import command_line, costs, opening
 from jaxdet.commands.costs import Subject
+from jaxdet.commands.opening import Run
 from jaxdet.training import state, steps
 from jaxdet.types import Batch, Images
 
@@ -24,10 +26,12 @@ CONFIGS = {
 }
 # So small that the random weights stay where they are, whatever the number of calls.
 RATE = 1e-6
+# Images of an epoch: the schedule of the recipe wants some number.
+EPOCH = 100_000
 
 
-def open_run(*, model, batch, size, dtype, objects=20, settings=()):
-    """A run of the COCO recipe at this size, calm random variables, and a batch of noise."""
+def open_run(*, model, batch, size, dtype, settings=(), **_) -> Run:
+    """The run of the COCO recipe at this size; nothing of it is computed."""
     config = command_line.read(
         [
             "benchmark",
@@ -41,28 +45,47 @@ def open_run(*, model, batch, size, dtype, objects=20, settings=()):
             *(f"--config.{setting}" for setting in settings),
         ]
     ).config
-    num_classes = scenes.NUM_CLASSES[model]
-    config.data.classes = tuple(f"class {k}" for k in range(num_classes))
+    config.data.classes = tuple(f"class {k}" for k in range(scenes.NUM_CLASSES[model]))
     run = opening.open_run(config)
-    run = opening.with_optimizer(run._replace(config=opening.in_steps(config, 100_000)))
-    drawn = scenes.draw(batch, size, num_classes, objects=objects)
-    slots = np.arange(config.data.max_boxes)[None] < np.full((batch, 1), objects)
-    images = Images(drawn.pixels, np.full((batch, 2), size, np.int32), np.ones(batch, np.float32))
-    whole = Batch(
+    return opening.with_optimizer(run._replace(config=opening.in_steps(config, EPOCH)))
+
+
+def fill_run(run: Run, *, objects: int = 20) -> tuple[Any, Batch]:
+    """Calm random variables, and a batch of noise."""
+    config = run.config
+    count, size = config.batch_size, tuple(config.data.canvas)
+    drawn = scenes.draw(count, size, len(run.class_names), objects=objects)
+    slots = np.arange(config.data.max_boxes)[None] < np.full((count, 1), objects)
+    images = Images(drawn.pixels, np.full((count, 2), size, np.int32), np.ones(count, np.float32))
+    batch = Batch(
         images=images,
         boxes=_fill(drawn.boxes, config.data.max_boxes),
         labels=_fill(drawn.labels, config.data.max_boxes),
         valid=slots,
         crowd=np.zeros_like(slots),
-        index=np.arange(batch, dtype=np.uint32),
+        index=np.arange(count, dtype=np.uint32),
     )
     one = jax.tree.map(lambda a: a[:1], images)
-    return run, _calm(jax.jit(run.detector.init)(jax.random.key(0), one)), whole
+    return _calm(jax.jit(run.detector.init)(jax.random.key(0), one)), batch
+
+
+def subject_of(run: Run, *, training: bool) -> Subject:
+    """A run as `jaxdet summary` measures it."""
+    return Subject(
+        name=run.config.detector,
+        num_classes=len(run.class_names),
+        detector=run.detector,
+        variables=run.variables,
+        images=partial(opening.blank_images, run.config),
+        batch_size=run.config.batch_size,
+        run=run if training else None,
+    )
 
 
 def train_step(**case) -> worker.Work:
     """The step of `train.py`, from a batch on the host to new parameters."""
-    run, variables, batch = open_run(**case)
+    run = open_run(**case)
+    variables, batch = fill_run(run)
     step = steps.pmap_train_step(
         run.detector, run.tx, run.schedule, seed=0, devices=jax.local_devices()[:1]
     )
@@ -72,16 +95,19 @@ def train_step(**case) -> worker.Work:
         held[0], metrics = step(held[0], batch, 0)
         return metrics
 
-    facts = _facts(case) | {"flops": case["batch"] * _flops(run, case, "step")}
+    flops = costs.count_flops(costs.lower_step, subject_of(run, training=True))
+    facts = _facts(case) | {"flops": flops and case["batch"] * flops}
     return worker.Work(start, jax.block_until_ready, facts, _peak_bytes())
 
 
 def predict(**case) -> worker.Work:
     """From pixels to boxes on the canvas, suppression included."""
-    run, variables, batch = open_run(**case)
+    run = open_run(**case)
+    variables, batch = fill_run(run)
     variables = steps.put_state(variables, jax.local_devices()[:1])
     predict = steps.pmap_predict_step(run.detector, devices=jax.local_devices()[:1])
-    facts = _facts(case) | {"flops": case["batch"] * _flops(run, case, "prediction")}
+    flops = costs.count_flops(costs.lower_prediction, subject_of(run, training=False))
+    facts = _facts(case) | {"flops": flops and case["batch"] * flops}
     start = partial(predict, variables, batch.images)
     return worker.Work(start, jax.block_until_ready, facts, _peak_bytes())
 
@@ -128,21 +154,6 @@ def _calm(variables):
         if "/backbone/" in name and name.endswith("norm3/scale"):
             leaves[name] = leaves[name] * scenes.CALM
     return unflatten_dict(leaves, sep="/")
-
-
-def _flops(run, case, kind):
-    """Of one image, as `jaxdet summary` counts them."""
-    config = run.config
-    subject = Subject(
-        name=config.detector,
-        num_classes=len(run.class_names),
-        detector=run.detector,
-        variables=run.variables,
-        images=partial(opening.blank_images, config),
-        batch_size=1,
-        run=run,
-    )
-    return costs.measure(subject)["flops"][kind]
 
 
 def _facts(case):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 from flax.traverse_util import flatten_dict
+from jax.stages import Lowered
 
 from jaxdet.commands import opening
 from jaxdet.commands.opening import Run
@@ -45,12 +46,13 @@ def measure(subject: Subject, *, memory: bool = False) -> dict[str, Any]:
 
     Returns:
         Under "levels" null for a detector that does not tell its candidates;
-        no numbers of a training step where there is no run.
+        no numbers of a training step where there is no run; null FLOPs where
+        JAX has no CPU to count them.
     """
     images = subject.images(1)
-    lowered = {"prediction": _lower_prediction}
+    lowered = {"prediction": lower_prediction}
     if subject.run is not None:
-        lowered["step"] = _lower_step
+        lowered["step"] = lower_step
     found = {
         "detector": subject.name,
         "num_classes": subject.num_classes,
@@ -58,7 +60,7 @@ def measure(subject: Subject, *, memory: bool = False) -> dict[str, Any]:
         "batch_size": subject.batch_size,
         "parameters": _parameters(subject),
         "levels": _levels(subject),
-        "flops": {name: _flops(lower(subject, 1)) for name, lower in lowered.items()},
+        "flops": {name: count_flops(lower, subject) for name, lower in lowered.items()},
         "bytes": {name: _bytes(subject, name) for name in lowered},
     }
     if memory:
@@ -68,6 +70,58 @@ def measure(subject: Subject, *, memory: bool = False) -> dict[str, Any]:
             if analysis is not None:  # Not every backend has it.
                 found["bytes"][name]["temporaries"] = analysis.temp_size_in_bytes
     return found
+
+
+def count_flops(lower: Callable[[Subject, int], Lowered], subject: Subject) -> float | None:
+    """XLA's count for one image, by `lower_step` or `lower_prediction`.
+
+    The CPU's backend counts, whatever the device at hand: those of accelerators do not.
+    None where there is none, as under JAX_PLATFORMS=cuda.
+    """
+    try:
+        counting = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+    with jax.default_device(counting):
+        return lower(subject, 1).cost_analysis()["flops"]
+
+
+def lower_prediction(subject: Subject, count: int) -> Lowered:
+    """Prediction of so many images."""
+    return jax.jit(subject.detector.predict).lower(subject.variables, subject.images(count))
+
+
+def lower_step(subject: Subject, count: int) -> Lowered:
+    """The step of one device, which trains on batches of `count` images."""
+    batch = opening.blank_batch(subject.run.config, count)
+    return jax.jit(one_device_step(subject.run), donate_argnums=0).lower(
+        first_state(subject.run), batch
+    )
+
+
+def one_device_step(run: Run) -> Callable:
+    """`(state, batch) -> (state, metrics)` of a run with an optimizer, as one device does it."""
+    config = run.config
+    step = partial(
+        steps.train_step,
+        detector=run.detector,
+        tx=run.tx,
+        schedule=run.schedule,
+        seed=config.seed,
+        final_start=opening.final_start(config),
+        axis_name=steps.AXIS_NAME,
+        ema_decay=config.ema_decay,
+        ema_ramp=config.ema_ramp,
+    )
+    # An axis of one device, over which the step takes its means.
+    mapped = jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name=steps.AXIS_NAME)
+    return lambda state, batch: mapped(state, jax.tree.map(lambda a: a[None], batch))
+
+
+def first_state(run: Run) -> state.TrainState:
+    """Shapes and types of a run's state."""
+    create = partial(state.create, tx=run.tx, ema=run.config.ema_decay > 0)
+    return jax.eval_shape(create, run.variables)
 
 
 def format_tables(found: Mapping[str, Any]) -> str:
@@ -93,7 +147,10 @@ def format_tables(found: Mapping[str, Any]) -> str:
         total = sum(each["count"] for each in found["levels"]["maps"])
         lines += ["", *_table(("stride", "cells", kind), [*rows, ("all", "", f"{total:,}")])]
     named = {"prediction": "prediction", "step": "training step"}
-    rows = [(named[name], f"{count / 1e9:,.2f} G") for name, count in found["flops"].items()]
+    rows = [
+        (named[name], "not counted" if count is None else f"{count / 1e9:,.2f} G")
+        for name, count in found["flops"].items()
+    ]
     lines += ["", *_table(("FLOPs", f"an image of {height} x {width}"), rows)]
     columns = {f"{named[name]} of {size}": sizes for name, sizes in found["bytes"].items()}
     kinds = max(columns.values(), key=len)
@@ -141,42 +198,6 @@ def _levels(subject):
     return {"kind": "points" if assigned.by_prediction else "anchors", "maps": maps}
 
 
-def _lower_prediction(subject, count):
-    return jax.jit(subject.detector.predict).lower(subject.variables, subject.images(count))
-
-
-def _lower_step(subject, count):
-    """The step of one device, which trains on batches of `count` images."""
-    run, config = subject.run, subject.run.config
-    start = _first_state(subject)
-    batch = opening.blank_batch(config, count)
-    step = partial(
-        steps.train_step,
-        detector=run.detector,
-        tx=run.tx,
-        schedule=run.schedule,
-        seed=config.seed,
-        final_start=opening.final_start(config),
-        axis_name=steps.AXIS_NAME,
-        ema_decay=config.ema_decay,
-        ema_ramp=config.ema_ramp,
-    )
-    # An axis of one device, over which the step takes its means.
-    share = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), batch)
-    mapped = jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name=steps.AXIS_NAME)
-    return jax.jit(mapped, donate_argnums=0).lower(start, share)
-
-
-def _first_state(subject):
-    run = subject.run
-    create = partial(state.create, tx=run.tx, ema=run.config.ema_decay > 0)
-    return jax.eval_shape(create, run.variables)
-
-
-def _flops(lowered):
-    return lowered.cost_analysis()["flops"]
-
-
 def _bytes(subject, name):
     """What is known without compiling."""
     weights = {
@@ -185,7 +206,7 @@ def _bytes(subject, name):
     }
     if name == "prediction":
         return {**weights, "images": _size(subject.images(subject.batch_size))}
-    counts, start = _parameters(subject)["all"], _first_state(subject)
+    counts, start = _parameters(subject)["all"], first_state(subject.run)
     share = counts["trainable"] / counts["total"]
     return {
         **weights,

@@ -62,7 +62,11 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         x = x.astype(self.dtype)
         if size == 1 and self.groups == 1:
-            y = x[:, ::stride, ::stride] @ kernel[0, 0]
+            if stride > 1:
+                # Before 0.12 jaxlib ends the process where it fuses such a slice into a product
+                # on a GPU (openxla/xla#47381).
+                x = jax.lax.optimization_barrier(x[:, ::stride, ::stride])
+            y = x @ kernel[0, 0]
         else:
             padding = [((size - 1) // 2,) * 2] * 2
             y = jax.lax.conv_general_dilated(

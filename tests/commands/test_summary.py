@@ -85,6 +85,27 @@ def run(capfd, *arguments):
     return ended.value.code, printed, errors
 
 
+def test_flops_are_counted_on_the_cpu_and_nowhere_else(monkeypatch):
+    """An accelerator's backend counts none; without a CPU they are unknown."""
+    subject = Subject("sines", 1, None, {}, None, 1)
+    lower = lambda subject, count: jax.jit(lambda x: x + 1).lower(jnp.ones(count))  # noqa: E731
+    assert costs.count_flops(lower, subject) == 1
+
+    def refuse(backend):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", refuse)
+    assert costs.count_flops(lower, subject) is None
+    found = costs.format_tables(
+        {
+            **{"detector": "x", "num_classes": 1, "canvas": [8, 8], "batch_size": 1},
+            **{"parameters": {"all": {"total": 1, "trainable": 1, "statistics": 0}}},
+            **{"levels": None, "flops": {"prediction": None}, "bytes": {"prediction": {"a": 1}}},
+        }
+    )
+    assert re.search(r"^prediction +not counted$", found, re.M)
+
+
 def test_a_config_has_a_step_and_a_prediction(capfd):
     status, printed, errors = run(capfd, CONFIG, "--config.data.root=nowhere", "--json")
 

@@ -26,6 +26,16 @@ def test_a_1x1_convolution_equals_xlas(size, stride):
     np.testing.assert_allclose(found, by_xla(x, **variables["params"]), rtol=1e-5, atol=1e-6)
 
 
+def test_the_slice_of_a_strided_1x1_convolution_stays_apart_from_its_product():
+    """Where a GPU's compiler fuses them, it may end the process (openxla/xla#47381)."""
+    x = jnp.ones((1, 4, 4, 2))
+    for stride, apart in ((1, False), (2, True)):
+        layer = Conv(3, 1, stride)
+        variables = jax.eval_shape(layer.init, jax.random.key(0), x)
+        text = jax.jit(layer.apply).lower(variables, x).as_text()
+        assert ("optimization_barrier" in text) == apart
+
+
 def test_a_convolution_starts_with_the_spread_of_kaiming():
     layer = Conv(64, 3)
     init = jax.jit(lambda key: layer.init(key, jnp.ones((1, 1, 1, 8)))["params"]["kernel"])
