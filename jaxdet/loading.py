@@ -49,7 +49,7 @@ def load(
             f'prediction needs OpenCV ({error}): pip install "jaxdet[predict]"'
         ) from error
     contents, detector = read(path)
-    _keep_programs(cache)
+    keep_programs(cache)
     return Predictor(contents, views.with_views(detector, flip=flip, scales=scales))
 
 
@@ -76,7 +76,8 @@ def read(path: str | os.PathLike) -> tuple[model_file.Contents, Detector]:
     return run_model.read(path)
 
 
-def _keep_programs(cache: bool | str | os.PathLike) -> None:
+def keep_programs(cache: bool | str | os.PathLike = True) -> None:
+    """Keeps compiled programs on disk for the next process; see `cache` of `load`."""
     if cache is False or jax.config.jax_compilation_cache_dir is not None:
         return
     if cache is True:

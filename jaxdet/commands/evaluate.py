@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from jaxdet import loading
 from jaxdet.commands import command_line, config_files, opening, results, run_model
 from jaxdet.training import steps
 from jaxdet.training.checkpoint import Checkpoints
@@ -52,6 +53,7 @@ def evaluate(arguments: command_line.Arguments) -> int:
     changes = config_files.changes_of_run(config, config_files.last_saved(workdir))
 
     steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
+    loading.keep_programs(config.keep_programs)
     run = opening.open_run(config)
     source = opening.open_source(config, split, run.class_names, annotated=not any(files))
     variables = steps.put_state(checkpoints.restore_variables(step, like=run.variables))

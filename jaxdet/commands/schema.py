@@ -29,6 +29,12 @@ RUN = {
         "folder of a run; empty for none",
         is_path=True,
     ),
+    "keep_programs": Key(
+        True,
+        bool,
+        "whether compiled programs are kept for the next start, in ~/.cache/jaxdet "
+        "($XDG_CACHE_HOME/jaxdet), or where JAX_COMPILATION_CACHE_DIR says",
+    ),
     "batch_size": Key(REQUIRED, int, "images of a step, over all devices", low=1),
     "num_steps": length(REQUIRED, "length of the run", low=1),
     "final_steps": length(

@@ -15,7 +15,7 @@ from typing import NoReturn
 import jax
 from ml_collections import ConfigDict
 
-from jaxdet import model_file
+from jaxdet import loading, model_file
 from jaxdet.commands import command_line, config_files, opening, report, results, run_model
 from jaxdet.data import inventory
 from jaxdet.evaluation import EVALUATIONS
@@ -48,6 +48,7 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
     """Trains, or resumes, in a folder that nobody else writes to."""
     if (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir()):
         config = config_files.with_classes_of_run(config, workdir)
+    loading.keep_programs(config.keep_programs)
     run = opening.open_training(config)
     config, detector = run.config, run.detector
     eval_source = opening.open_source(config, config.data.eval_split, run.class_names)
