@@ -42,8 +42,8 @@ MOST_LEVELS = 4
 # Fields of `Pool` that "pool" has no use for.
 OF_ALIGN = ("sampling_ratio", "max_sampling", "aligned")
 
-# 512 regions of 4 images gather 4 GB at 256 channels and the default `max_sampling`.
-IMAGES_POOLED_AT_ONCE = 4
+# The regions of one image are enough for a device, and what is held meanwhile grows with each.
+IMAGES_POOLED_AT_ONCE = 1
 
 
 @group
@@ -281,7 +281,7 @@ def pool(
     method = partial(pyramid_roi_align if kind == "align" else pyramid_roi_pool, **keywords)
     if scale != 1:
         rois = box_ops.rescale(rois, scale)
-    # A few images at a time: the cells that all regions gather would fill the memory.
+    # A few images at a time: what all regions hold while they are read would fill the memory.
     return jax.lax.map(
         lambda image: method(*image),
         (pyramid[:MOST_LEVELS], rois),

@@ -253,9 +253,18 @@ def _reshape(graph, value, before, after):
     return graph.reshape(named_or_constant(graph.full(value, before), before), after)
 
 
+@rule("platform_index")
+def _of_no_platform(graph, equation):
+    """Stands where `_choose` takes the branch of other platforms, and asks for none."""
+    return [constant(np.int32(0))]
+
+
 @rule("cond")
 def _choose(graph, equation, which, *values):
     branches, avals = equation.params["branches"], _avals(equation.outvars)
+    platforms = equation.params.get("branches_platforms")
+    if platforms:  # An ONNX runtime is none that JAX knows; None has no names.
+        return _inline(graph, branches[platforms.index(None)], values)
     if len(branches) != 2:
         raise refuse(equation, f"of {len(branches)} branches")
     bodies = []

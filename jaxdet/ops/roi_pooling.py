@@ -1,10 +1,9 @@
 """RoIAlign and its older sibling RoIPool, over one map or a whole pyramid.
 
 RoIAlign averages samples, in a fixed number or as many as a region has cells.
-Bilinear interpolation is separable, so a region is read in two steps: a small
-grid of map cells is gathered (the lines that its samples touch), then one
-matrix for each axis takes the cells to the output bins. Adaptive sampling
-costs no more than fixed: its samples change the matrices only.
+Bilinear interpolation is separable: on each axis the samples of a region touch
+a few lines of its map, and a matrix takes these to the output bins. Samples
+change the matrices only; what is read are cells.
 
 RoIPool takes the largest value in each bin of a region, both rounded to whole
 cells, as Fast R-CNN and the VGG detectors have it.
@@ -17,19 +16,15 @@ the rounding.
 
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Real
 
+from jaxdet.ops._interpolation import ADAPTIVE, axis, interpolate
+from jaxdet.ops._largest_cells import bin_edges, largest_cells, round_corners
 from jaxdet.ops.contracts import check_at_least, check_shapes
-
-ADAPTIVE = 0
-
-# Corners are integers in float32 up to here; nothing reads a map so large.
-_FARTHEST = 2.0**24
 
 
 class FlatPyramid(NamedTuple):
@@ -46,13 +41,6 @@ class FlatPyramid(NamedTuple):
     heights: Int[Array, " L"]
     widths: Int[Array, " L"]
     offsets: Int[Array, " L"]
-
-
-class _Axis(NamedTuple):
-    """What RoIAlign reads on one axis of every region: `lines` of its map, weighed into bins."""
-
-    lines: Int[Array, "P T"]
-    weights: Float[Array, "P O T"]
 
 
 @check_shapes
@@ -155,22 +143,15 @@ def pyramid_roi_align(
     check_at_least(0, sampling_ratio=sampling_ratio)
     check_at_least(1, max_sampling=max_sampling)
     bins = bins_of(output_size)
-    cells, heights, widths, offsets = flatten_pyramid(pyramid, strides)
+    cells, heights, widths, _ = flatten_pyramid(pyramid, strides)
     corners, level = _in_cells(rois, strides, finest_scale)
     corners -= 0.5 if aligned else 0.0
     settings = dict(ratio=sampling_ratio, cap=max_sampling, min_length=0.0 if aligned else 1.0)
-    longest = [max(level.shape[axis] for level in pyramid) for axis in (0, 1)]
-    y = _axis(corners[:, 1], corners[:, 3], heights[level], bins[0], longest[0], **settings)
-    x = _axis(corners[:, 0], corners[:, 2], widths[level], bins[1], longest[1], **settings)
-
-    rows = offsets[level, None] + y.lines * widths[level, None]
-    # Gathered as float32: the gradient sums many regions into a cell, in this type.
-    patches = cells.astype(jnp.float32)[rows[:, :, None] + x.lines[:, None, :]]
-    patches = patches.astype(cells.dtype)
-    # "highest": accelerators would round float32 factors to fewer bits.
-    interpolate = partial(jnp.einsum, precision="highest")
-    pooled = interpolate("pot,ptuc->pouc", y.weights.astype(cells.dtype), patches)
-    return interpolate("pqu,pouc->poqc", x.weights.astype(cells.dtype), pooled)
+    sizes = tuple(level.shape[:2] for level in pyramid)
+    longest = [max(side) for side in zip(*sizes, strict=True)]
+    y = axis(corners[:, 1], corners[:, 3], heights[level], bins[0], longest[0], **settings)
+    x = axis(corners[:, 0], corners[:, 2], widths[level], bins[1], longest[1], **settings)
+    return interpolate(cells, level, y, x, sizes=sizes)
 
 
 @check_shapes
@@ -233,10 +214,10 @@ def pyramid_roi_pool(
     bins = bins_of(output_size)
     cells, heights, widths, offsets = flatten_pyramid(pyramid, strides)
     corners, level = _in_cells(rois, strides, finest_scale)
-    corners = _round(corners)
-    rows = _bin_edges(corners[:, 1], corners[:, 3], heights[level], bins[0])
-    columns = _bin_edges(corners[:, 0], corners[:, 2], widths[level], bins[1])
-    largest, empty = _largest_cells(cells, rows, columns, offsets[level], widths[level])
+    corners = round_corners(corners)
+    rows = bin_edges(corners[:, 1], corners[:, 3], heights[level], bins[0])
+    columns = bin_edges(corners[:, 0], corners[:, 2], widths[level], bins[1])
+    largest, empty = largest_cells(cells, rows, columns, offsets[level], widths[level])
     # Read as float32: the gradient sums many regions into a cell, in this type.
     pooled = jnp.take_along_axis(
         cells.astype(jnp.float32), largest.reshape(-1, cells.shape[1]), axis=0
@@ -298,113 +279,3 @@ def _in_cells(rois, strides, finest_scale):
     rois = jnp.nan_to_num(jax.lax.stop_gradient(rois).astype(jnp.float32))
     level = map_levels(rois, num_levels=len(strides), finest_scale=finest_scale)
     return rois / jnp.array(strides, jnp.float32)[level, None], level
-
-
-def _axis(start, end, size, bins, longest, *, ratio, cap, min_length) -> _Axis:
-    """Lines and weights of one axis; all in cells of each region's own map.
-
-    `longest` is the largest `size` of any map: no region needs more lines.
-    """
-    length = jnp.maximum(end - start, min_length)
-    most = cap if ratio == ADAPTIVE else ratio
-    # Adaptive: as many samples as a bin has cells, none for an empty region.
-    count = jnp.ceil(length / bins) if ratio == ADAPTIVE else jnp.full_like(length, ratio)
-    count = jnp.minimum(count, most)[:, None, None]
-    sample = jnp.arange(most)
-    fraction = (sample + 0.5) / jnp.maximum(count, 1)
-    step = length[:, None, None] / bins
-    position = start[:, None, None] + (jnp.arange(bins)[:, None] + fraction) * step
-    limit = size[:, None, None]
-    used = (sample < count) & (position >= -1) & (position <= limit)
-    share = used / jnp.maximum(count, 1)
-    position = jnp.clip(position, 0, limit - 1)  # (P, bins, most)
-    if ratio == ADAPTIVE:
-        num_lines = min(bins * cap + 2, longest + 1)
-        lines, weights = _evenly_spaced_lines(position, share, num_lines)
-    else:
-        lines, weights = _lines_beside_samples(position, share)
-    return _Axis(jnp.clip(lines, 0, size[:, None] - 1).astype(jnp.int32), weights)
-
-
-def _evenly_spaced_lines(position, share, num_lines):
-    """Lines from the first cell to the last, more than one apart only if they would not suffice."""
-    first = jnp.floor(jnp.min(position, axis=(1, 2)))
-    last = jnp.ceil(jnp.max(jnp.where(share > 0, position, 0), axis=(1, 2)))
-    spacing = jnp.maximum((last - first) / (num_lines - 1), 1)[:, None]
-    lines = jnp.floor(first[:, None] + spacing * jnp.arange(num_lines) + 0.5)  # (P, T)
-    # A sample is interpolated between the lines beside it, whatever their gap.
-    gap = jnp.diff(lines)
-    before = jnp.pad(gap, ((0, 0), (1, 0)), constant_values=1)[:, None, None]
-    after = jnp.pad(gap, ((0, 0), (0, 1)), constant_values=1)[:, None, None]
-    offset = position[..., None] - lines[:, None, None]
-    hat = jnp.maximum(1 - jnp.maximum(offset / after, -offset / before), 0)
-    return lines, jnp.sum(hat * share[..., None], axis=2)
-
-
-def _lines_beside_samples(position, share):
-    """The two lines beside every sample."""
-    num_rois, bins, count = position.shape
-    below = jnp.floor(position)
-    above_weight = position - below
-    weights = jnp.stack([1 - above_weight, above_weight], axis=-1) * share[..., None]
-    lines = jnp.stack([below, below + 1], axis=-1)
-    own_bin = jnp.eye(bins)[:, :, None, None]  # Lines of another bin weigh nothing.
-    weights = (weights[:, None] * own_bin).reshape(num_rois, bins, bins * count * 2)
-    return lines.reshape(num_rois, -1), weights
-
-
-def _round(values: Float[Array, "P 4"]) -> Int[Array, "P 4"]:
-    """Rounds halves away from 0; adding .5 and cutting would round .49999997 up."""
-    values = jnp.clip(values, -_FARTHEST, _FARTHEST)
-    whole = jnp.trunc(values)
-    away = jnp.abs(values - whole) >= 0.5
-    return (whole + jnp.where(away, jnp.sign(values), 0)).astype(jnp.int32)
-
-
-def _bin_edges(
-    start: Int[Array, " P"], end: Int[Array, " P"], size: Int[Array, " P"], bins: int
-) -> tuple[Int[Array, "P O"], Int[Array, "P O"]]:
-    """First line of each bin, and the one behind its last, inside a map of `size` lines."""
-    length = jnp.maximum(end - start + 1, 1)[:, None]
-    bin_ = jnp.arange(bins)
-    # bin * length / bins in two parts: the product would overflow for garbage regions.
-    whole, rest = length // bins, length % bins
-    first = bin_ * whole + bin_ * rest // bins
-    behind = (bin_ + 1) * whole - (-(bin_ + 1) * rest // bins)
-    edges = (start[:, None] + edge for edge in (first, behind))
-    return tuple(jnp.clip(edge, 0, size[:, None]) for edge in edges)
-
-
-def _largest_cells(cells, rows, columns, offset, width):
-    """The place of each bin's largest cell (P, h, w, C), and which bins are empty (P, h, w).
-
-    One cell of every bin a step; small bins look at their last cell again.
-    """
-    cells = jax.lax.stop_gradient(cells)
-    (top, bottom), (left, right) = rows, columns
-    empty = (bottom <= top)[:, :, None] | (right <= left)[:, None]
-    num_columns = jnp.maximum(jnp.max(right - left), 1)
-    num_steps = jnp.max(bottom - top) * num_columns
-
-    def place(step):
-        y = jnp.minimum(top + step // num_columns, bottom - 1)
-        x = jnp.minimum(left + step % num_columns, right - 1)
-        index = offset[:, None, None] + y[:, :, None] * width[:, None, None] + x[:, None]
-        return jnp.where(empty, 0, index)
-
-    def look(state):
-        step, best, largest = state
-        index = place(step)
-        seen = cells[index]
-        better = seen > best
-        return (
-            step + 1,
-            jnp.where(better, seen, best),
-            jnp.where(better, index[..., None], largest),
-        )
-
-    index = place(0)
-    largest = jnp.broadcast_to(index[..., None], (*index.shape, cells.shape[1]))
-    state = (jnp.array(1), cells[index], largest)
-    _, _, largest = jax.lax.while_loop(lambda state: state[0] < num_steps, look, state)
-    return largest, empty

@@ -303,7 +303,7 @@ DIFFERENTIABLE += [name for name in CASES if name.startswith("roi_") and "map" n
 def public_ops():
     names = set()
     for module in pkgutil.iter_modules(ops.__path__):
-        if module.name == "contracts":
+        if module.name == "contracts" or module.name.startswith("_"):
             continue
         members = vars(importlib.import_module(f"jaxdet.ops.{module.name}"))
         names |= {
