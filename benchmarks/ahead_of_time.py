@@ -153,7 +153,6 @@ def _read():
     add("--target", choices=TARGETS, default="h100")
     detectors.add_size_flags(parser, size=(800, 1344), dtype="bfloat16")
     add("--predict", action="store_true", help="prediction, not the training step")
-    add("--settings", nargs="*", default=[], metavar="KEY=VALUE", help="of jaxdet's config")
     add("--top", type=int, default=25, metavar="N", help="rows of estimated cycles (25)")
     return parser.parse_args()
 

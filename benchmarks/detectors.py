@@ -54,6 +54,7 @@ def add_size_flags(
     add("--size", type=read_size, default=size, metavar="HxW", help="of the canvas")
     add("--batch", type=int, default=2, help="images of a call (2)")
     add("--dtype", choices=("float32", "bfloat16"), default=dtype, help="of the networks")
+    add("--settings", nargs="*", default=[], metavar="KEY=VALUE", help="of jaxdet's config")
 
 
 def _peers(flags, case):
@@ -78,7 +79,6 @@ def _read(usage, argv):
     add("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; all of them")
     add_size_flags(parser)
     add("--compiled", action="store_true", help="torch.compile of the backbone, too")
-    add("--settings", nargs="*", default=[], metavar="KEY=VALUE", help="of jaxdet's config")
     harness.add_flags(parser)
     flags = parser.parse_args(argv)
     unknown = sorted(set(flags.models) - set(MODELS))

@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,30 +94,28 @@ def compare(sides: Sequence[Side], *, rounds: int) -> list[Measured]:
     Raises:
         SideFailedError: if none is left.
     """
-    running = []
-    for side in sides:
-        try:
-            running.append((side, *_start(side)))
-        except SideFailedError as error:
-            print(f"{side.name}: {error}", file=sys.stderr, flush=True)
-    if not running:
-        raise SideFailedError("no side of the comparison runs")
-    answers = {side.name: [] for side, _, _ in running}
-    for _ in range(rounds):
-        for side, process, _ in running:
-            answers[side.name].append(_ask(process))
-    for _, process, _ in running:
-        process.stdin.close()
-        process.wait()
-    return [
-        Measured(
-            side,
-            facts,
-            tuple(answer["seconds"] for answer in answers[side.name]),
-            answers[side.name][-1]["peak_bytes"],
-        )
-        for side, _, facts in running
-    ]
+    with ExitStack() as stack:
+        running = []
+        for side in sides:
+            try:
+                running.append((side, *_start(side, stack)))
+            except SideFailedError as error:
+                print(f"{side.name}: {error}", file=sys.stderr, flush=True)
+        if not running:
+            raise SideFailedError("no side of the comparison runs")
+        answers = {side.name: [] for side, _, _ in running}
+        for _ in range(rounds):
+            for side, process, _ in running:
+                answers[side.name].append(_ask(process))
+        return [
+            Measured(
+                side,
+                facts,
+                tuple(answer["seconds"] for answer in answers[side.name]),
+                answers[side.name][-1]["peak_bytes"],
+            )
+            for side, _, facts in running
+        ]
 
 
 def table(measured: Sequence[tuple[str, Measured]], *, units: str = "") -> str:
@@ -170,8 +169,11 @@ def keep(path: Path | None, measured: Sequence[tuple[str, Measured]]) -> None:
     path.write_text(json.dumps({"machine": machine, "measured": rows}, indent=1) + "\n")
 
 
-def _start(side):
-    """The process of a side, prepared and warm, and what it says of itself."""
+def _start(side, stack):
+    """The process of a side, prepared and warm, and what it says of itself.
+
+    It ends with the stack, as its input does.
+    """
     environment = dict(os.environ)
     # Two frameworks share the device: neither may take all of its memory at once.
     environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -184,7 +186,7 @@ def _start(side):
         text=True,
         env=environment,
     )
-    return process, _read(process)
+    return stack.enter_context(process), _read(process)
 
 
 def _ask(process):

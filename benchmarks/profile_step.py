@@ -38,7 +38,7 @@ HOLDERS = re.compile(r"(while|call|conditional|async)[-_.\d]")
 def main() -> None:
     """Reads the flags, runs, and prints both tables."""
     flags = _read()
-    case = {"model": flags.model, "batch": flags.batch, "size": flags.size, "dtype": flags.dtype}
+    case = {key: getattr(flags, key) for key in ("model", "batch", "size", "dtype", "settings")}
     compiled, call = (_prediction if flags.predict else _step)(case)
     times = _trace(call)
     found = places.of_operations(compiled.as_text())
@@ -46,7 +46,7 @@ def main() -> None:
     by_place = collections.Counter()
     for op, seconds in times.items():
         by_place[found.get(op, "?")] += seconds
-    print(f"{flags.model} {case}: {1e3 * total:.1f} ms of operations a call")
+    print(f"{case}: {1e3 * total:.1f} ms of operations a call")
     for name, seconds in by_place.most_common(flags.top):
         print(f"{1e3 * seconds:9.2f} ms {seconds / total:6.1%}  {name}")
     print()
