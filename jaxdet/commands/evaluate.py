@@ -18,9 +18,11 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from jaxdet.commands import command_line, config_files, opening, results, run_model
+from jaxdet.data import sources
 from jaxdet.training import steps
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.writer import write_json
@@ -43,7 +45,7 @@ def evaluate(arguments: command_line.Arguments) -> int:
     results_file = (flags.results or "").replace("{split}", split)
     if results_file and not results_file.endswith(".json"):
         raise UserError(f"--results wants a file.json, found {results_file}")
-    files = results.Files(proposals_file, results_file)
+    files = proposals_file or results_file
     folder = workdir / "checkpoints"
     if not folder.is_dir():
         raise UserError(f"no checkpoint to evaluate: there is no folder {folder}")
@@ -53,22 +55,27 @@ def evaluate(arguments: command_line.Arguments) -> int:
 
     steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
     run = opening.open_run(config)
-    source = opening.open_source(config, split, run.class_names, annotated=not any(files))
+    source = opening.open_source(config, split, run.class_names, annotated=not files)
     variables = steps.put_state(checkpoints.restore_variables(step, like=run.variables))
     checkpoints.close()
     for change in changes:
         print(f"warning: the run had another config: {change}", file=sys.stderr)
 
     predict = results.make_predict(config, run.detector)
-    numbers = run_model.category_ids(source, run.source) if run.detector.tells_classes else None
-    found = results.evaluate(config, source, predict, variables, files, category_ids=numbers)
+    max_images = 0 if files else config.eval_images
+    pairs = results.detect(config, source, predict, variables, max_images)
     if proposals_file:
-        print(f"proposals of {len(source)} images are written to {proposals_file}")
+        count = results.write_proposals(proposals_file, source, pairs)
+        print(f"proposals of {count} images are written to {proposals_file}")
     if results_file:
-        print(f"results of {len(source)} images are written to {results_file}")
-    if not found:
+        tells_classes = run.detector.tells_classes
+        numbers = run_model.category_ids(source, run.source) if tells_classes else None
+        count = results.write_results(Path(results_file), source, pairs, numbers)
+        print(f"results of {count} images are written to {results_file}")
+    if not sources.is_annotated(source):
         print(f"{split} has no annotations: there is nothing to evaluate")
         return 0
+    found = results.judge(config, source, pairs)
     print(results.format_table(config, found))
     file = workdir / _name_results(split, flags.checkpoint, own=config.data.eval_split)
     write_json(file, found)

@@ -125,7 +125,8 @@ def test_two_processes_train_as_one_with_two_devices(place, start):
         measured = [key for key in one if one[key] is not None]
         assert [one[k] for k in measured] == pytest.approx([other[k] for k in measured], rel=1e-5)
     measured = json.loads((apart / "eval.json").read_text())
-    assert list(measured) == ["mAP", "per_class", "images", "objects", "unreadable"]
+    counts = ["images", "objects", "ignored", "unreadable", "left_out"]
+    assert list(measured) == ["mAP", "per_class", *counts]
     assert read_lines(alone)[-1].keys() >= {"eval/mAP", "eval/per_class/square/AP"}
     metrics = (alone / "checkpoints" / "3" / "metrics" / "metrics").read_text()
     assert list(json.loads(metrics)) == ["mAP"], "by which the best is chosen"
