@@ -17,7 +17,7 @@ from jaxdet.data import pipeline, proposal_files
 from jaxdet.detectors import views
 from jaxdet.evaluation import EVALUATIONS, ImageDetections, coco, runner
 from jaxdet.training import steps
-from jaxdet.types import Detector, Example, Source
+from jaxdet.types import Detections, Detector, Example, Images, Source
 
 # What a batch of an evaluation takes of the section "data".
 EVAL_KEYS = ("canvas", "resize", "resize_rule", "max_proposals", "num_threads", "exif")
@@ -61,11 +61,26 @@ def detect(
         variables: of the detector.
         max_images: so many at most, spread over the source; 0 for all.
     """
+    limit = 0
+
+    def look(images: Images) -> Detections:
+        nonlocal limit
+        found = predict(variables, images)
+        limit = found.boxes.shape[1]
+        return found
+
     with closing(_eval_batches(config, source, max_images)) as batches:
-        examples, found = runner.run(lambda images: predict(variables, images), batches)
+        examples, found = runner.run(look, batches)
     lost, total = batches.lost, len(examples) + len(batches.lost)
     if lost:
         log.warning("%d of %d images cannot be read", len(lost), total)
+    counts = np.array([np.sum(~example.crowd) for example in examples])
+    if np.any(counts > limit):
+        log.warning(
+            "%d of %d images show more objects than the %d that the detector gives, up to %d: "
+            "raise max_detections in config.model (of an RPN num_proposals)",
+            *(np.sum(counts > limit), total, limit, np.max(counts)),
+        )
     read = zip(examples, found, strict=True)
     return [(lost[i], NOTHING) if i in lost else next(read) for i in range(total)]
 

@@ -104,6 +104,18 @@ def test_images_of_which_nothing_is_known_are_left_out_and_counted(configure, tm
         assert written["ids"].tolist() == ["a", "b", "c", "d"]
 
 
+def test_images_with_more_objects_than_the_detector_gives_are_said(configure, caplog):
+    source = WithTruth()
+    results.detect(configure(), source, source.predict_whole, {}, 0)
+    assert not caplog.messages
+    source.objects = 3
+    results.detect(configure(), source, source.predict_whole, {}, 0)
+    (line,) = caplog.messages
+    assert line.startswith(
+        "4 of 4 images show more objects than the 1 that the detector gives, up to 3: "
+    )
+
+
 def test_objects_that_need_not_be_found_are_counted_apart(configure):
     source = FourPictures()
     whole = [source[i]._replace(crowd=np.ones(int(i == 2), bool)) for i in range(4)]
@@ -186,12 +198,12 @@ def test_proposals_that_are_written_can_be_given(configure, monkeypatch, tmp_pat
 class WithTruth(FourPictures):
     """The same pictures; on each an object, on the last one one that is not found."""
 
-    broken, annotated = None, True
+    broken, annotated, objects = None, True, 1
 
     def __getitem__(self, i):
-        box = np.float32([[0, 0, 300, 200 - 30 * i if i < 3 else 20]])
+        box = np.float32([[0, 0, 300, 200 - 30 * i if i < 3 else 20]] * self.objects)
         area = np.prod(box[:, 2:], axis=1, dtype=np.float64)
-        kept, none = np.zeros(1, int), np.zeros(1, bool)
+        kept, none = np.zeros(self.objects, int), np.zeros(self.objects, bool)
         found = super().__getitem__(i)._replace(id=10 * i + 7, boxes=box, labels=kept)
         return found._replace(crowd=none, difficult=none, area=area)
 
