@@ -119,7 +119,7 @@ def write(
         unusable=sum(len(e.labels) - len(transforms.clean(e).labels) for e in examples),
     )
     pages.write_page(out, measured, facts, pictures)
-    ap = "no objects" if measured.totals["AP"] is None else f"AP {100 * measured.totals['AP']:.1f}"
+    ap = "no objects" if measured.totals["AP"] is None else f"AP {measured.totals['AP']:.3f}"
     return f"{ap} on {len(examples)} images, best --score={measured.score:.2f}\nreport: {out}"
 
 
