@@ -7,7 +7,7 @@ once they fit one another, say that they take.
 import math
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -52,17 +52,8 @@ def read(path: Path) -> Content:
     """
     if not path.is_file():
         raise UserError(f"no proposals file {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            _check_names(archive, path)
-            _check_heads({name: _read_head(archive, name) for name in FIELDS}, path)
-            arrays = {name: _read_array(archive, name) for name in FIELDS}
-            arrays["ids"] = np.array(arrays["ids"].astype(np.str_).tolist(), np.str_)
-    except UserError:
-        raise
-    except Exception as error:  # Zip, zlib and NumPy raise whatever damaged bytes lead them to.
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: not a proposals file ({line})") from None
+    with path.open("rb") as stream:
+        arrays = _read_arrays(stream, path)
     counts, ids = arrays["counts"], arrays["ids"]
     for wrong in np.flatnonzero((counts < 0) | (counts > len(arrays["scores"])))[:1]:
         raise UserError(
@@ -111,6 +102,22 @@ def check(content: Content, file: object) -> None:
                 f"{file}: image {str(ids[row])!r}: {field}[{place}] wants {wanted}, found "
                 f"{values[wrong].tolist()}"
             )
+
+
+def _read_arrays(stream: BinaryIO, path: Path) -> dict[str, np.ndarray]:
+    """The arrays as they are stored, of the declared shapes and kinds."""
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            _check_names(archive, path)
+            _check_heads({name: _read_head(archive, name) for name in FIELDS}, path)
+            arrays = {name: _read_array(archive, name) for name in FIELDS}
+            # A list shows letters that there are none of.
+            return arrays | {"ids": np.array(arrays["ids"].astype(np.str_).tolist(), np.str_)}
+    except UserError:
+        raise
+    except Exception as error:  # Zip, zlib and NumPy raise whatever damaged bytes lead them to.
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: not a proposals file ({line})") from None
 
 
 def _check_names(archive: zipfile.ZipFile, path: Path) -> None:
