@@ -18,6 +18,7 @@ import re
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -158,7 +159,7 @@ def damage_arrays(rng: random.Random) -> bytes:
 def change(array: np.ndarray, rng: random.Random) -> np.ndarray:
     """An array of another type, shape, order or with another value."""
     with (
-        np.errstate(all="ignore"),
+        warnings.catch_warnings(action="ignore"),
         contextlib.suppress(ValueError, TypeError, OverflowError, IndexError),
     ):
         match rng.randrange(5):
