@@ -26,7 +26,7 @@ from jaxdet.data import sources
 from jaxdet.training import steps
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.writer import write_json
-from jaxdet.types import UserError
+from jaxdet.types import Source, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -39,12 +39,8 @@ def evaluate(arguments: command_line.Arguments) -> int:
     config, workdir, flags = arguments
     config = config_files.with_classes_of_run(config, workdir)
     split = flags.split or config.data.eval_split
-    proposals_file = (flags.write_proposals or "").replace("{split}", split)
-    if proposals_file and not proposals_file.endswith(".npz"):
-        raise UserError(f"--write_proposals wants a file.npz, found {proposals_file}")
-    results_file = (flags.results or "").replace("{split}", split)
-    if results_file and not results_file.endswith(".json"):
-        raise UserError(f"--results wants a file.json, found {results_file}")
+    proposals_file = _name_file("--write_proposals", flags.write_proposals, ".npz", split)
+    results_file = _name_file("--results", flags.results, ".json", split)
     files = proposals_file or results_file
     folder = workdir / "checkpoints"
     if not folder.is_dir():
@@ -64,23 +60,34 @@ def evaluate(arguments: command_line.Arguments) -> int:
     predict = results.make_predict(config, run.detector)
     max_images = 0 if files else config.eval_images
     pairs = results.detect(config, source, predict, variables, max_images)
+    found = results.judge(config, source, pairs) if sources.is_annotated(source) else None
+    if found is not None:  # Before anything is written that a full disk could end.
+        print(results.format_table(config, found))
     if proposals_file:
         count = results.write_proposals(proposals_file, source, pairs)
         print(f"proposals of {count} images are written to {proposals_file}")
     if results_file:
-        tells_classes = run.detector.tells_classes
-        numbers = run_model.category_ids(source, run.source) if tells_classes else None
-        count = results.write_results(Path(results_file), source, pairs, numbers)
+        count = results.write_results(Path(results_file), source, pairs, _category_ids(run, source))
         print(f"results of {count} images are written to {results_file}")
-    if not sources.is_annotated(source):
+    if found is None:
         print(f"{split} has no annotations: there is nothing to evaluate")
         return 0
-    found = results.judge(config, source, pairs)
-    print(results.format_table(config, found))
     file = workdir / _name_results(split, flags.checkpoint, own=config.data.eval_split)
     write_json(file, found)
     print(f"checkpoint {step} ({flags.checkpoint}) on {split}; written to {file}")
     return 0
+
+
+def _name_file(flag: str, given: str | None, suffix: str, split: str) -> str:
+    """The file that a flag names; "" for none."""
+    file = (given or "").replace("{split}", split)
+    if file and not file.endswith(suffix):
+        raise UserError(f"{flag} wants a file{suffix}, found {file}")
+    return file
+
+
+def _category_ids(run: opening.Run, source: Source) -> tuple[int, ...] | None:
+    return run_model.category_ids(source, run.source) if run.detector.tells_classes else None
 
 
 def _name_results(split: str, checkpoint: str, *, own: str) -> str:

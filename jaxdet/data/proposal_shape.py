@@ -107,6 +107,8 @@ def check(content: Content, file: object) -> None:
 def _read_arrays(stream: BinaryIO, path: Path) -> dict[str, np.ndarray]:
     """The arrays as they are stored, of the declared shapes and kinds."""
     try:
+        if stream.read(2) != b"PK":  # An archive may begin later; NumPy's do not.
+            raise zipfile.BadZipFile("File is not a zip file")
         with zipfile.ZipFile(stream) as archive:
             _check_names(archive, path)
             _check_heads({name: _read_head(archive, name) for name in FIELDS}, path)
@@ -126,7 +128,7 @@ def _check_names(archive: zipfile.ZipFile, path: Path) -> None:
         if names.count(name) != 1:
             raise UserError(
                 f"{path}: wants the arrays {', '.join(FIELDS)}, each once; found "
-                f"{', '.join(names) or 'none'}"
+                f"{', '.join(map(ascii, names)) or 'none'}"
             )
 
 

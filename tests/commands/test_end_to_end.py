@@ -187,6 +187,7 @@ def test_eval_of_another_split_writes_its_proposals_and_leaves_the_results(train
     process = start("eval.py", workdir, *options, "--config.evaluation.name=voc", config=None)
     out, err = process.communicate()
     assert process.returncode == 0, err
+    assert out.index("16 images with ") < out.index("proposals of "), "printed before it is written"
     assert "(best) on train" in out and f"16 images are written to {workdir}/train.npz" in out
     assert "eval_flip was False and is True" in err
     items = json.loads((workdir / "train.json").read_text())

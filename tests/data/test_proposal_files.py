@@ -172,7 +172,7 @@ def test_a_file_of_other_number_types_is_read(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"boxes": None}, "wants the arrays ids, counts, scores, boxes, each once; found ids, c"),
+        ({"boxes": None}, "wants the arrays ids, counts, scores, boxes, each once; found 'ids', "),
         ({"ids": np.array(["b", None, "a"], object)}, "ids wants text or whole numbers, found obj"),
         ({"ids": np.array([1.0, 2, 3])}, "ids wants text or whole numbers, found float64"),
         ({"boxes": np.array([["x"] * 4] * 3)}, "boxes wants numbers, found <U1"),
@@ -233,7 +233,13 @@ def test_scores_may_rise_from_one_image_to_the_next(tmp_path):
 def test_what_is_no_archive_is_refused(file, tmp_path):
     whole = file.read_bytes()
     np.save(tmp_path / "array.npy", np.zeros(3))
-    for content in (b"", b"text", whole[:-30], (tmp_path / "array.npy").read_bytes()):
+    for content in (
+        b"",
+        b"text",
+        whole[:-30],
+        b"\0" + whole,
+        (tmp_path / "array.npy").read_bytes(),
+    ):
         file.write_bytes(content)
         with pytest.raises(UserError) as error:
             WithProposals(ListSource([]), file)
@@ -269,7 +275,7 @@ def test_memory_is_not_taken_for_what_the_file_does_not_have(file):
 def test_an_array_that_is_there_twice_is_refused(file):
     with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("ids.npy", archive.read("ids.npy"))
-    with pytest.raises(UserError, match="each once; found ids, counts, boxes, scores, ids"):
+    with pytest.raises(UserError, match="once; found 'ids', 'counts', 'boxes', 'scores', 'ids'"):
         WithProposals(ListSource([]), file)
 
 
