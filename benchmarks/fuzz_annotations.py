@@ -2,12 +2,15 @@
 
     python benchmarks/fuzz_annotations.py [NUMBER]
 
-Files of json, xml and txt are changed by bits, cuts, repeats and words of their own
-formats, NUMBER times in all (100,000). Nothing but UserError may be raised, and where a file is
-read, the number of its objects is the one that a plain reader of the format counts.
+Files of json, xml and txt, and the arrays of proposals files (npz), are changed by bits, cuts,
+repeats and words of their own formats, NUMBER times in all (100,000). Nothing but UserError may
+be raised, and where a file is read, the number of its objects is the one that a plain reader of
+the format counts.
 """
 
 import collections
+import contextlib
+import io
 import json
 import logging
 import random
@@ -15,9 +18,14 @@ import re
 import sys
 import tempfile
 import time
+import warnings
+import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
+
+from jaxdet.data import proposal_shape
 from jaxdet.data.sources import coco_json, text, voc_xml
 from jaxdet.types import UserError
 
@@ -48,6 +56,14 @@ VOC = (
     + "</annotation>"
 )
 LIST = "p0\nfolder/p1.png\np2  1\np3 -1\nmy photo\n"
+ARRAYS = {
+    "ids": np.array(["p0", "p1", "p2", "p3"]),
+    "counts": np.array([2, 0, 1, 3]),
+    "boxes": np.float32([[0, 0, 5, 9], [1, 2, 3, 4], [-1, 0, 9, 9]] * 2),
+    "scores": np.float32([0.75, 0.5, 0.25, 1, 0.5, 0]),
+}
+NUMBERS = (0, 1, -1, 2, 3, 0.5, 1e9, 1e300, 2**63, float("nan"), float("inf"))
+TYPES = ("u1", "i2", "i8", "u8", ">i4", "f2", "f8", ">f4", "c8", "?", "U3", "S2", "O", "M8[s]")
 WORDS = (
     *(b"null", b"true", b'"0"', b"-1", b"1e999", b"NaN", b"[]", b"{}", b'""', b"[[", b"]]"),
     *(b"<object>", b"</object>", b"<bndbox/>", b"&amp;", b"&x;", b"<!--", b"-->", b"]]>", b"<a"),
@@ -69,13 +85,14 @@ def main() -> None:
         "json": (json.dumps(COCO).encode(), read_coco, count_coco),
         "xml": (VOC.encode(), read_voc, count_voc),
         "txt": (LIST.encode(), read_names, count_names),
+        "npz": (None, read_proposals, count_proposals),
     }
     start, outcomes = time.perf_counter(), collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         for kind, (good, read, count) in kinds.items():
             path, rng = Path(folder, f"file.{kind}"), random.Random(kind)
             for _ in range(number // len(kinds)):
-                path.write_bytes(data := damage(good, rng))
+                path.write_bytes(data := damage(good, rng) if good else damage_arrays(rng))
                 try:
                     found = read(path)
                 except UserError as error:
@@ -92,9 +109,11 @@ def main() -> None:
 
 def damage(data: bytes, rng: random.Random) -> bytes:
     """Bytes with one to three changes."""
-    if rng.random() < 0.5:  # Values alone, so that the rest stays well-formed.
+    if rng.random() < 0.5 and TOKENS.search(
+        data
+    ):  # Values alone, so that the rest stays well-formed.
         for _ in range(rng.choice((1, 1, 2, 3))):
-            token = rng.choice(list(TOKENS.finditer(data)))
+            token = rng.choice(list(TOKENS.finditer(data)) or [re.search(b"", data)])
             data = data[: token.start()] + rng.choice(VALUES) + data[token.end() :]
         return data
     data = bytearray(data)
@@ -115,6 +134,68 @@ def damage(data: bytes, rng: random.Random) -> bytes:
                 source = rng.randrange(len(data) + 1)
                 data[place : place + length] = data[source : source + length]
     return bytes(data)
+
+
+def damage_arrays(rng: random.Random) -> bytes:
+    """A proposals file with a changed array, head of an array, or bytes."""
+    arrays, kind = dict(ARRAYS), rng.randrange(4)
+    for _ in range(rng.choice((1, 1, 2)) if kind < 2 else 0):
+        name = rng.choice(list(arrays))
+        arrays[name] = change(arrays[name], rng)
+    files = {f"{name}.npy": pack(array) for name, array in arrays.items()}
+    if kind == 2:  # What the checksums of the archive do not see.
+        name = rng.choice(list(files))
+        files[name] = damage(files[name], rng)
+    out = io.BytesIO()
+    with zipfile.ZipFile(
+        out, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    ) as archive:
+        for name, data in files.items():
+            if rng.random() > 0.01:
+                archive.writestr(name, data)
+    return damage(out.getvalue(), rng) if kind == 3 else out.getvalue()
+
+
+def change(array: np.ndarray, rng: random.Random) -> np.ndarray:
+    """An array of another type, shape, order or with another value."""
+    with (
+        warnings.catch_warnings(action="ignore"),
+        contextlib.suppress(ValueError, TypeError, OverflowError, IndexError),
+    ):
+        match rng.randrange(5):
+            case 0:
+                return array.astype(rng.choice(TYPES))
+            case 1:
+                return array[: rng.randrange(len(array))]
+            case 2:
+                return array.reshape(rng.choice(((-1,), (-1, 2), (2, -1), (1, -1), (-1, 1, 2))))
+            case 3:
+                return array[np.array(rng.choices(range(len(array)), k=len(array)))]
+            case _:
+                changed = array.astype(array.dtype if array.dtype.kind == "U" else "f8")
+                if rng.random() < 0.5:
+                    changed = array.copy()
+                changed.flat[rng.randrange(array.size)] = rng.choice(NUMBERS)
+                return changed
+    return array
+
+
+def pack(array: np.ndarray) -> bytes:
+    """The bytes of a .npy file."""
+    out = io.BytesIO()
+    np.save(out, array)
+    return out.getvalue()
+
+
+def read_proposals(path: Path) -> int:
+    """The number of proposals that are read."""
+    return len(proposal_shape.read(path).scores)
+
+
+def count_proposals(data: bytes) -> int:
+    """The number of proposals that NumPy finds."""
+    with np.load(io.BytesIO(data)) as arrays:
+        return len(arrays["scores"])
 
 
 def read_coco(path: Path) -> int:

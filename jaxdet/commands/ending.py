@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
 
+from jaxdet.data.decoding import quiet_opencv
 from jaxdet.types import UserError
 
 TRACEBACK_NAME = "traceback.txt"  # In the command's folder.
@@ -65,7 +66,8 @@ def in_one_line(argv: Sequence[str]) -> Iterator[SimpleNamespace]:
     log.propagate = False  # Imported packages may have given the root logger a handler.
     debug, place = "--debug" in argv, SimpleNamespace(folder=None)
     try:
-        yield place
+        with quiet_opencv():
+            yield place
     except UserError as error:
         _fail(str(error), error if error.__cause__ else None, place.folder, debug)
     except OSError as error:

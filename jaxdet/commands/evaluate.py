@@ -18,14 +18,16 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from jaxdet import loading
 from jaxdet.commands import command_line, config_files, opening, results, run_model
+from jaxdet.data import sources
 from jaxdet.training import steps
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.writer import write_json
-from jaxdet.types import UserError
+from jaxdet.types import Source, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -38,13 +40,9 @@ def evaluate(arguments: command_line.Arguments) -> int:
     config, workdir, flags = arguments
     config = config_files.with_classes_of_run(config, workdir)
     split = flags.split or config.data.eval_split
-    proposals_file = (flags.write_proposals or "").replace("{split}", split)
-    if proposals_file and not proposals_file.endswith(".npz"):
-        raise UserError(f"--write_proposals wants a file.npz, found {proposals_file}")
-    results_file = (flags.results or "").replace("{split}", split)
-    if results_file and not results_file.endswith(".json"):
-        raise UserError(f"--results wants a file.json, found {results_file}")
-    files = results.Files(proposals_file, results_file)
+    proposals_file = _name_file("--write_proposals", flags.write_proposals, ".npz", split)
+    results_file = _name_file("--results", flags.results, ".json", split)
+    files = proposals_file or results_file
     folder = workdir / "checkpoints"
     if not folder.is_dir():
         raise UserError(f"no checkpoint to evaluate: there is no folder {folder}")
@@ -55,27 +53,43 @@ def evaluate(arguments: command_line.Arguments) -> int:
     steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
     loading.keep_programs(config.keep_programs)
     run = opening.open_run(config)
-    source = opening.open_source(config, split, run.class_names, annotated=not any(files))
+    source = opening.open_source(config, split, run.class_names, annotated=not files)
     variables = steps.put_state(checkpoints.restore_variables(step, like=run.variables))
     checkpoints.close()
     for change in changes:
         print(f"warning: the run had another config: {change}", file=sys.stderr)
 
     predict = results.make_predict(config, run.detector)
-    numbers = run_model.category_ids(source, run.source) if run.detector.tells_classes else None
-    found = results.evaluate(config, source, predict, variables, files, category_ids=numbers)
+    max_images = 0 if files else config.eval_images
+    pairs = results.detect(config, source, predict, variables, max_images)
+    found = results.judge(config, source, pairs) if sources.is_annotated(source) else None
+    if found is not None:  # Before anything is written that a full disk could end.
+        print(results.format_table(config, found))
     if proposals_file:
-        print(f"proposals of {len(source)} images are written to {proposals_file}")
+        count = results.write_proposals(proposals_file, source, pairs)
+        print(f"proposals of {count} images are written to {proposals_file}")
     if results_file:
-        print(f"results of {len(source)} images are written to {results_file}")
-    if not found:
+        count = results.write_results(Path(results_file), source, pairs, _category_ids(run, source))
+        print(f"results of {count} images are written to {results_file}")
+    if found is None:
         print(f"{split} has no annotations: there is nothing to evaluate")
         return 0
-    print(results.format_table(config, found))
     file = workdir / _name_results(split, flags.checkpoint, own=config.data.eval_split)
     write_json(file, found)
     print(f"checkpoint {step} ({flags.checkpoint}) on {split}; written to {file}")
     return 0
+
+
+def _name_file(flag: str, given: str | None, suffix: str, split: str) -> str:
+    """The file that a flag names; "" for none."""
+    file = (given or "").replace("{split}", split)
+    if file and not file.endswith(suffix):
+        raise UserError(f"{flag} wants a file{suffix}, found {file}")
+    return file
+
+
+def _category_ids(run: opening.Run, source: Source) -> tuple[int, ...] | None:
+    return run_model.category_ids(source, run.source) if run.detector.tells_classes else None
 
 
 def _name_results(split: str, checkpoint: str, *, own: str) -> str:

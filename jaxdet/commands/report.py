@@ -104,9 +104,8 @@ def write(
     """
     numbered = _Numbered(source, config.data.exif)
     variables = steps.put_state(contents.variables)
-    examples, found, unreadable = results.detect(
-        config, numbered, predict, variables, config.eval_images
-    )
+    pairs = results.detect(config, numbered, predict, variables, config.eval_images)
+    examples, found, _ = results.known(pairs)
     measured = analysis.analyse(examples, found, contents.class_names)
     drawn = (_draw(numbered, examples[i], found[i], measured, i) for i in _worst(measured))
     # Those that cannot be read are nothing to look at.
@@ -116,11 +115,11 @@ def write(
         detector=contents.detector,
         data=f"{config.data.source} {config.data.root}, split {config.data.eval_split}",
         version=importlib.metadata.version("jaxdet"),
-        unreadable=unreadable,
+        unreadable=results.count_unreadable(pairs),
         unusable=sum(len(e.labels) - len(transforms.clean(e).labels) for e in examples),
     )
     pages.write_page(out, measured, facts, pictures)
-    ap = "no objects" if measured.totals["AP"] is None else f"AP {100 * measured.totals['AP']:.1f}"
+    ap = "no objects" if measured.totals["AP"] is None else f"AP {measured.totals['AP']:.3f}"
     return f"{ap} on {len(examples)} images, best --score={measured.score:.2f}\nreport: {out}"
 
 

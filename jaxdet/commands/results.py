@@ -6,39 +6,30 @@ from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdet import visualize
 from jaxdet.commands.prediction_files import write_json
-from jaxdet.data import pipeline, proposal_files, sources
+from jaxdet.data import pipeline, proposal_files
 from jaxdet.detectors import views
 from jaxdet.evaluation import EVALUATIONS, ImageDetections, coco, runner
 from jaxdet.training import steps
-from jaxdet.types import Detector, Example, Source
+from jaxdet.types import Detections, Detector, Example, Images, Source
 
 # What a batch of an evaluation takes of the section "data".
 EVAL_KEYS = ("canvas", "resize", "resize_rule", "max_proposals", "num_threads", "exif")
 # The class of what a detector finds that tells none apart.
 OBJECT = ("object",)
-
-
-class Files(NamedTuple):
-    """Where all that is found on a source is written; "" for nowhere.
-
-    Attributes:
-        proposals: see `data.proposal_files`.
-        results: JSON as COCO's results.
-    """
-
-    proposals: str = ""
-    results: str = ""
-
-
-NO_FILES = Files()
 NOTHING = ImageDetections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
+
+log = logging.getLogger("jaxdet")
+
+# An image and what is found on it. `NOTHING` itself stands for one that cannot be read; where
+# the source does not know what it shows, either, there is no example.
+Pair = tuple[Example | None, ImageDetections]
 
 
 def make_predict(config: ConfigDict, detector: Detector) -> Callable:
@@ -52,50 +43,90 @@ def make_predict(config: ConfigDict, detector: Detector) -> Callable:
 
 
 def evaluate(
-    config: ConfigDict,
-    source: Source,
-    predict: Callable,
-    variables: Any,
-    files: Files = NO_FILES,
-    *,
-    category_ids: Sequence[int] | None = None,
+    config: ConfigDict, source: Source, predict: Callable, variables: Any
 ) -> dict[str, Any]:
-    """The results of the variables on a source, as eval.json has them.
+    """The results of the variables on `config.eval_images` of a source, as eval.json has them."""
+    return judge(config, source, detect(config, source, predict, variables, config.eval_images))
 
-    Of a source without annotations they are empty.
+
+def detect(
+    config: ConfigDict, source: Source, predict: Callable, variables: Any, max_images: int
+) -> list[Pair]:
+    """The images of a source in its order, and what is found on each.
 
     Args:
         config: of the run.
         source: the examples.
         predict: `(variables, images) -> Detections`.
         variables: of the detector.
-        files: where any is named, all images are predicted and what is found on
-            them is written; then `config.eval_images` of them are evaluated as usual.
-        category_ids: number of each label in the results; None for the label + 1.
+        max_images: so many at most, spread over the source; 0 for all.
     """
-    max_images = 0 if any(files) else config.eval_images
-    examples, found, unreadable = detect(config, source, predict, variables, max_images)
-    if files.proposals:
-        _write_proposals(files.proposals, source, examples, found)
-    if files.results:
-        numbers = category_ids or range(1, len(source.class_names) + 1)
-        _write_results(Path(files.results), examples, found, numbers)
-    if not sources.is_annotated(source):
-        return {}
-    if any(files):
-        places = _spread(len(examples), config.eval_images)
-        examples, found = [examples[i] for i in places], [found[i] for i in places]
-        unreadable = sum(each is NOTHING for each in found)
-    measured = measure(config, examples, found, source.class_names)
-    objects = sum(int(np.sum(~example.crowd)) for example in examples)
-    return {**measured, "images": len(examples), "objects": objects, "unreadable": unreadable}
+    limit = 0
+
+    def look(images: Images) -> Detections:
+        nonlocal limit
+        found = predict(variables, images)
+        limit = found.boxes.shape[1]
+        return found
+
+    with closing(_eval_batches(config, source, max_images)) as batches:
+        examples, found = runner.run(look, batches)
+    lost, total = batches.lost, len(examples) + len(batches.lost)
+    if lost:
+        log.warning("%d of %d images cannot be read", len(lost), total)
+    counts = np.array([np.sum(~example.crowd) for example in examples])
+    if np.any(counts > limit):
+        log.warning(
+            "%d of %d images show more objects than the %d that the detector gives, up to %d: "
+            "raise max_detections in config.model (of an RPN num_proposals)",
+            *(np.sum(counts > limit), total, limit, np.max(counts)),
+        )
+    read = zip(examples, found, strict=True)
+    return [(lost[i], NOTHING) if i in lost else next(read) for i in range(total)]
+
+
+def known(pairs: Sequence[Pair]) -> tuple[list[Example], list[ImageDetections], int]:
+    """The images of which it is known what they show, what is found on each, how many are left out.
+
+    Those that are left out could not be read.
+    """
+    kept = [pair for pair in pairs if pair[0] is not None]
+    return [pair[0] for pair in kept], [pair[1] for pair in kept], len(pairs) - len(kept)
+
+
+def count_unreadable(pairs: Sequence[Pair]) -> int:
+    """How many images could not be read."""
+    return sum(found is NOTHING for _, found in pairs)
+
+
+def judge(config: ConfigDict, source: Source, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """The results of what is found on `config.eval_images` of the images, with their counts."""
+    count = min(config.eval_images or len(pairs), len(pairs))
+    pairs = [pairs[i * len(pairs) // count] for i in range(count)]
+    examples, found, unknown = known(pairs)
+    ignored = [example.crowd | example.difficult for example in examples]
+    return {
+        **measure(config, examples, found, source.class_names),
+        "images": len(examples),
+        "objects": sum(int(np.sum(~each)) for each in ignored),
+        "ignored": sum(int(np.sum(each)) for each in ignored),
+        "unreadable": count_unreadable(pairs),
+        "left_out": unknown,
+    }
 
 
 def format_table(config: ConfigDict, found: Mapping[str, Any]) -> str:
     """The results of an evaluation as text, with what they are results of."""
     counts = f"{found['images']} images with {found['objects']} objects"
-    if found["unreadable"]:
-        counts += f"; {found['unreadable']} cannot be read: their objects count as missed"
+    if found["ignored"]:
+        counts += f" and {found['ignored']} that need not be found, crowds or difficult"
+    if found["unreadable"] > found["left_out"]:
+        lost = found["unreadable"] - found["left_out"]
+        counts += f"; {lost} cannot be read: their objects count as missed"
+    if found["left_out"]:
+        counts += (
+            f"; {found['left_out']} more cannot be read and are left out: nothing is known of them"
+        )
     return f"{EVALUATIONS[config.evaluation.name].format_table(found)}\n{counts}"
 
 
@@ -144,6 +175,47 @@ def draw(
     return pictures
 
 
+def write_proposals(file: str, source: Source, pairs: Sequence[Pair]) -> int:
+    """Writes what is found on all images of a source as proposals; gives the number of images.
+
+    Images that cannot be read get none. Where their ids are not known they are
+    left out, with a line in the log.
+    """
+    ids = [example and example.id for example, _ in pairs]
+    if hasattr(source, "ids"):
+        ids = source.ids()
+    rows = [(i, found) for i, (_, found) in zip(ids, pairs, strict=True) if i is not None]
+    if len(rows) < len(pairs):
+        missing = len(pairs) - len(rows)
+        log.warning("%s: %d images that cannot be read are left out: no id is known", file, missing)
+    boxes, scores = [found.boxes for _, found in rows], [found.scores for _, found in rows]
+    proposal_files.write(file, [i for i, _ in rows], boxes, scores)
+    return len(rows)
+
+
+def write_results(
+    file: Path, source: Source, pairs: Sequence[Pair], category_ids: Sequence[int] | None
+) -> int:
+    """Writes what is found as COCO's results; gives the number of images that were read.
+
+    Args:
+        file: of JSON; its folder is made where it is missing.
+        source: of the images.
+        pairs: from `detect`.
+        category_ids: number of each label in the results; None for the label + 1.
+    """
+    numbers = category_ids or range(1, len(source.class_names) + 1)
+    examples, found, _ = known(pairs)
+    items = [
+        item
+        for example, detections in zip(examples, found, strict=True)
+        for item in coco.result_items(detections, example.id, numbers)
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, items)
+    return len(pairs) - count_unreadable(pairs)
+
+
 def _draw_images(config, detector, source, predict, variables):
     if config.num_pictures == 0:
         return []
@@ -161,64 +233,8 @@ def _draw_images(config, detector, source, predict, variables):
     return pictures
 
 
-def detect(
-    config: ConfigDict, source: Source, predict: Callable, variables: Any, max_images: int
-) -> tuple[list[Example], list[ImageDetections], int]:
-    """The examples, what is found on each, and how many images cannot be read.
-
-    On those nothing is found. Where the source does not know what they show, they are left out.
-
-    Args:
-        config: of the run.
-        source: the examples.
-        predict: as for `evaluate`.
-        variables: of the detector.
-        max_images: so many at most, spread over the source; 0 for all.
-    """
-    with closing(_eval_batches(config, source, max_images)) as batches:
-        examples, found = runner.run(lambda images: predict(variables, images), batches)
-    lost, total = batches.lost, len(examples) + len(batches.lost)
-    if lost:
-        log = logging.getLogger("jaxdet")
-        log.warning("%d of %d images cannot be read", len(lost), total)
-    pairs = iter(zip(examples, found, strict=True))
-    pairs = [(lost[i], NOTHING) if i in lost else next(pairs) for i in range(total)]
-    known = [pair for pair in pairs if pair[0] is not None]
-    return [example for example, _ in known], [each for _, each in known], len(lost)
-
-
-def _write_proposals(file, source, examples, found):
-    """Images that cannot be read get no proposals, so that the file has all of the source."""
-    ids = [example.id for example in examples]
-    if len(ids) < len(source):
-        known = set(ids)
-        ids += [i for i in _all_ids(source) if i not in known]
-    found = [*found, *[NOTHING] * (len(ids) - len(found))]
-    proposal_files.write(file, ids, [each.boxes for each in found], [each.scores for each in found])
-
-
-def _write_results(file, examples, found, category_ids):
-    items = [
-        item
-        for example, detections in zip(examples, found, strict=True)
-        for item in coco.result_items(detections, example.id, category_ids)
-    ]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, items)
-
-
-def _spread(count, wanted):
-    wanted = min(wanted or count, count)
-    return [i * count // wanted for i in range(wanted)]
-
-
 def _eval_batches(config: ConfigDict, source: Source, max_images: int, **more: Any) -> Any:
     keywords = {key: config.data[key] for key in EVAL_KEYS}
     return pipeline.eval_batches(
         source, batch_size=config.eval_batch_size, max_images=max_images, **keywords, **more
     )
-
-
-def _all_ids(source):
-    # A source without `ids` is read once more, which is slow but rarely needed.
-    return source.ids() if hasattr(source, "ids") else [source[i].id for i in range(len(source))]

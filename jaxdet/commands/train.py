@@ -7,7 +7,7 @@ be left out: the run goes on with the settings that it used last.
 import argparse
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -59,8 +59,8 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
     checkpoints = Checkpoints(workdir / "checkpoints", metric=evaluation.BEST)
     done = checkpoints.latest or 0
     if done >= config.num_steps:
-        if not (workdir / model_file.NAME).is_file():  # The run ended before it was written.
-            run_model.write(run, eval_source, checkpoints, workdir, active=first_process)
+        predict = results.make_predict(config, detector)
+        _leave_model(run, eval_source, checkpoints, predict, workdir, first_process)
         checkpoints.close()
         print(
             f"{workdir} is finished: {done} of {config.num_steps} steps are done; "
@@ -127,16 +127,31 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
             print(results.format_table(config, outcome.results))
         checkpoints.check_saved()
         if not outcome.signal:
-            run_model.write(run, eval_source, checkpoints, workdir, active=first_process)
-            if first_process and config.report and report.can_report(detector, run.class_names):
-                best = model_file.read(workdir / model_file.NAME)[0]
-                report.write(
-                    config, best, eval_source, predict, workdir / report.NAME, name=workdir.name
-                )
+            _leave_model(run, eval_source, checkpoints, predict, workdir, first_process)
     finally:
         writer.close()
         checkpoints.close()
     return _say_outcome(workdir, outcome, batches)
+
+
+def _leave_model(
+    run: opening.Run,
+    source: Source,
+    checkpoints: Checkpoints,
+    predict: Callable,
+    workdir: Path,
+    first_process: bool,
+) -> None:
+    """Writes the model file and the report of a run whose steps are done, where they are missing.
+
+    A kill in between leaves neither or one of them to the next start.
+    """
+    if not (workdir / model_file.NAME).is_file():
+        run_model.write(run, source, checkpoints, workdir, active=first_process)
+    wanted = run.config.report and report.can_report(run.detector, run.class_names)
+    if first_process and wanted and not (workdir / report.NAME).is_file():
+        best = model_file.read(workdir / model_file.NAME)[0]
+        report.write(run.config, best, source, predict, workdir / report.NAME, name=workdir.name)
 
 
 def _say_data(run: opening.Run, eval_source: Source) -> None:

@@ -5,10 +5,12 @@ their data is damaged; all other kinds by OpenCV, as they are stored, and made 8
 """
 
 import collections
+import contextlib
 import logging
 import os
 import re
 import threading
+from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
 import cv2
@@ -35,9 +37,22 @@ _DEPTHS = (8, 10, 12, 14, 16)
 _HARMLESS = ("unknown JFIF revision", "Unknown Adobe color transform")
 _PADDED = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
-if "OPENCV_LOG_LEVEL" not in os.environ:
-    # What it prints of damaged files, an `UnreadableImage` says. OpenCV 5 has it elsewhere.
-    (getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)
+
+@contextlib.contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """Keeps OpenCV from printing what an `UnreadableImage` says of damaged files.
+
+    For commands: the setting is the whole process's. OPENCV_LOG_LEVEL goes before it.
+    """
+    # OpenCV 5 has it elsewhere.
+    set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+    quiet = "OPENCV_LOG_LEVEL" not in os.environ
+    before = set_level(0) if quiet else None
+    try:
+        yield
+    finally:
+        if quiet:
+            set_level(before)
 
 
 class UnreadableImage(ValueError):

@@ -6,22 +6,20 @@ The file is a NumPy .npz with four arrays, for n images and m proposals in all:
     counts  (n,)    integers, the number of proposals of each image, 0 or more.
     boxes   (m, 4)  float32 [x1, y1, x2, y2], the images one after the other in
                     the order of `ids`. Pixels of the original image, x2 and y2
-                    exclusive. They may reach out of the image: the batches
-                    have them clipped.
+                    exclusive, x1 <= x2, y1 <= y2. They may reach out of the
+                    image: the batches have them clipped.
     scores  (m,)    float32, falling within each image: its best comes first.
 
-All numbers are finite.
+All numbers are finite. Other types of numbers, and whole numbers for ids, are read as these.
 """
 
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from jaxdet.data.proposal_shape import Content, check, read
 from jaxdet.data.sources import selection
 from jaxdet.types import Example, Source, UserError
 
@@ -44,13 +42,13 @@ def write(
         scores: (p,) for each image.
 
     Raises:
-        UserError: for lengths that disagree, an id given twice, and numbers
-            that are not finite; nothing is written then.
+        UserError: for lengths that disagree, an id given twice, numbers that are
+            not finite, and corners out of order; nothing is written then.
     """
     if not len(ids) == len(boxes) == len(scores):
         raise UserError(f"{file}: {len(ids)} ids, {len(boxes)} boxes and {len(scores)} scores")
     counts = np.array([np.size(their) for their in scores], np.int64)
-    content = _Content(
+    content = Content(
         ids=np.array([str(i) for i in ids], np.str_),
         counts=counts,
         boxes=np.empty((counts.sum(), 4), np.float32),
@@ -66,7 +64,7 @@ def write(
         order = np.argsort(-np.asarray(their, np.float32), kind="stable")
         content.boxes[ends[i] - counts[i] : ends[i]] = np.asarray(some)[order]
         content.scores[ends[i] - counts[i] : ends[i]] = np.asarray(their)[order]
-    _check(content, file)
+    check(content, file)
     _save(content, Path(file))
 
 
@@ -97,7 +95,7 @@ class WithProposals:
         self.category_ids = getattr(source, "category_ids", None)
         self.annotated = getattr(source, "annotated", True)
         self._source, self._file = source, file
-        ids, counts, self._boxes, self._scores = _read(Path(file))
+        ids, counts, self._boxes, self._scores = read(Path(file))
         self._row = {image_id: row for row, image_id in enumerate(ids.tolist())}
         self._ends = [0, *np.cumsum(counts).tolist()]
         # What the source knows without reading an image, where it does.
@@ -158,13 +156,6 @@ def take_proposals(example: Example, max_proposals: int) -> Example:
     return example
 
 
-class _Content(NamedTuple):
-    ids: np.ndarray
-    counts: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
-
-
 def _save(content, path):
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -174,64 +165,3 @@ def _save(content, path):
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _read(path):
-    if not path.is_file():
-        raise UserError(f"no proposals file {path}")
-    try:
-        # NumPy would open files of other kinds, too.
-        with zipfile.ZipFile(path), np.load(path) as arrays:
-            content = _Content(
-                ids=arrays["ids"].astype(np.str_),
-                counts=arrays["counts"],
-                boxes=arrays["boxes"].astype(np.float32, copy=False),
-                scores=arrays["scores"].astype(np.float32, copy=False),
-            )
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: not a proposals file ({error})") from None
-    _check(content, path)
-    return content
-
-
-def _check(content, file):
-    """Refuses arrays that are not as the file's description says."""
-    ids, counts, boxes, scores = content
-    if ids.ndim != 1 or counts.shape != ids.shape or counts.dtype.kind not in "iu":
-        raise UserError(
-            f"{file}: wants ids (n,) and whole counts (n,), found {ids.shape} and "
-            f"{counts.shape} of {counts.dtype}"
-        )
-    total = int(counts.sum())
-    if boxes.shape != (total, 4) or scores.shape != (total,) or np.any(counts < 0):
-        raise UserError(
-            f"{file}: its counts, {total} in all, disagree with boxes {boxes.shape} and "
-            f"scores {scores.shape}"
-        )
-    names, times = np.unique(ids, return_counts=True)
-    if np.any(times > 1):
-        raise UserError(f"{file}: image {str(names[times > 1][0])!r} is there twice")
-    ends = np.cumsum(counts)
-    for wrong, what in (
-        (_not_finite(boxes, scores), "a box or score that is not finite"),
-        (_rising(scores, ends), "scores that rise; the best comes first"),
-    ):
-        if wrong is not None:
-            image = ids[np.searchsorted(ends, wrong, side="right")]
-            raise UserError(f"{file}: image {str(image)!r} has {what}")
-
-
-def _not_finite(boxes, scores):
-    """The place of the first proposal with a NaN or infinity, else None."""
-    # NaN passes through min and max; an array of flags for every number would cost memory.
-    extremes = [f(part, initial=0) for part in (boxes, scores) for f in (np.min, np.max)]
-    if np.all(np.isfinite(extremes)):
-        return None
-    return int(np.argmin(np.isfinite(boxes).all(axis=1) & np.isfinite(scores)))
-
-
-def _rising(scores, ends):
-    """The place of the first proposal that the next one of its image beats, else None."""
-    rises = scores[1:] > scores[:-1]
-    rises[ends[(ends > 0) & (ends < len(scores))] - 1] = False
-    return int(np.argmax(rises)) if rises.any() else None

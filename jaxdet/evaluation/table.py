@@ -15,13 +15,13 @@ class Section(NamedTuple):
 
 
 def format_sections(*sections: Section) -> str:
-    """Formats fractions as percentages with one decimal; a dash stands for None.
+    """Formats fractions with three decimals, as files and documents have them; a dash for None.
 
     An empty line divides two sections.
 
     >>> print(format_sections(Section("class", ("AP",), {"cat": {"AP": 0.5}, "dog": {"AP": None}})))
     class      AP
-    cat      50.0
+    cat     0.500
     dog         -
     """
     names = [name for section in sections for name in (section.head, *section.rows)]
@@ -32,11 +32,11 @@ def format_sections(*sections: Section) -> str:
 def _lines(section, width):
     yield _line(section.head, section.columns, width)
     for name, values in section.rows.items():
-        yield _line(name, [_percent(values[column]) for column in section.columns], width)
+        yield _line(name, [_fraction(values[column]) for column in section.columns], width)
 
 
-def _percent(value):
-    return "-" if value is None else f"{100 * value:.1f}"
+def _fraction(value):
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _line(head, cells, width):

@@ -9,9 +9,9 @@ import numpy as np
 Rows = Sequence[tuple[str, Sequence[Any]]]
 
 
-def percent(value: Any) -> str:
-    """A share in percent; a dash for None and NaN."""
-    return "–" if value is None or np.isnan(value) else f"{100 * value:.1f}"
+def fraction(value: Any) -> str:
+    """A share or a metric, 0 to 1, as eval.json has them; a dash for None and NaN."""
+    return "–" if value is None or np.isnan(value) else f"{value:.3f}"
 
 
 def section(name: str, title: str, body: str, says: str, do: str = "") -> str:
@@ -92,7 +92,7 @@ def _name(name):
 
 def _bar(share):
     width = f"--share:{100 * np.nan_to_num(share):.0f}%"
-    return f'<td class="bar" style="{width}">{percent(share)}</td>'
+    return f'<td class="bar" style="{width}">{fraction(share)}</td>'
 
 
 def _cell(value):

@@ -8,7 +8,7 @@ import numpy as np
 from jaxdet.evaluation import curves
 from jaxdet.evaluation.analysis import HISTOGRAM_BINS, Analysis
 from jaxdet.report import charts, markup
-from jaxdet.report.markup import percent
+from jaxdet.report.markup import fraction
 
 MANY = 12  # More classes than that are folded, but for the worst.
 SHOWN_LINES = charts.STYLES
@@ -20,12 +20,15 @@ def numbers(analysis: Analysis) -> str:
     """The headline."""
     totals, at = analysis.totals, analysis.at_score
     cards = [
-        (percent(totals["AP"]), "AP, the mean over IoU .5 to .95"),
-        (percent(totals["AP50"]), "AP50: a loose box is enough"),
-        (percent(totals["AP75"]), "AP75: the box must fit"),
-        (percent(at["precision"]), f"precision at score {analysis.score:.2f}: right ones of found"),
-        (percent(at["recall"]), f"recall at score {analysis.score:.2f}: found ones of all"),
-        (percent(at["F1"]), "F1, of both: the best there is"),
+        (fraction(totals["AP"]), "AP, the mean over IoU .5 to .95"),
+        (fraction(totals["AP50"]), "AP50: a loose box is enough"),
+        (fraction(totals["AP75"]), "AP75: the box must fit"),
+        (
+            fraction(at["precision"]),
+            f"precision at score {analysis.score:.2f}: right ones of found",
+        ),
+        (fraction(at["recall"]), f"recall at score {analysis.score:.2f}: found ones of all"),
+        (fraction(at["F1"]), "F1, of both: the best there is"),
     ]
     items = "".join(
         f'<div class="number"><b>{value}</b><span>{escape(text)}</span></div>'
@@ -58,7 +61,7 @@ def by_class(analysis: Analysis) -> str:
     means = [np.nan if value is None else value for value in means]
     everything = ("all", [int(analysis.num_objects.sum()), *means, *sizes, analysis.score])
     head = ("class", "objects", *COLUMNS, "best score")
-    caption = "AP in percent; the weakest class first. Best score: where its F1 is highest."
+    caption = "The weakest class first. Best score: where its F1 is highest."
     shown = markup.class_table(head, [everything, *rows[:MANY]], caption)
     if len(rows) > MANY:
         rest = markup.class_table(head, rows[MANY:], caption)
@@ -84,7 +87,7 @@ def score_curves(analysis: Analysis) -> str:
             chosen,
             ("Precision over recall", "recall", "precision"),
             (curves.RECALLS, analysis.precisions),
-            [f"AP50 {percent(analysis.precisions[k].mean())}" for k in chosen],
+            [f"AP50 {fraction(analysis.precisions[k].mean())}" for k in chosen],
             None,
             f"At IoU .5; {some or 'all classes'}, and the mean.",
         ),
@@ -144,7 +147,7 @@ def scores(analysis: Analysis) -> str:
         "Good scores part right from wrong: wrong ones pile up at the left, right ones at the "
         "right. They are honest if, of the detections with a score of .8, four in five are right: "
         "then the columns reach the diagonal. Columns below it: the detector is too sure.",
-        f"The mean distance is {percent(analysis.reliability.error)} points (the expected "
+        f"The mean distance is {fraction(analysis.reliability.error)} (the expected "
         "calibration error). It does not change AP; but before you read a score as a probability, "
         "map it by this diagram. A detector that is too sure has often been trained too long on "
         "too little.",
@@ -199,7 +202,7 @@ KINDS = {
 
 
 WHOLE = (
-    "Points that would be won if all false detections scored lowest, and if no object was missed. "
+    "AP50 that would be won if all false detections scored lowest, and if no object was missed. "
     "The first is about scores and classes, the second about what is never found."
 )
 
@@ -207,27 +210,27 @@ WHOLE = (
 def losses(analysis: Analysis) -> str:
     """Where AP is lost."""
     errors = analysis.errors
-    notes = [f"{100 * value:.1f}" for value in errors.losses.values()]
+    notes = [f"{value:.3f}" for value in errors.losses.values()]
     kinds = charts.bars(
         "AP lost by kind of error",
-        "A bar for each kind: the points of AP50 that would be won without it.",
+        "A bar for each kind: the AP50 that would be won without it.",
         errors.losses,
         notes,
     )
     both = {"false detections": errors.false_positives, "missed objects": errors.false_negatives}
     whole = charts.bars(
         "AP lost to false detections and to missed objects",
-        "A bar for each of both: the points of AP50 that would be won without it.",
+        "A bar for each of both: the AP50 that would be won without it.",
         {name: max(value, 0.0) for name, value in both.items()},
-        [f"{100 * value:.1f}" for value in both.values()],
+        [f"{value:.3f}" for value in both.values()],
     )
-    caption = "Points of AP50 that would be won if this kind of error alone were put right."
+    caption = "AP50 that would be won if this kind of error alone were put right."
     figures = [
         markup.figure("AP50 lost by kind of error", kinds, caption),
         markup.figure("AP50 lost to all that is false, all that is missed", whole, WHOLE),
     ]
     rows = [
-        (kind, [errors.counts[kind], f"{100 * errors.losses[kind]:.2f}", *KINDS[kind]])
+        (kind, [errors.counts[kind], f"{errors.losses[kind]:.4f}", *KINDS[kind]])
         for kind in errors.losses
     ]
     table = markup.table(("kind", "errors", "AP50 lost", "what it is", "what may help"), rows)
@@ -269,7 +272,7 @@ def data(analysis: Analysis, unreadable: int, unusable: int) -> str:
             analysis.class_names[k],
             [
                 int(analysis.num_objects[k]),
-                percent(analysis.num_objects[k] / total),
+                fraction(analysis.num_objects[k] / total),
                 int(analysis.num_ignored[k]),
                 int(analysis.num_detections[k]),
             ],
@@ -297,8 +300,8 @@ def data(analysis: Analysis, unreadable: int, unusable: int) -> str:
         "data",
         "What was measured on",
         body,
-        "Detections are of all scores. A metric of a class with a dozen objects moves by points "
-        "from one image to the next.",
+        "Detections are of all scores. A metric of a class with a dozen objects moves by "
+        "hundredths from one image to the next.",
         _advice_on_data(analysis, unreadable),
     )
 
@@ -310,7 +313,7 @@ def _weakness(analysis):
         return "No kind of error costs anything here."
     return (
         f'Most AP is lost to <b>{kind}</b> errors (<a href="#errors">{KINDS[kind][0]}</a>): '
-        f"{100 * losses[kind]:.1f} points of AP50."
+        f"{losses[kind]:.3f} of AP50."
     )
 
 
@@ -346,7 +349,7 @@ def _curve_figure(analysis, chosen, titles, points, notes, mark, caption):
     description = f"{labels[1]} over {labels[0]}, a curve for each class."
     picture = charts.lines(title, description, faint + lines, labels=tuple(labels), mark=mark)
     every = range(0, len(x), 10)
-    rows = [(line.name, [f"{100 * line.y[i]:.0f}" for i in every]) for line in lines]
+    rows = [(line.name, [f"{line.y[i]:.2f}" for i in every]) for line in lines]
     table = markup.table((labels[0], *(f"{x[i]:.1f}" for i in every)), rows)
     return markup.figure(title, picture + charts.legend(lines, notes), caption, table)
 
@@ -356,7 +359,7 @@ def _reliability_figure(analysis):
     size = len(counts)
     names = [f"{i / size:.1f} to {(i + 1) / size:.1f}" for i in range(size)]
     notes = [
-        f"score {name}: {percent(precision)} % of {count:,} right"
+        f"score {name}: {fraction(precision)} of {count:,} right"
         for name, precision, count in zip(names, precisions, counts, strict=True)
     ]
     picture = charts.columns(
@@ -367,10 +370,10 @@ def _reliability_figure(analysis):
         ("score", "share that is right"),
     )
     rows = [
-        (name, [int(count), percent(mean), percent(precision)])
+        (name, [int(count), fraction(mean), fraction(precision)])
         for name, count, mean, precision in zip(names, counts, means, precisions, strict=True)
     ]
-    table = markup.table(("score", "detections", "mean score", "right, %"), rows)
+    table = markup.table(("score", "detections", "mean score", "right"), rows)
     return markup.figure(
         "Calibration", picture, "Dotted: where score and share are the same.", table
     )
@@ -387,7 +390,7 @@ def _mistake(names, i, j):
 def _share(matrix, i, j):
     """Of all of the class: of its objects, or, where nothing is there, of its detections."""
     whole = matrix[:, j].sum() if i == len(matrix) - 1 else matrix[i].sum()
-    return f"{percent(matrix[i, j] / whole)} %"
+    return fraction(matrix[i, j] / whole)
 
 
 def _advice_on_data(analysis, unreadable):

@@ -53,13 +53,15 @@ def owned(workdir: str | Path, *, active: bool = True) -> Iterator[None]:
     workdir.mkdir(parents=True, exist_ok=True)
     path, mine = workdir / NAME, _describe_process()
     _take(path, mine)
-    ended = threading.Event()
-    threading.Thread(target=_show_life, args=(path, mine, ended), daemon=True).start()
+    ended, beating = threading.Event(), threading.RLock()  # A signal may come within `release`.
+    arguments = (path, mine, ended, beating)
+    threading.Thread(target=_show_life, args=arguments, daemon=True).start()
 
     def release() -> None:
         ended.set()
-        if _read(path) == mine:
-            path.unlink(missing_ok=True)
+        with beating:
+            if _read(path) == mine:
+                path.unlink(missing_ok=True)
         if made:
             with contextlib.suppress(OSError):  # Not empty.
                 workdir.rmdir()
@@ -124,17 +126,25 @@ def _refusal(path: Path, owner: dict[str, Any], age: float) -> str:
     )
 
 
-def _show_life(path: Path, mine: dict[str, Any], ended: threading.Event) -> None:
+def _show_life(
+    path: Path, mine: dict[str, Any], ended: threading.Event, beating: threading.RLock
+) -> None:
     while not ended.wait(BEAT):
-        owner = _read(path)
-        if owner and owner != mine:
-            # This process was asleep for so long that it was given up.
-            print(f"error: {_refusal(path, owner, 0)}; this one ends", file=sys.stderr, flush=True)
-            os._exit(1)
-        with contextlib.suppress(OSError):  # The next one may work.
-            if not owner:
-                path.write_text(json.dumps(mine))
-            os.utime(path)
+        with beating:
+            if not ended.is_set():  # Else it would come back after its removal.
+                _beat(path, mine)
+
+
+def _beat(path: Path, mine: dict[str, Any]) -> None:
+    owner = _read(path)
+    if owner and owner != mine:
+        # This process was asleep for so long that it was given up.
+        print(f"error: {_refusal(path, owner, 0)}; this one ends", file=sys.stderr, flush=True)
+        os._exit(1)
+    with contextlib.suppress(OSError):  # The next one may work.
+        if not owner:
+            path.write_text(json.dumps(mine))
+        os.utime(path)
 
 
 @contextlib.contextmanager

@@ -125,7 +125,8 @@ def test_two_processes_train_as_one_with_two_devices(place, start):
         measured = [key for key in one if one[key] is not None]
         assert [one[k] for k in measured] == pytest.approx([other[k] for k in measured], rel=1e-5)
     measured = json.loads((apart / "eval.json").read_text())
-    assert list(measured) == ["mAP", "per_class", "images", "objects", "unreadable"]
+    counts = ["images", "objects", "ignored", "unreadable", "left_out"]
+    assert list(measured) == ["mAP", "per_class", *counts]
     assert read_lines(alone)[-1].keys() >= {"eval/mAP", "eval/per_class/square/AP"}
     metrics = (alone / "checkpoints" / "3" / "metrics" / "metrics").read_text()
     assert list(json.loads(metrics)) == ["mAP"], "by which the best is chosen"
@@ -186,6 +187,7 @@ def test_eval_of_another_split_writes_its_proposals_and_leaves_the_results(train
     process = start("eval.py", workdir, *options, "--config.evaluation.name=voc", config=None)
     out, err = process.communicate()
     assert process.returncode == 0, err
+    assert out.index("16 images with ") < out.index("proposals of "), "printed before it is written"
     assert "(best) on train" in out and f"16 images are written to {workdir}/train.npz" in out
     assert "eval_flip was False and is True" in err
     items = json.loads((workdir / "train.json").read_text())
@@ -193,7 +195,7 @@ def test_eval_of_another_split_writes_its_proposals_and_leaves_the_results(train
         assert len(items) == len(written["scores"]) > 0
     assert {item["category_id"] for item in items} <= {1, 2}
     results = json.loads((workdir / "eval_train.json").read_text())
-    assert f"all   {100 * results['mAP']:8.1f}" in out and "AP50" not in out
+    assert f"all   {results['mAP']:8.3f}" in out and "AP50" not in out
     assert (workdir / "eval.json").read_text() == before
     with np.load(workdir / "train.npz") as written:
         assert len(written["ids"]) == 16 and written["counts"].max() <= 10

@@ -15,6 +15,7 @@ from jaxdet.evaluation import EVALUATIONS
 from jaxdet.types import Detections, Detector, Example, UserError
 
 NOTHING = Detector(*[lambda: None] * 3)
+COUNTS = {"images": 4, "objects": 1, "ignored": 0, "unreadable": 1, "left_out": 0}
 
 
 class FourPictures:
@@ -60,8 +61,7 @@ def test_objects_of_an_image_that_cannot_be_read_count_as_missed(configure, capl
     source = FourPictures()
     found = results.evaluate(config, source, source.predict, {})
     assert "1 of 4 images cannot be read" in caplog.text
-    counts = {name: found[name] for name in ("images", "objects", "unreadable")}
-    assert counts == {"images": 4, "objects": 1, "unreadable": 1}
+    assert found.items() >= COUNTS.items()
     table = results.format_table(config, found)
     assert table.endswith(
         "4 images with 1 objects; 1 cannot be read: their objects count as missed"
@@ -69,6 +69,60 @@ def test_objects_of_an_image_that_cannot_be_read_count_as_missed(configure, capl
     pictures = results.draw(config, NOTHING, source, source.predict, {})
     assert [name for name, _ in pictures] == ["picture 0", "picture 1", "picture 3"]
     assert [np.bincount(pixels.ravel()).argmax() for _, pixels in pictures] == [30, 90, 210]
+
+
+class Gone(FourPictures):
+    """The same pictures, of which a file is gone."""
+
+    def __getitem__(self, i):
+        if i == self.broken:
+            raise FileNotFoundError(2, "No such file", f"{i}.png")
+        return super().__getitem__(i)
+
+
+def test_images_of_which_nothing_is_known_are_left_out_and_counted(configure, tmp_path, caplog):
+    config, source = configure("--config.eval_images=2"), Gone()
+    found = results.evaluate(config, source, source.predict_whole, {})
+    assert found.items() >= (COUNTS | {"images": 1, "objects": 0, "left_out": 1}).items()
+    table = results.format_table(config, found)
+    assert table.endswith(
+        "0 objects; 1 more cannot be read and are left out: nothing is known of them"
+    )
+
+    pairs = results.detect(config, source, source.predict_whole, {}, 0)
+    again = results.judge(config, source, pairs)
+    assert again == found, "the same two images, where all are predicted"
+    caplog.clear()
+    file = str(tmp_path / "p.npz")
+    assert results.write_proposals(file, source, pairs) == 3
+    assert caplog.messages == [f"{file}: 1 images that cannot be read are left out: no id is known"]
+    assert results.write_results(tmp_path / "r.json", source, pairs, None) == 3
+    source.ids = lambda: ["a", "b", "c", "d"]
+    assert results.write_proposals(file, source, pairs) == 4
+    with np.load(file) as written:
+        assert written["counts"].tolist() == [1, 1, 0, 1]
+        assert written["ids"].tolist() == ["a", "b", "c", "d"]
+
+
+def test_images_with_more_objects_than_the_detector_gives_are_said(configure, caplog):
+    source = WithTruth()
+    results.detect(configure(), source, source.predict_whole, {}, 0)
+    assert not caplog.messages
+    source.objects = 3
+    results.detect(configure(), source, source.predict_whole, {}, 0)
+    (line,) = caplog.messages
+    assert line.startswith(
+        "4 of 4 images show more objects than the 1 that the detector gives, up to 3: "
+    )
+
+
+def test_objects_that_need_not_be_found_are_counted_apart(configure):
+    source = FourPictures()
+    whole = [source[i]._replace(crowd=np.ones(int(i == 2), bool)) for i in range(4)]
+    found = results.judge(configure(), source, [(each, results.NOTHING) for each in whole])
+    assert (found["objects"], found["ignored"]) == (0, 1)
+    table = results.format_table(configure(), found)
+    assert "4 images with 0 objects and 1 that need not be found, crowds or difficult" in table
 
 
 @pytest.mark.parametrize("tells, names", [(True, ("circle", "square")), (False, ("object",))])
@@ -122,9 +176,9 @@ def test_proposals_that_are_written_can_be_given(configure, monkeypatch, tmp_pat
     seen = SimpleNamespace(evaluate=lambda *given, **settings: {"given": given, **settings})
     monkeypatch.setitem(EVALUATIONS, "proposals", seen)
     source, file = FourPictures(), tmp_path / "new" / "VOC2007" / "test.npz"
-    found = results.evaluate(
-        config, source, source.predict_whole, {}, results.Files(proposals=str(file))
-    )
+    pairs = results.detect(config, source, source.predict_whole, {}, 0)
+    assert results.write_proposals(str(file), source, pairs) == 4
+    found = results.judge(config, source, pairs)
     examples, detections, class_names = found.pop("given")
     assert [example.id for example in examples] == ["picture 0", "picture 2"]
     assert (len(detections), class_names) == (2, source.class_names)
@@ -141,41 +195,26 @@ def test_proposals_that_are_written_can_be_given(configure, monkeypatch, tmp_pat
         opening.open_source(config, "train", ())
 
 
-def test_of_all_images_that_get_proposals_a_part_is_evaluated(configure, monkeypatch, tmp_path):
-    config = configure("--config.eval_images=2")
-    monkeypatch.setattr(
-        EVALUATIONS["coco"], "evaluate", lambda examples, *_, **settings: {"of": examples}
-    )
-    source, file = FourPictures(), str(tmp_path / "test.npz")
-    source.broken = None
-    found = results.evaluate(
-        config, source, source.predict_whole, {}, results.Files(proposals=file)
-    )
-    assert [example.id for example in found["of"]] == ["picture 0", "picture 2"]
-    with np.load(file) as written:
-        assert len(written["ids"]) == 4
-
-
 class WithTruth(FourPictures):
     """The same pictures; on each an object, on the last one one that is not found."""
 
-    broken, annotated = None, True
+    broken, annotated, objects = None, True, 1
 
     def __getitem__(self, i):
-        box = np.float32([[0, 0, 300, 200 - 30 * i if i < 3 else 20]])
+        box = np.float32([[0, 0, 300, 200 - 30 * i if i < 3 else 20]] * self.objects)
         area = np.prod(box[:, 2:], axis=1, dtype=np.float64)
-        kept, none = np.zeros(1, int), np.zeros(1, bool)
+        kept, none = np.zeros(self.objects, int), np.zeros(self.objects, bool)
         found = super().__getitem__(i)._replace(id=10 * i + 7, boxes=box, labels=kept)
         return found._replace(crowd=none, difficult=none, area=area)
 
 
 def test_results_for_a_test_server_give_the_same_numbers_there(configure, tmp_path):
     source, file = WithTruth(), tmp_path / "new" / "results.json"
-    config, files = configure("--config.eval_images=2"), results.Files(results=str(file))
-    ids = (90, 7)
-    found = results.evaluate(config, source, source.predict_whole, {}, files, category_ids=ids)
+    config, ids = configure(), (90, 7)
+    pairs = results.detect(config, source, source.predict_whole, {}, 0)
+    assert results.write_results(file, source, pairs, ids) == 4
     items = json.loads(file.read_text())
-    assert [item["image_id"] for item in items] == [7, 17, 27, 37], "all, though two are evaluated"
+    assert [item["image_id"] for item in items] == [7, 17, 27, 37]
     assert items[1] == {
         "image_id": 17,
         "category_id": 90,
@@ -183,7 +222,7 @@ def test_results_for_a_test_server_give_the_same_numbers_there(configure, tmp_pa
         "score": pytest.approx(90 / 255),
     }
 
-    found = results.evaluate(configure(), source, source.predict_whole, {}, category_ids=ids)
+    found = results.judge(config, source, pairs)
     examples = [source[i] for i in range(4)]
     truth = COCO(
         {
@@ -209,8 +248,8 @@ def test_results_for_a_test_server_give_the_same_numbers_there(configure, tmp_pa
 def test_pictures_without_annotations_are_only_predicted(configure, monkeypatch, tmp_path):
     source, file = WithTruth(), tmp_path / "results.json"
     source.annotated = False
-    files = results.Files(results=str(file))
-    assert results.evaluate(configure(), source, source.predict_whole, {}, files) == {}
+    pairs = results.detect(configure(), source, source.predict_whole, {}, 0)
+    results.write_results(file, source, pairs, None)
     assert {item["category_id"] for item in json.loads(file.read_text())} == {1}
     monkeypatch.setattr(sources, "build", lambda *arguments, **settings: source)
     with pytest.raises(UserError, match="'test' of .* has images, but no annotations"):

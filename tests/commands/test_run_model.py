@@ -9,7 +9,7 @@ import pytest
 
 import jaxdet
 from jaxdet import model_file
-from jaxdet.commands import run_model
+from jaxdet.commands import report, run_model
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.types import UserError
 
@@ -55,9 +55,14 @@ def test_a_run_without_a_checkpoint_is_one_line(bare, tmp_path):
         jaxdet.load(tmp_path, cache=False)
 
 
-def test_a_finished_run_that_lacks_its_model_file_writes_it(bare, trained, run, tmp_path):
+def test_a_finished_run_that_lacks_its_model_file_and_report_writes_them(
+    bare, trained, run, tmp_path
+):
     folder = shutil.copytree(bare, tmp_path / "run")
+    (folder / report.NAME).unlink()
     assert run("train.py", f"--workdir={folder}", config=None).status == 0
+    pages = [(place / report.NAME).read_text() for place in (folder, trained.workdir)]
+    assert pages[0] == pages[1].replace(trained.workdir.name, folder.name)
     assert (folder / model_file.NAME).read_bytes() == (
         trained.workdir / model_file.NAME
     ).read_bytes()

@@ -9,6 +9,7 @@ import pytest
 import simplejpeg
 from drawn_data import ListSource, draw, encode, make_example, with_exif_orientation, write_voc
 
+from jaxdet.commands import ending
 from jaxdet.data import decoding, transforms
 from jaxdet.data.decoding import PutRight, UnreadableImage
 from jaxdet.data.pipeline import eval_batches, train_batches
@@ -336,3 +337,17 @@ def test_damaged_pictures_come_to_an_image_or_to_unreadable():
         for number, data in enumerate(FUZZ["damaged_pictures"](600, seed=1))
     ]
     assert 60 < outcomes.count("an image") < 300
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_opencv_is_silent_in_a_command_and_then_as_before(monkeypatch, asked):
+    monkeypatch.delenv("OPENCV_LOG_LEVEL", raising=False)
+    if asked:
+        monkeypatch.setenv("OPENCV_LOG_LEVEL", "INFO")
+    logs = cv2 if hasattr(cv2, "getLogLevel") else cv2.utils.logging
+    before = logs.getLogLevel()
+    assert before != 0, "importing jaxdet silences nothing"
+    with pytest.raises(SystemExit), ending.in_one_line(["command"]):
+        assert logs.getLogLevel() == (before if asked else 0)
+        raise UserError("a mistake")
+    assert logs.getLogLevel() == before

@@ -1,3 +1,6 @@
+import io
+import zipfile
+
 import numpy as np
 import pytest
 from drawn_data import ListSource, make_example, write_voc
@@ -80,7 +83,8 @@ def test_proposals_are_not_copied(file):
 def test_random_proposals_come_back(tmp_path):
     rng = np.random.default_rng(0)
     counts = rng.integers(0, 4, 50)
-    boxes = [rng.uniform(0, 99, (n, 4)).astype(np.float32) for n in counts]
+    boxes = [np.sort(rng.uniform(0, 99, (n, 2, 2)), axis=1).reshape(n, 4) for n in counts]
+    boxes = [each.astype(np.float32) for each in boxes]
     scores = [-np.sort(-rng.random(n).astype(np.float32)) for n in counts]
     proposal_files.write(tmp_path / "p.npz", range(50), boxes, scores)
     order = rng.permutation(50)
@@ -120,11 +124,11 @@ NAN, INF = float("nan"), float("inf")
         (IDS, BOXES, SCORES[:2], "3 ids, 3 boxes and 2 scores"),
         (IDS, BOXES, [[0.75], [], [0.25]], "image 'b' wants boxes (p, 4) and scores (p,), found"),
         (IDS, BOXES, [[0.75, 0.5], [], 0.25], "found (1, 4) and ()"),
-        (["7", 7, "a"], BOXES, SCORES, "image '7' is there twice"),
-        (IDS, [*BOXES[:2], [[0, NAN, 9, 9]]], SCORES, "image 'a' has a box or score that is not"),
-        (IDS, [[[0, 0, 9, INF], [0, 0, 9, 9]], *BOXES[1:]], SCORES, "image 'b' has a box or sc"),
-        (IDS, BOXES, [[0.75, -INF], [], [0.25]], "image 'b' has a box or score that is not fin"),
-        (IDS, BOXES, [[0.75, 0.5], [], [NAN]], "image 'a' has a box or score that is not finite"),
+        (["7", 7, "a"], BOXES, SCORES, "ids: image '7' is there 2 times"),
+        (IDS, [*BOXES[:2], [[0, NAN, 9, 9]]], SCORES, "image 'a': boxes[0] wants finite numbers,"),
+        (IDS, [[[0, 0, 9, INF], [0, 0, 9, 9]], *BOXES[1:]], SCORES, "image 'b': boxes[0] wants f"),
+        (IDS, BOXES, [[0.75, -INF], [], [0.25]], "image 'b': scores[1] wants a finite number, fou"),
+        (IDS, BOXES, [[0.75, 0.5], [], [NAN]], "image 'a': scores[0] wants a finite number, found"),
     ],
 )
 def test_write_refuses_what_the_file_must_not_hold(file, ids, boxes, scores, message):
@@ -168,26 +172,41 @@ def test_a_file_of_other_number_types_is_read(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"boxes": None}, "not a proposals file ('boxes is not a file in the archive')"),
-        ({"ids": np.array(["b", None, "a"], object)}, "not a proposals file (Object arrays"),
-        ({"boxes": np.array([["x"] * 4] * 3)}, "not a proposals file (could not convert"),
+        ({"boxes": None}, "wants the arrays ids, counts, scores, boxes, each once; found 'ids', "),
+        ({"ids": np.array(["b", None, "a"], object)}, "ids wants text or whole numbers, found obj"),
+        ({"ids": np.array([1.0, 2, 3])}, "ids wants text or whole numbers, found float64"),
+        ({"boxes": np.array([["x"] * 4] * 3)}, "boxes wants numbers, found <U1"),
+        ({"scores": np.ones(3, complex)}, "scores wants numbers, found complex128"),
+        ({"ids": np.array([["b", "7", "a"]])}, "ids wants the shape (n); found (1, 3)"),
+        ({"ids": np.array(["b", "7"])}, "counts wants the shape (2), as many as ids; found (3)"),
+        ({"counts": np.array([2.0, 0, 1])}, "counts wants whole numbers, found float64"),
+        ({"counts": np.array([2, 1, 1])}, "counts wants a sum of 3, as many as there are scores;"),
+        ({"counts": np.array([4, -2, 1])}, "image 'b': counts wants 0 to 3, as many as there are"),
+        ({"counts": np.array([2, -1, 2])}, "image '7': counts wants 0 to 3, as many as there are"),
+        ({"counts": np.uint64([2**64 - 1, 3, 1])}, "image 'b': counts wants 0 to 3"),
         (
-            {"ids": np.array([["b", "7", "a"]])},
-            "wants ids (n,) and whole counts (n,), found (1,",
+            {"boxes": np.zeros((3, 5))},
+            "boxes wants the shape (3, 4), as many as scores; found (3, 5)",
         ),
-        ({"ids": np.array(["b", "7"])}, "found (2,) and (3,) of int64"),
-        ({"counts": np.array([2.0, 0, 1])}, "found (3,) and (3,) of float64"),
-        ({"counts": np.array([2, 1, 1])}, "4 in all, disagree with boxes (3, 4) and scores (3,)"),
-        ({"counts": np.array([4, -2, 1])}, "3 in all, disagree with"),
-        ({"boxes": np.zeros((3, 5))}, "3 in all, disagree with boxes (3, 5) and scores (3,)"),
-        ({"scores": np.zeros(2)}, "3 in all, disagree with boxes (3, 4) and scores (2,)"),
-        ({"ids": np.array(["b", "a", "a"])}, "image 'a' is there twice"),
-        ({"scores": np.array([0.5, NAN, 0.25])}, "image 'b' has a box or score that is not finite"),
-        ({"boxes": np.diag([1, 1, INF, 1])[:3]}, "image 'a' has a box or score that is not finite"),
-        ({"scores": np.array([0.5, 0.75, 0.25])}, "image 'b' has scores that rise; the best comes"),
+        ({"scores": np.zeros(2)}, "boxes wants the shape (2, 4), as many as scores; found (3, 4)"),
+        ({"ids": np.array(["b", "a", "a"])}, "ids: image 'a' is there 2 times"),
+        (
+            {"scores": np.array([0.5, NAN, 0.25])},
+            "image 'b': scores[1] wants a finite number, foun",
+        ),
+        ({"scores": np.array([1e300, 0.5, 0.25])}, "image 'b': scores[0] wants a finite number, f"),
+        ({"boxes": np.diag([1, 1, INF, 1])[:3]}, "image 'a': boxes[0] wants finite numbers, found"),
+        (
+            {"boxes": np.float32([[0, 0, 1, 1], [30, 9, 5, 10], [0, 0, 1, 1]])},
+            "image 'b': boxes[1] wants x1 <= x2 and y1 <= y2, found [30.0, 9.0, 5.0, 10.0]",
+        ),
+        (
+            {"scores": np.array([0.5, 0.75, 0.25])},
+            "image 'b': scores[1] wants at most the one before it, as the best comes first, found",
+        ),
         (
             {"counts": np.array([0, 1, 2]), "scores": np.array([0.25, 0.5, 0.75])},
-            "image 'a' has scores that rise",
+            "image 'a': scores[1] wants at most",
         ),
     ],
 )
@@ -214,7 +233,13 @@ def test_scores_may_rise_from_one_image_to_the_next(tmp_path):
 def test_what_is_no_archive_is_refused(file, tmp_path):
     whole = file.read_bytes()
     np.save(tmp_path / "array.npy", np.zeros(3))
-    for content in (b"", b"text", whole[:-30], (tmp_path / "array.npy").read_bytes()):
+    for content in (
+        b"",
+        b"text",
+        whole[:-30],
+        b"\0" + whole,
+        (tmp_path / "array.npy").read_bytes(),
+    ):
         file.write_bytes(content)
         with pytest.raises(UserError) as error:
             WithProposals(ListSource([]), file)
@@ -228,6 +253,30 @@ def test_what_is_no_archive_is_refused(file, tmp_path):
         with pytest.raises(UserError) as error:
             WithProposals(ListSource([]), missing)
         assert str(error.value) == f"no proposals file {missing}"
+
+
+def test_memory_is_not_taken_for_what_the_file_does_not_have(file):
+    """The head of an array says more than a machine has; so does one that is not there whole."""
+    head = io.BytesIO()
+    said = {"descr": "<f4", "fortran_order": False, "shape": (10**13,)}
+    np.lib.format.write_array_header_1_0(head, said)
+    contents = {name: io.BytesIO() for name in _content()}
+    for name, array in _content().items():
+        np.save(contents[name], array)
+    for data in (head.getvalue(), head.getvalue() + bytes(100)):
+        contents["scores"] = io.BytesIO(data)
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, content in contents.items():
+                archive.writestr(f"{name}.npy", content.getvalue())
+        with pytest.raises(UserError, match="scores wants 40000000000000 bytes for its shape"):
+            WithProposals(ListSource([]), file)
+
+
+def test_an_array_that_is_there_twice_is_refused(file):
+    with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("ids.npy", archive.read("ids.npy"))
+    with pytest.raises(UserError, match="once; found 'ids', 'counts', 'boxes', 'scores', 'ids'"):
+        WithProposals(ListSource([]), file)
 
 
 def test_missing_images_are_found_at_the_start_without_reading_an_image(file, voc):

@@ -230,10 +230,10 @@ def test_table_has_the_totals_and_a_line_for_each_class():
     lines = format_table(evaluate(examples, [found], ["cat", "dog", "a long name"])).splitlines()
 
     assert lines[0].split() == TOTALS[:6]
-    assert lines[1].split() == ["all", "50.0", "50.0", "50.0", "-", "0.0", "100.0"]
+    assert lines[1].split() == ["all", "0.500", "0.500", "0.500", "-", "0.000", "1.000"]
     assert lines[3].split() == TOTALS[6:]
-    assert lines[-3].split() == ["cat", "100.0", "100.0"]
-    assert lines[-2].split() == ["dog", "0.0", "0.0"]
+    assert lines[-3].split() == ["cat", "1.000", "1.000"]
+    assert lines[-2].split() == ["dog", "0.000", "0.000"]
     assert lines[-1] == "a long name       -       -"
 
 

@@ -130,4 +130,4 @@ def test_table_is_a_line():
     results = evaluate(examples, [make_detections([LARGE_BOX], [0.9], [0])])
     head, line = (line.split() for line in format_table(results).splitlines())
     assert head == ["AR100", "AR300", "AR1000", "ARs", "ARm", "ARl", "AP", "AP50"]
-    assert line == ["objects", "100.0", "100.0", "100.0", "-", "-", "100.0", "100.0", "100.0"]
+    assert line == ["objects", "1.000", "1.000", "1.000", "-", "-", "1.000", "1.000", "1.000"]

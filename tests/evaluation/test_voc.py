@@ -280,10 +280,10 @@ def test_table_has_the_mean_and_a_line_for_each_class():
     results = evaluate(examples, [make_detections([BOX], [0.9], [0])], ["cat", "dog", "bird"])
     assert [line.split() for line in format_table(results).splitlines()] == [
         ["mAP"],
-        ["all", "50.0"],
+        ["all", "0.500"],
         [],
         ["class", "AP"],
-        ["cat", "100.0"],
-        ["dog", "0.0"],
+        ["cat", "1.000"],
+        ["dog", "0.000"],
         ["bird", "-"],
     ]

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -6,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -315,6 +317,23 @@ def test_a_full_disk_costs_a_line_and_no_checkpoint_before(small_disk, caplog, c
         "checkpoints are saved again: that of step 4 is",
     ]
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("failing", ["save", "wait_until_finished"])
+def test_a_save_that_the_disk_refuses_is_tried_again(checkpoints, monkeypatch, caplog, failing):
+    """As above, at once or in the background, where no disk can be mounted."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    checkpoints.save(make_state(1))
+    checkpoints.check_saved()
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints._manager, failing, mock.Mock(side_effect=[full, None, None]))
+        patched.setattr(checkpoints._manager, "all_steps", lambda: [1])
+        checkpoints.save(make_state(2))
+        with pytest.raises(UserError, match="could not be saved: No space left on device; that of"):
+            checkpoints.check_saved()
+    checkpoints.save(make_state(3))
+    checkpoints.check_saved()
+    assert checkpoints.latest == 3 and "checkpoints are saved again" in caplog.text
 
 
 def test_what_is_not_finite_is_not_saved(checkpoints):

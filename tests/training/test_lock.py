@@ -5,6 +5,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -102,14 +104,35 @@ def test_an_owner_shows_life_and_ends_when_it_was_given_up(tmp_path, owner, monk
     monkeypatch.setattr(lock.os, "_exit", ends.append)
     path, mine = tmp_path / lock.NAME, owner(age=1000)
     before = path.stat().st_mtime
-    lock._show_life(path, mine, Ended())
+    lock._show_life(path, mine, Ended(), threading.RLock())
     assert path.stat().st_mtime > before + 900 and not ends
     path.unlink()
-    lock._show_life(path, mine, Ended())
+    lock._show_life(path, mine, Ended(), threading.RLock())
     assert lock._read(path) == mine, "whoever removed it did not mean a living run"
     owner(started="later")
-    lock._show_life(path, mine, Ended())
+    lock._show_life(path, mine, Ended(), threading.RLock())
     assert ends == [1] and "belongs to another run" in capsys.readouterr().err
+
+
+def test_no_sign_of_life_follows_the_end(tmp_path, monkeypatch):
+    """The beat that had begun before the release ends first; one that comes later does nothing."""
+    reading, read = threading.Event(), lock._read
+    slow = SimpleNamespace(on=True)
+
+    def look(path):
+        if threading.current_thread() is not threading.main_thread() and slow.on:
+            reading.set()
+            slow.on = time.sleep(0.3)
+        return read(path)
+
+    monkeypatch.setattr(lock, "_read", look)
+    monkeypatch.setattr(lock, "BEAT", 0.01)
+    written = []
+    monkeypatch.setattr(lock.os, "utime", lambda path: written.append(path.exists()))
+    with lock.owned(tmp_path):
+        assert reading.wait(9)
+    time.sleep(0.4)
+    assert not list(tmp_path.iterdir()) and all(written)
 
 
 def test_a_signal_removes_the_lock(tmp_path):
