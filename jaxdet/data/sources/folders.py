@@ -51,16 +51,52 @@ def fill_sizes(
     """
     missing = [i for i, size in enumerate(sizes) if min(size) <= 0]
     sizes = list(sizes)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(_picture_size, [paths[i] for i in missing])
-        for i, size in zip(missing, found, strict=True):
-            sizes[i] = size
+    for i, size in zip(missing, read_sizes([paths[i] for i in missing]), strict=True):
+        sizes[i] = size
     if missing:
         logging.getLogger("jaxdet").warning(
             "%s: %d of %d images have no width or height there: the pictures' own are taken",
             *(where, len(missing), len(sizes)),
         )
     return sizes
+
+
+def read_sizes(paths: Sequence[Path]) -> list[tuple[int, int]]:
+    """The (height, width) of pictures as viewers show them; (0, 0) of one that cannot be read."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(_picture_size, paths))
+
+
+def list_pictures(folder: Path, *, root: Path, where: object) -> list[Path]:
+    """The pictures in a folder and the folders in it, sorted.
+
+    Args:
+        folder: which is listed; hidden ones in it are passed over.
+        root: see `find_files`.
+        where: what names the folder, for messages.
+
+    Raises:
+        UserError: for a missing folder, and a picture that is a link to a place outside.
+    """
+    names = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        pictures = [name for name in files if Path(name).suffix.lower() in decoding.SUFFIXES]
+        names += [Path(parent, n).relative_to(folder) for n in pictures if n[0] != "."]
+    return find_files(folder, sorted(name.as_posix() for name in names), root=root, where=where)
+
+
+def check_only_split(split: str, *templates: str) -> None:
+    """Refuses to read the same files as a second split: what is learnt would be evaluated.
+
+    Raises:
+        UserError: if no template has "{split}", and it is not "train".
+    """
+    if split != "train" and not any("{split}" in template for template in templates):
+        raise UserError(
+            f"there is no split {split!r}: data.options has no '{{split}}', so that there is one, "
+            "'train'; data.val_fraction holds a part of it out"
+        )
 
 
 def _below(name: str, where: object) -> PurePosixPath:
@@ -93,6 +129,6 @@ def _stays(path: str | Path, inside: set[Path]) -> bool:
 
 def _picture_size(path: Path) -> tuple[int, int]:
     try:
-        return decoding.decode_bytes(path.read_bytes(), rotate=True, name=path).shape[:2]
+        return decoding.size_of(path.read_bytes(), name=path)
     except (decoding.UnreadableImage, OSError):
         return 0, 0
