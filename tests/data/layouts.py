@@ -123,8 +123,7 @@ def _roboflow_csv(root, split, source):
     pairs = zip(source.paths, source.examples, strict=True)
     sizes = {path.name: [str(side) for side in example.size[::-1]] for path, example in pairs}
     lines = ["filename,width,height,class,xmin,ymin,xmax,ymax"] + [
-        ",".join([name, *map(str, sizes[name][::-1]), kind, *corners])
-        for name, *corners, kind in rows
+        ",".join([name, *sizes[name], kind, *corners]) for name, *corners, kind in rows
     ]
     (root / split / "_annotations.csv").write_text("\r\n".join(lines))
 
