@@ -14,11 +14,11 @@ MAX_BYTES = 2**22  # A thousand classes take 20 kB; PyYAML wants a hundred times
 def read_mapping(path: Path) -> dict[str, Any]:
     """Reads a file that holds one mapping; all that is no mapping or list is text, as written.
 
-    So a class may be called no, on or 1e3. Tags are passed over: they make no objects.
+    So a class may be called no, on or 1e3.
 
     Raises:
-        UserError: if it is no YAML or no mapping, says a key twice, is nested too deeply, or has
-            anchors that are used again, by which a short text can stand for an endless one.
+        UserError: if it is no YAML or no mapping, says a key twice, is nested too deeply, has tags,
+            which can make objects, or aliases, by which a short text can stand for an endless one.
         OSError: if it cannot be read.
     """
     if path.stat().st_size > MAX_BYTES:
@@ -39,9 +39,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 class _PlainLoader(yaml.BaseLoader):
     def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, "aliases are not read here", mark)
+        event = self.peek_event()
+        said = "an alias" if isinstance(event, yaml.AliasEvent) else getattr(event, "tag", None)
+        if said:
+            said = f"{said.replace('tag:yaml.org,2002:', '!!')} is not read here"
+            raise yaml.composer.ComposerError(None, None, said, event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
