@@ -2,7 +2,8 @@
 
     jaxdet train --config=configs/faster_rcnn_bccd.py \
         --config.data.source=examples/labelme_source.py:read --config.data.root=FOLDER \
-        --config.data.classes="('cat', 'dog')" --config.data.val_fraction=.2
+        --config.data.classes="('cat', 'dog')" \
+        --config.data.train_split=train --config.data.val_fraction=.2
 
 It gives a `FileSource`, which knows what is on its images without reading them. Anything else
 with `class_names`, a length and an `Example` at each place is a source, too.

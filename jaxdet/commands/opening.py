@@ -1,5 +1,6 @@
 """From a config to a run: sources, detector, optimizer and batches, each made once."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -201,7 +202,16 @@ def _open_split(data: ConfigDict, split: str, classes: tuple[str, ...]) -> Sourc
         classes=classes,
         **data.options,
     )
-    return parts.divide(source, **rule)[split == data.eval_split] if divided else source
+    if not divided:
+        return source
+    learnt, held_out = parts.divide(source, **rule)
+    if split == data.train_split:
+        return learnt
+    logging.getLogger("jaxdet").info(
+        "%s is %d of %d images of %s, held out by %s",
+        *(split, len(held_out), len(source), data.train_split, named[0]),
+    )
+    return held_out
 
 
 def train_batches(
