@@ -111,6 +111,7 @@ def test_of_lines_with_key_points_the_box_is_read(root):
     "content, message",
     [
         ("names: [cat]", "no split 'train'; it has none"),
+        ("train:\nval: images/train\nnames: [cat]", "no split 'train'; it has val"),
         ("train: images/train\nnames: [cat, dog]\nnc: 3", "says '3' classes, and names 2"),
         ("train: images/train\nnames: {0: cat, 2: dog}", "names wants the numbers 0 to 1"),
         ("train: images/train\nnames: []", "names wants a list of classes, found []"),

@@ -58,12 +58,12 @@ def read(root: Path, split: str, file: str = "") -> Layout:
         said = yaml_text.read_mapping(path)
         names, pose = _names(path, said), _pose(path, said)
     known = _splits(said)
-    alias = {"valid": "val", "val": "valid"}.get(split, "")
-    key = split if split in said else alias
-    parts = _parts(said.get(key))
-    if not parts or key not in (*known, split):
+    key = split if split in known else {"valid": "val", "val": "valid"}.get(split)
+    if key not in known:
         raise UserError(f"{path}: no split {split!r}; it has {', '.join(known) or 'none'}")
-    pictures = [picture for part in parts for picture in _pictures(root, path, said, part, key)]
+    pictures = [
+        picture for part in _parts(said[key]) for picture in _pictures(root, path, said, part, key)
+    ]
     if len(set(pictures)) < len(pictures):
         twice = next(each for each in pictures if pictures.count(each) > 1)
         raise UserError(f"{path}: {key} lists a picture twice: {twice}")
