@@ -172,6 +172,24 @@ def test_a_folder_of_no_format_or_of_two_is_said(drawn, tmp_path):
         recognise(tmp_path)
 
 
+def test_yaml_of_something_else_is_no_data_set(tmp_path):
+    (tmp_path / "compose.yaml").write_text("services:\n  names: [a]\n")
+    (tmp_path / "cells.yaml").write_text("train: images\nnames: [cell]\n")
+    found = recognise(tmp_path).settings
+    assert (found["source"], found["options"]) == ("yolo", {"file": "cells.yaml"})
+    (tmp_path / "more.yaml").write_text("names: [cell]\n")
+    with pytest.raises(UserError, match="name one of cells.yaml, more.yaml in data.options.file"):
+        recognise(tmp_path)
+    (tmp_path / "cells.yaml").unlink()
+    assert recognise(tmp_path).settings["train_split"] == "train"
+
+
+def test_labelme_s_files_are_recognised_as_what_wants_a_source_of_its_own(tmp_path):
+    (tmp_path / "a.json").write_text('{"version": "5.5.0", "shapes": [], "imagePath": "a.jpg"}')
+    with pytest.raises(UserError, match="LabelMe's json: docs/data.md has a source for it"):
+        recognise(tmp_path)
+
+
 def test_label_studio_s_folders_are_recognised(tmp_path):
     (tmp_path / "yolo/images").mkdir(parents=True)
     (tmp_path / "yolo/labels").mkdir()

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from jaxdet.data import decoding
 from jaxdet.types import UserError
 
+_HEAD = 2**17  # Bytes of a picture that are read for its size; EXIF may take 64 kB of a JPEG's.
 _THREADS = 8  # Pictures that are opened at once for their sizes; the disk is what takes time.
 
 
@@ -81,9 +82,11 @@ def list_pictures(folder: Path, *, root: Path, where: object) -> list[Path]:
     names = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        pictures = [name for name in files if Path(name).suffix.lower() in decoding.SUFFIXES]
-        names += [Path(parent, n).relative_to(folder) for n in pictures if n[0] != "."]
-    return find_files(folder, sorted(name.as_posix() for name in names), root=root, where=where)
+        inner = Path(parent).relative_to(folder)
+        prefix = "" if inner == Path() else f"{inner.as_posix()}/"
+        pictures = [n for n in files if os.path.splitext(n)[1].lower() in decoding.SUFFIXES]
+        names += [prefix + name for name in pictures if name[0] != "."]
+    return find_files(folder, sorted(names), root=root, where=where)
 
 
 def check_only_split(split: str, *templates: str) -> None:
@@ -129,6 +132,11 @@ def _stays(path: str | Path, inside: set[Path]) -> bool:
 
 def _picture_size(path: Path) -> tuple[int, int]:
     try:
-        return decoding.size_of(path.read_bytes(), name=path)
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+            try:
+                return decoding.size_of(head, name=path)
+            except decoding.UnreadableImage:  # What says the size may stand further behind.
+                return decoding.size_of(head + file.read(), name=path)
     except (decoding.UnreadableImage, OSError):
         return 0, 0

@@ -2,6 +2,7 @@
 
 import fnmatch
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -12,7 +13,8 @@ from jaxdet.types import UserError
 
 _DEPTH = 4  # Folders into each other; TFDS has name/config/version.
 _LISTED = 2000  # Files of a folder that are looked at; folders of pictures have many.
-_HEAD = 2**16  # Bytes of a json that are looked at.
+_HEAD = 2**16  # Bytes of a file that are looked at.
+_NAMES = re.compile(rb"^names\s*:", re.MULTILINE)  # What other YAML does not have.
 _FIRST = ("train", "trainval", "training", "train2017", "train2014", "default")
 _SECOND = ("val", "valid", "validation", "val2017", "val2014", "test", "testing")
 _FRACTION = 0.2
@@ -84,14 +86,18 @@ def _tfds(folder: Path, names: list[str]) -> Iterator[Recognised]:
 
 
 def _yolo(folder: Path, names: list[str]) -> Iterator[Recognised]:
-    yamls = [n for n in _matching(names, "*.yaml", "*.yml") if _says(folder / n, b"names")]
+    yamls = _matching(names, "data.yaml", "data.yml") or _matching(names, "*.yaml", "*.yml")
+    yamls = [n for n in yamls if _NAMES.search(_head(folder / n))]
     alone = "classes.txt" in names and any(n.startswith("labels/") for n in names)
+    if len(yamls) > 1:
+        raise UserError(f"{folder}: name one of {', '.join(yamls)} in data.options.file")
     if not yamls and yolo_layout.DARKNET not in names and not alone:
         return
-    path = yolo_layout.find_file(folder)
+    path = folder / yamls[0] if yamls else yolo_layout.find_file(folder)
+    options = {} if path.stem == "data" or not yamls else {"file": path.name}
     who = {"obj.data": "CVAT and darknet", "classes.txt": "Label Studio"}
     reason = f"{path.name}, as {who.get(path.name, 'ultralytics and Roboflow')} write it"
-    yield _recognised("yolo", folder, yolo_layout.splits(path), reason)
+    yield _recognised("yolo", folder, yolo_layout.splits(path) or ["train"], reason, options)
 
 
 def _coco(folder: Path, names: list[str]) -> Iterator[Recognised]:
@@ -227,5 +233,9 @@ def _matching(names: Iterable[str], *patterns: str) -> list[str]:
 
 
 def _says(path: Path, word: bytes) -> bool:
+    return word in _head(path)
+
+
+def _head(path: Path) -> bytes:
     with open(path, "rb") as file:
-        return word in file.read(_HEAD)
+        return file.read(_HEAD)
