@@ -2,14 +2,15 @@
 
     python benchmarks/fuzz_annotations.py [NUMBER]
 
-Files of json, xml and txt, and the arrays of proposals files (npz), are changed by bits, cuts,
-repeats and words of their own formats, NUMBER times in all (100,000). Nothing but UserError may
-be raised, and where a file is read, the number of its objects is the one that a plain reader of
-the format counts.
+Files of json, xml, txt (lists, and labels of YOLO), yaml and csv, and the arrays of proposals files
+(npz), are changed by bits, cuts, repeats and words of their own formats, NUMBER times in all
+(100,000). Nothing but UserError may be raised, and where a file is read, the number of its objects
+is the one that a plain reader of the format counts.
 """
 
 import collections
 import contextlib
+import csv
 import io
 import json
 import logging
@@ -24,9 +25,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import yaml
 
 from jaxdet.data import proposal_shape
-from jaxdet.data.sources import coco_json, text, voc_xml
+from jaxdet.data.sources import coco_json, csv_rows, text, voc_xml, yolo_labels, yolo_layout
 from jaxdet.types import UserError
 
 COCO = {
@@ -64,13 +66,43 @@ ARRAYS = {
 }
 NUMBERS = (0, 1, -1, 2, 3, 0.5, 1e9, 1e300, 2**63, float("nan"), float("inf"))
 TYPES = ("u1", "i2", "i8", "u8", ">i4", "f2", "f8", ">f4", "c8", "?", "U3", "S2", "O", "M8[s]")
+LABELS = "0 0.5 0.5 0.25 0.125\n1 .1 .2 .5 .2 .5 .75\r\n\n0 1 1 0 0.5\n"
+YAML = """path: ../data
+train: images  # folder
+val: images
+nc: 3
+
+names:
+  0: box
+  1: "a disc"
+  2: no
+"""
+TABLE = """image,width,height,x1,y1,x2,y2,class
+p0.png,96,72,1,2,30.5,40,box
+p0.png,96,72,5,5,9,9,"a disc, red"
+p1.png,,,,,,,
+p2.png,96,72,1,2,30,40,box
+"""
 WORDS = (
     *(b"null", b"true", b'"0"', b"-1", b"1e999", b"NaN", b"[]", b"{}", b'""', b"[[", b"]]"),
     *(b"<object>", b"</object>", b"<bndbox/>", b"&amp;", b"&x;", b"<!--", b"-->", b"]]>", b"<a"),
     *(b"\xff\xfe", b"\xef\xbb\xbf", b"\0", b"\r\n", b"..", b"\\", b"\xed\xa0\x80", b"\xe2\x80\xa8"),
+    *(
+        b"&a ",
+        b"*a",
+        b"!!python/object:os ",
+        b"- ",
+        b": ",
+        b"? ",
+        b"|\n",
+        b"\t",
+        b",",
+        b'","',
+        b";",
+    ),
 )
 # What stands between quotes, commas, brackets or tags, and what may take its place.
-TOKENS = re.compile(rb'(?<=[">:,\[ \n])[\w.-]+(?=["<,\] \n}])')
+TOKENS = re.compile(rb'(?<=[">:,\[ \n])[\w.-]+(?=["<,\] \r\n}])')
 VALUES = (
     *(b"0", b"1", b"-1", b"2", b"1.0", b"3", b"1e9", b"1e400", b"nan", b"null", b"true", b"x"),
     *(b"", b" ", b"'1'", b"[1]", b"box", b"p1", b"../p1", "größer".encode(), b"9" * 400),
@@ -86,11 +118,15 @@ def main() -> None:
         "xml": (VOC.encode(), read_voc, count_voc),
         "txt": (LIST.encode(), read_names, count_names),
         "npz": (None, read_proposals, count_proposals),
+        "yolo": (LABELS.encode(), read_labels, count_labels),
+        "yaml": (YAML.encode(), read_classes, count_classes),
+        "csv": (TABLE.encode(), read_rows, count_rows),
     }
     start, outcomes = time.perf_counter(), collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         for kind, (good, read, count) in kinds.items():
             path, rng = Path(folder, f"file.{kind}"), random.Random(kind)
+            Path(folder, "images").mkdir(exist_ok=True)
             for _ in range(number // len(kinds)):
                 path.write_bytes(data := damage(good, rng) if good else damage_arrays(rng))
                 try:
@@ -235,6 +271,51 @@ def count_names(data: bytes) -> int:
         names = [name.removesuffix(flag).strip() for name in names]
     names = [name.replace("\\", "/").rpartition("/")[2] for name in names]
     return len({name[:-4] if name.lower().endswith(".png") else name for name in names})
+
+
+def read_labels(path: Path) -> int:
+    """The number of objects that are read, and of lines that repeat one."""
+    found = yolo_labels.read(path, 2)
+    return len(found.numbers) + found.repeated
+
+
+def count_labels(data: bytes) -> int:
+    """The number of lines with something on them."""
+    return len([line for line in decode(data).splitlines() if line.strip()])
+
+
+def read_classes(path: Path) -> int:
+    """The number of classes."""
+    return len(yolo_layout.read(path.parent, "train", path.name).names)
+
+
+def count_classes(data: bytes) -> int:
+    """The number of names that PyYAML finds."""
+    return len(yaml.load(decode(data), yaml.BaseLoader)["names"])
+
+
+def read_rows(path: Path) -> int:
+    """The number of objects."""
+    return sum(row.box is not None for row in csv_rows.read(path))
+
+
+def count_rows(data: bytes) -> int:
+    """The number of rows that say a class, in the place that the first row gives it."""
+    content = decode(data)
+    first = next(line for line in content.splitlines() if line.strip())
+    rows = list(
+        csv.reader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=first.count))
+    )
+    head, *rest = [[cell.strip() for cell in row] for row in rows if any(map(str.strip, row))]
+    names = [cell.lower().replace(" ", "_").replace("-", "_") for cell in head]
+    place = next(i for i, name in enumerate(names) if name in csv_rows.COLUMNS["class"])
+    return sum(bool(row[place]) for row in rest)
+
+
+def decode(data: bytes) -> str:
+    """The text of a file in UTF-16 that says so, or UTF-8."""
+    marked = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    return data.decode("utf-16" if marked else "utf-8-sig")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 from ml_collections import ConfigDict
 
 from jaxdet.commands import config_files, ending, keys, schema
+from jaxdet.data.sources import own
 from jaxdet.detectors import nested
 from jaxdet.types import UserError
 
@@ -144,6 +145,8 @@ def _choose(config: dict[str, Any], path: str, name: str | None) -> None:
     """Names another detector, source, evaluation or module; what it does not know is dropped."""
     if not name:
         raise UserError(f"config.{path} wants a name")
+    if path == "data.source":  # Of a file of one's own the whole path is kept: it may be resumed.
+        name = own.locate(name, Path())
     before, key = schema.describe(config), path.rpartition(".")[2]
     if path == "detector":
         if name != config[path]:

@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxdet.commands import renamed, schema
+from jaxdet.data.sources import own
 from jaxdet.training.writer import write_json
 from jaxdet.types import UserError
 
@@ -60,7 +61,11 @@ def read(named: str) -> tuple[dict[str, Any], str]:
     config = _run(path, argument)
     words = "".join(letter if letter.isalnum() else "-" for letter in argument)
     name = "-".join(filter(None, (path.stem, words)))
-    return config.copy_and_resolve_references().to_dict(), name
+    found = config.copy_and_resolve_references().to_dict()
+    data = found.get("data")
+    if isinstance(data, dict) and isinstance(data.get("source"), str):
+        data["source"] = own.locate(data["source"], path.parent)
+    return found, name
 
 
 def read_json(path: Path) -> dict[str, Any]:

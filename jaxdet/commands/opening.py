@@ -1,5 +1,6 @@
 """From a config to a run: sources, detector, optimizer and batches, each made once."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from jaxdet import detectors, interop, loading, model_file
 from jaxdet.commands import config_files, lengths, mistakes, schema
 from jaxdet.data import inventory, pipeline, sources
 from jaxdet.data.proposal_files import WithProposals
+from jaxdet.data.sources import parts
 from jaxdet.interop import LoadReport
 from jaxdet.training import steps
 from jaxdet.training.optimizer import build_optimizer
@@ -168,9 +170,7 @@ def open_source(
             image or lacks its annotations.
     """
     data = config.data
-    source = sources.build(
-        data.source, root=data.root, split=split, classes=tuple(classes), **data.options
-    )
+    source = _open_split(data, split, tuple(classes))
     if len(source) == 0:
         raise UserError(f"there is no image in the split {split!r} of {data.root}")
     if annotated and not sources.is_annotated(source):
@@ -181,6 +181,37 @@ def open_source(
     if data.proposals:
         source = WithProposals(source, data.proposals.replace("{split}", split))
     return source
+
+
+def _open_split(data: ConfigDict, split: str, classes: tuple[str, ...]) -> Source:
+    """A split of the data, or what is learnt or held out of `data.train_split`."""
+    rule = {"fraction": data.val_fraction, "every": data.val_every, "listed": data.val_list}
+    named = [f"data.val_{key.replace('listed', 'list')}" for key, value in rule.items() if value]
+    if len(named) > 1:
+        raise UserError(f"{' and '.join(named)} both say what is held out: leave one out")
+    if named and data.eval_split == data.train_split:
+        raise UserError(
+            f"{named[0]} holds images of {data.train_split!r} out, which data.eval_split wants "
+            f"another name for than {data.eval_split!r}, such as 'val'"
+        )
+    divided = bool(named) and split in (data.train_split, data.eval_split)
+    source = sources.build(
+        data.source,
+        root=data.root,
+        split=data.train_split if divided else split,
+        classes=classes,
+        **data.options,
+    )
+    if not divided:
+        return source
+    learnt, held_out = parts.divide(source, **rule)
+    if split == data.train_split:
+        return learnt
+    logging.getLogger("jaxdet").info(
+        "%s is %d of %d images of %s, held out by %s",
+        *(split, len(held_out), len(source), data.train_split, named[0]),
+    )
+    return held_out
 
 
 def train_batches(

@@ -83,10 +83,27 @@ RUN = {
     "multiscale_every": Key(10, int, "steps for which a drawn height stays", low=1),
 }
 DATA = {
-    "source": Key(REQUIRED, str, f"what the data is: {', '.join(sources.SOURCES)}"),
+    "source": Key(
+        REQUIRED,
+        str,
+        f"what the data is: {', '.join(sources.SOURCES)}; or `module:function` or "
+        "`file.py:function` of your own",
+    ),
     "root": Key(REQUIRED, str, "its folder", is_path=True),
     "train_split": Key("train", str, 'what is learnt; "a+b" joins two lists of VOC'),
     "eval_split": Key("val", str, "what is evaluated"),
+    "val_fraction": Key(
+        0.0,
+        float,
+        "so large a part of `train_split` is held out, by a hash of the images' ids, and is what "
+        "`eval_split` means then; 0 for none",
+        low=0,
+        below=1,
+    ),
+    "val_every": Key(
+        0, int, "the first of so many images in the order of the data is; 0 for none", low=0
+    ),
+    "val_list": Key("", str, "the images are whose ids this text file lists", is_path=True),
     "classes": Key(
         (), tuple[str, ...], "class names in the order of their labels; empty takes the data's own"
     ),
@@ -169,7 +186,21 @@ def options(source: str) -> dict[str, Key]:
         UserError: if it is unknown.
     """
     owner, names = sources.options(source)
-    return taken(owner, *names)
+    return taken(owner, *names) if source in sources.SOURCES else _own_options(owner, names)
+
+
+def _own_options(owner: Callable, names: Iterable[str]) -> dict[str, Key]:
+    """The settings of a function of the user's, which may lack types and meanings."""
+    parameters, meanings = inspect.signature(owner, eval_str=True).parameters, meanings_in(owner)
+    types = {name: parameters[name].annotation for name in names}
+    return {
+        name: Key(
+            parameters[name].default,
+            Any if annotation is inspect.Parameter.empty else annotation,
+            meanings.get(name, ""),
+        )
+        for name, annotation in types.items()
+    }
 
 
 def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

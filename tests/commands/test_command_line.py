@@ -151,7 +151,7 @@ def test_what_a_choice_decides_on_begins_with_its_own_settings():
         "annotations": "annotations/instances_{split}.json",
         "images": "here",
     }
-    assert read("--config.data.source=voc").config.data.options.to_dict() == {}
+    assert read("--config.data.source=tfds").config.data.options.to_dict() == {}
     assert read().config.evaluation.to_dict() == {"name": "coco", "limits": (1, 10, 100)}
     voc = read("--config.evaluation.name=voc").config.evaluation.to_dict()
     assert voc == {"name": "voc", "eleven_point": False, "inclusive": False, "iou_threshold": 0.5}

@@ -334,7 +334,7 @@ def test_images_and_objects_that_a_run_could_not_use_are_counted():
 
 
 def test_a_split_without_images_is_a_mistake(configure, monkeypatch):
-    monkeypatch.setattr(sources, "build", lambda *arguments, **settings: [])
+    monkeypatch.setattr(sources, "build", lambda *arguments, **settings: NoImages())
     with pytest.raises(UserError, match="there is no image in the split 'test'"):
         opening.open_source(configure(), "test", ())
 

@@ -105,6 +105,39 @@ def test_area_and_crowd_may_be_missing(tmp_path, content):
     assert not example.crowd.any()
 
 
+@pytest.mark.parametrize(
+    "categories, names",
+    [
+        ([("things", "none"), ("cat", "things"), ("dog", "things")], ("cat", "dog")),
+        ([("things", None), ("cat", "things"), ("dog", "things")], ("cat", "dog")),
+        ([("cat", "none"), ("dog", "none")], ("cat", "dog")),
+        ([("cat", "animal"), ("dog", "animal")], ("cat", "dog")),
+        ([("animal", "none"), ("cat", "animal"), ("car", "thing")], ("animal", "cat", "car")),
+        ([("person", "person"), ("cat", "animal")], ("person", "cat")),
+        ([("cat", "none")], ("cat",)),
+    ],
+)
+def test_a_category_that_only_names_the_group_of_all_others_is_no_class(
+    tmp_path, content, categories, names
+):
+    content["annotations"] = []
+    content["categories"] = [
+        {"id": k, "name": name, "supercategory": group}
+        for k, (name, group) in enumerate(categories)
+    ]
+    root = write_coco(tmp_path, content)
+    assert read_coco(root=root, split="train").class_names == names
+
+
+def test_the_name_of_the_group_is_a_class_where_it_labels_an_object(tmp_path, content):
+    content["categories"] = [
+        {"id": 3, "name": "pet", "supercategory": "none"},
+        {"id": 18, "name": "dog", "supercategory": "pet"},
+    ]
+    root = write_coco(tmp_path, content)
+    assert read_coco(root=root, split="train").class_names == ("pet", "dog")
+
+
 def test_paths_are_templates(tmp_path, content):
     write_coco(tmp_path, content, split="val")
     (tmp_path / "annotations/instances_val.json").rename(tmp_path / "val.json")

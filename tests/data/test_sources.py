@@ -19,9 +19,15 @@ def test_build_opens_a_source_by_name(tmp_path):
 @pytest.mark.parametrize(
     "name, root, classes, options, message",
     [
-        ("vox", "here", (), {}, "'vox'; there are shapes, voc, coco, tfds"),
+        (
+            "vox",
+            "here",
+            (),
+            {},
+            "'vox'; there are shapes, voc, coco, yolo, csv, tfds, and mod",
+        ),
         ("coco", "here", (), {"image": "x"}, "no option 'image'; it has annotations, images"),
-        ("voc", "here", (), {"image": "x"}, "no option 'image'; it has none"),
+        ("voc", "here", (), {"image": "x"}, "no option 'image'; it has annotation_folder, image_f"),
         ("shapes", "here", (), {"sizes": 3}, "no option 'sizes'; it has empty_rate, "),
         ("voc", "", (), {}, "data.root is empty"),
         ("voc", None, (), {}, "data.root is empty"),

@@ -15,11 +15,12 @@ class Cells(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Four images: two objects, a crowd, a difficult one, and a damaged file without objects."""
 
     VERSION = tfds.core.Version("1.0.0")
+    names = ("red", "white")
 
     def _info(self):
         objects = {
             "bbox": tfds.features.BBoxFeature(),
-            "label": tfds.features.ClassLabel(names=["red", "white"]),
+            "label": tfds.features.ClassLabel(names=self.names),
             "is_crowd": np.bool_,
             "is_difficult": np.bool_,
             "area": np.int64,
@@ -80,6 +81,45 @@ def test_records_become_examples(prepared):
     assert source[1].crowd.tolist() == [True]
     assert source[2].difficult.tolist() == [True]
     np.testing.assert_allclose(source[4].boxes, [[30, 20, 54, 20]])  # Kept for evaluation.
+
+
+@pytest.mark.parametrize(
+    "split, names",
+    [
+        ("train[:80%]", "0123"),
+        ("train[80%:]", "4"),
+        ("train[-2:]", "34"),
+        ("train[:2]+train[4:]", "014"),
+    ],
+)
+def test_parts_of_splits_are_splits(prepared, split, names):
+    source = read_tfds(root=str(prepared), split=split)
+    assert source.ids() == [f"{name}.jpg" for name in names]
+
+
+def test_whole_pixels_come_back_from_fractions_in_single_precision():
+    """127 / 640 in float32 times 640 is 127.000008 in float32, and not 127."""
+    corners = np.arange(641)
+    objects = {"bbox": np.float32(np.stack([corners / 640] * 4, axis=1)), "label": [0] * 641}
+    record = {"image": encode(draw((640, 640), []), ".png"), "objects": objects}
+    boxes = TfdsSource([record], names=["red"], classes=())[0].boxes
+    assert boxes.tolist() == [[x] * 4 for x in corners]
+    objects.update(bbox=np.float32([[0.1, 0.2, 0.3003, 0.4007]]), label=[0])
+    (box,) = TfdsSource([record], names=["red"], classes=())[0].boxes.tolist()
+    np.testing.assert_allclose(box, [128, 64, 256.448, 192.192], rtol=1e-6)
+
+
+def test_labels_of_coco_have_the_numbers_of_its_files(tmp_path):
+    class Coco(Cells, skip_registration=True):
+        name = "coco"
+        names = [f"class {k}" for k in range(80)]
+
+    Coco(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    source = read_tfds(
+        root=str(tmp_path), split="train", classes=("class 79", "class 0", "class 11")
+    )
+    assert source.category_ids == (90, 1, 13)
+    assert read_tfds(root=str(tmp_path), split="train").category_ids[-2:] == (89, 90)
 
 
 def test_images_are_not_rotated_as_tfds_did_not(prepared):

@@ -30,8 +30,9 @@ def read_coco(
         root: the folder that both templates start from.
         split: put in place of "{split}", as in "train2017".
         classes: names in the order of their labels; empty takes every
-            category of the json in the order of its number. A category that
-            labels nothing may be left out.
+            category of the json in the order of its number, but for one that only
+            names the group of all others (Roboflow's number 0). A category that labels
+            nothing may be left out.
         annotations: path of the json below `root`.
         images: path of the image folder below `root`.
 
@@ -49,7 +50,8 @@ def read_coco(
     paths = find_files(folder, names, root=pathlib.Path(root), where=path)
     sizes = fill_sizes([image.size for image in content.images], paths, path)
     # Two categories of one name are one class.
-    listed = dict.fromkeys(content.categories[n] for n in sorted(content.categories, key=_order))
+    numbers = sorted(content.categories.keys() - content.groups, key=_order)
+    listed = dict.fromkeys(content.categories[number] for number in numbers)
     class_names = classes or tuple(listed)
     used = {annotation.category_id for annotation in content.annotations}
     used_names = [content.categories[number] for number in used]

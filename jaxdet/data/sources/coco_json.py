@@ -52,12 +52,15 @@ class Content(NamedTuple):
         categories: their names by number.
         annotated: whether it says anything of objects; the lists of images that
             test servers give out do not.
+        groups: numbers of categories that only name the group of all others, as Roboflow's
+            category 0 does, and label nothing.
     """
 
     images: list[Image]
     annotations: list[Annotation]
     categories: dict[int | str, str]
     annotated: bool
+    groups: frozenset[int | str] = frozenset()
 
 
 def read(path: Path) -> Content:
@@ -82,7 +85,14 @@ def read(path: Path) -> Content:
     _check_pictures(images, path)
     items = raw.annotations or ()
     annotations = [_annotation(item, path) for item in items]
-    content = Content(images, annotations, dict(categories), raw.annotations is not None)
+    used = {annotation.category_id for annotation in annotations}
+    content = Content(
+        images,
+        annotations,
+        dict(categories),
+        annotated=raw.annotations is not None,
+        groups=frozenset(_groups(raw.categories) - used),
+    )
     _check_references(content, items, path)
     return content
 
@@ -107,6 +117,7 @@ class _RawAnnotation(msgspec.Struct, gc=False):
 class _RawCategory(msgspec.Struct, gc=False):
     id: _Number
     name: _Number
+    supercategory: Any = None
 
 
 class _RawFile(msgspec.Struct, gc=False):
@@ -191,6 +202,13 @@ def _name(item: _RawCategory, path: Path) -> str:
     if not name:
         raise UserError(f"{path}: category {item.id}: name wants text, found none")
     return name
+
+
+def _groups(items: Sequence[_RawCategory]) -> set[int | str]:
+    """The number of a category that all others name as theirs, and that itself names none."""
+    top = [item for item in items if item.supercategory in (None, "", "none")]
+    rest = {str(item.supercategory) for item in items if item not in top}
+    return {_id(item.id) for item in top} if rest == {str(item.name) for item in top} else set()
 
 
 def _annotation(item: _RawAnnotation, path: Path) -> Annotation:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from jaxdet.data import decoding
 from jaxdet.types import UserError
 
+_HEAD = 2**17  # Bytes of a picture that are read for its size; EXIF may take 64 kB of a JPEG's.
 _THREADS = 8  # Pictures that are opened at once for their sizes; the disk is what takes time.
 
 
@@ -51,16 +52,54 @@ def fill_sizes(
     """
     missing = [i for i, size in enumerate(sizes) if min(size) <= 0]
     sizes = list(sizes)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(_picture_size, [paths[i] for i in missing])
-        for i, size in zip(missing, found, strict=True):
-            sizes[i] = size
+    for i, size in zip(missing, read_sizes([paths[i] for i in missing]), strict=True):
+        sizes[i] = size
     if missing:
         logging.getLogger("jaxdet").warning(
             "%s: %d of %d images have no width or height there: the pictures' own are taken",
             *(where, len(missing), len(sizes)),
         )
     return sizes
+
+
+def read_sizes(paths: Sequence[Path]) -> list[tuple[int, int]]:
+    """The (height, width) of pictures as viewers show them; (0, 0) of one that cannot be read."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(_picture_size, paths))
+
+
+def list_pictures(folder: Path, *, root: Path, where: object) -> list[Path]:
+    """The pictures in a folder and the folders in it, sorted.
+
+    Args:
+        folder: which is listed; hidden ones in it are passed over.
+        root: see `find_files`.
+        where: what names the folder, for messages.
+
+    Raises:
+        UserError: for a missing folder, and a picture that is a link to a place outside.
+    """
+    names = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inner = Path(parent).relative_to(folder)
+        prefix = "" if inner == Path() else f"{inner.as_posix()}/"
+        pictures = [n for n in files if os.path.splitext(n)[1].lower() in decoding.SUFFIXES]
+        names += [prefix + name for name in pictures if name[0] != "."]
+    return find_files(folder, sorted(names), root=root, where=where)
+
+
+def check_only_split(split: str, *templates: str) -> None:
+    """Refuses to read the same files as a second split: what is learnt would be evaluated.
+
+    Raises:
+        UserError: if no template has "{split}", and it is not "train".
+    """
+    if split != "train" and not any("{split}" in template for template in templates):
+        raise UserError(
+            f"there is no split {split!r}: data.options has no '{{split}}', so that there is one, "
+            "'train'; data.val_fraction holds a part of it out"
+        )
 
 
 def _below(name: str, where: object) -> PurePosixPath:
@@ -93,6 +132,11 @@ def _stays(path: str | Path, inside: set[Path]) -> bool:
 
 def _picture_size(path: Path) -> tuple[int, int]:
     try:
-        return decoding.decode_bytes(path.read_bytes(), rotate=True, name=path).shape[:2]
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+            try:
+                return decoding.size_of(head, name=path)
+            except decoding.UnreadableImage:  # What says the size may stand further behind.
+                return decoding.size_of(head + file.read(), name=path)
     except (decoding.UnreadableImage, OSError):
         return 0, 0

@@ -10,6 +10,9 @@ from jaxdet.data.decoding import PutRight, UnreadableImage
 from jaxdet.data.sources.selection import MIN_IMAGE_SIDE, shows_object
 from jaxdet.types import Example, UserError
 
+# TFDS counts COCO's 80 classes without gaps, in the order of their numbers there, 1 to 90.
+_COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+_COCO_NUMBERS = tuple(n for n in range(1, 91) if n not in _COCO_GAPS)
 _ID_FEATURES = ("image/id", "image_id", "image/filename", "id")
 
 
@@ -21,6 +24,7 @@ class TfdsSource:
 
     Attributes:
         class_names: name of each label.
+        category_ids: its number in the files that TFDS read; None where that is not known.
     """
 
     class_names: tuple[str, ...]
@@ -32,12 +36,16 @@ class TfdsSource:
         names: Sequence[str],
         classes: tuple[str, ...],
         one_based: bool = False,
+        numbers: Sequence[int] = (),
     ):
         """Takes TFDS records with encoded images, and the names of their labels.
 
-        With `one_based`, boxes begin one pixel further left and up than stored.
+        With `one_based`, boxes begin one pixel further left and up than stored. `numbers` are
+        what the labels were in the files that TFDS read, where that is known.
         """
         self.class_names = tuple(classes) or tuple(names)
+        number_of = dict(zip(names, numbers, strict=True)) if numbers else {}
+        self.category_ids = tuple(number_of[n] for n in self.class_names) if numbers else None
         self._records = records
         self._put_right = PutRight()
         self._start = 1 if one_based else 0
@@ -50,6 +58,10 @@ class TfdsSource:
         """The number of images."""
         return len(self._records)
 
+    def ids(self) -> list[str | int]:
+        """The id of each image, in order; decodes no image."""
+        return [self._id(self._records[index], index) for index in range(len(self))]
+
     def __getitem__(self, index: int) -> Example:
         """The example at `index`, its image decoded to RGB.
 
@@ -60,20 +72,19 @@ class TfdsSource:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         record = self._records[index]
-        image_id = next((record[key] for key in _ID_FEATURES if key in record), index)
-        image_id = image_id.decode() if isinstance(image_id, bytes) else image_id
+        image_id = self._id(record, index)
         image = decoding.decode_bytes(
             record["image"], rotate=False, name=image_id, put_right=self._put_right
         )
         height, width = size = image.shape[:2]
         fractions, labels, crowd, difficult = self._objects(record)
-        corners = fractions * [width, height, width, height]
+        corners = _in_pixels(fractions, [width, height, width, height])
         boxes = (corners - [self._start, self._start, 0, 0]).astype(np.float32)
         keep = labels >= 0
         sides = boxes[:, 2:] - boxes[:, :2]
         area = record["objects"].get("area", np.prod(sides, axis=1))
         return Example(
-            id=image_id if isinstance(image_id, str) else int(image_id),
+            id=image_id,
             image=image,
             boxes=boxes[keep],
             labels=labels[keep],
@@ -103,6 +114,11 @@ class TfdsSource:
         except UnreadableImage:
             return False
 
+    def _id(self, record, index):
+        image_id = next((record[key] for key in _ID_FEATURES if key in record), index)
+        image_id = image_id.decode() if isinstance(image_id, bytes) else image_id
+        return image_id if isinstance(image_id, str) else int(image_id)
+
     def _objects(self, record):
         """Boxes as fractions [x1, y1, x2, y2], labels, crowd and difficult flags."""
         objects = record["objects"]
@@ -126,12 +142,13 @@ def read_tfds(*, root: str, split: str, classes: tuple[str, ...] = ()) -> TfdsSo
     image/filename. TFDS checked labels and boxes when it prepared them, so
     nothing is read here. TFDS's own "voc" divides VOC's corners, which count
     pixels from 1, by the image's sides; the first ones are moved back by a
-    pixel, so that boxes are those of `read_voc`.
+    pixel, so that boxes are those of `read_voc`. Labels count from 0 without
+    gaps; of TFDS's own "coco" the numbers of COCO's files are known all the same.
 
     Args:
         root: the prepared folder, .../name/config/version, or a folder above
             it with nothing else prepared inside.
-        split: as TFDS has it: "train", "train[:10%]", ...
+        split: as TFDS has it: "train", "train[:80%]", "train+validation", ...
         classes: names in the order of their labels; objects of other classes
             are left out. Empty takes all.
 
@@ -151,7 +168,10 @@ def read_tfds(*, root: str, split: str, classes: tuple[str, ...] = ()) -> TfdsSo
     try:
         records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         one_based = builder.name == "voc"
-        return TfdsSource(records, names=names, classes=classes, one_based=one_based)
+        numbers = _COCO_NUMBERS if builder.name == "coco" and len(names) == 80 else ()
+        return TfdsSource(
+            records, names=names, classes=classes, one_based=one_based, numbers=numbers
+        )
     except (ValueError, KeyError) as error:
         known = ", ".join(sorted(builder.info.splits)) or "none"
         reason = str(error).splitlines()[0]
@@ -161,6 +181,16 @@ def read_tfds(*, root: str, split: str, classes: tuple[str, ...] = ()) -> TfdsSo
             f"{folder}: its files are {builder.info.file_format.value}; prepare it again with "
             f"file_format='array_record'"
         ) from None
+
+
+def _in_pixels(fractions, sides):
+    """Fractions in pixels; one that a whole pixel has in float32 is that pixel.
+
+    Stored are fractions in float32: 127 / 640 comes back as 127.00000095 otherwise.
+    """
+    pixels = fractions * sides
+    whole = np.round(pixels)
+    return np.where((whole / sides).astype(np.float32) == fractions, whole, pixels)
 
 
 def _find_prepared(root):

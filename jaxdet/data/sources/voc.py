@@ -1,5 +1,6 @@
 """Pascal VOC directories: JPEGImages, Annotations and ImageSets/Main."""
 
+import logging
 import os
 import pathlib
 from collections import defaultdict
@@ -9,13 +10,21 @@ import numpy as np
 from jaxdet.data.decoding import SUFFIXES
 from jaxdet.data.sources import voc_xml
 from jaxdet.data.sources.files import FileSource, label_indices, report_unused
-from jaxdet.data.sources.folders import fill_sizes, find_files
+from jaxdet.data.sources.folders import check_only_split, fill_sizes, find_files
 from jaxdet.data.sources.text import read_list
 from jaxdet.types import Example, UserError
 
 
-def read_voc(*, root: str, split: str, classes: tuple[str, ...] = ()) -> FileSource:
-    """Reads the annotations of a Pascal VOC directory.
+def read_voc(
+    *,
+    root: str,
+    split: str,
+    classes: tuple[str, ...] = (),
+    image_folder: str = "JPEGImages",
+    annotation_folder: str = "Annotations",
+    list_folder: str = "ImageSets/Main",
+) -> FileSource:
+    """Reads the annotations of a Pascal VOC directory, or of another one with files like its.
 
     VOC counts pixels from 1 and includes the last one, so a box becomes
     (xmin - 1, ymin - 1, xmax, ymax). Those with xmax <= xmin or ymax <= ymin
@@ -24,12 +33,15 @@ def read_voc(*, root: str, split: str, classes: tuple[str, ...] = ()) -> FileSou
     logged. The image size is the XML's; where that is missing or 0, the image's own.
 
     Args:
-        root: the folder that holds the three folders named above.
+        root: the folder that holds the three folders.
         split: name of a list in ImageSets/Main; several are joined with "+",
             and each may name a folder of its own below `root`, as in
             "VOC2007/trainval+VOC2012/trainval".
         classes: names in the order of their labels; empty takes the names
             that the split uses, sorted.
+        image_folder: of the images; "{split}" stands for the split, in all three.
+        annotation_folder: of the xml files, which have the images' names.
+        list_folder: of the lists; empty takes every xml of its folder, sorted.
 
     Returns:
         The source, in the order of the lists. The id of an image is its name,
@@ -39,7 +51,8 @@ def read_voc(*, root: str, split: str, classes: tuple[str, ...] = ()) -> FileSou
         UserError: for a file or image that is missing, an annotation that
             cannot be read, or a class that is not in `classes`.
     """
-    records = [record for part in split.split("+") for record in _read_split(root, part)]
+    folders = (image_folder, annotation_folder, list_folder)
+    records = [record for part in split.split("+") for record in _read_split(root, part, folders)]
     names = {name for *_, objects in records for name, *_ in objects}
     class_names = tuple(classes) or tuple(sorted(names))
     examples = [
@@ -51,32 +64,54 @@ def read_voc(*, root: str, split: str, classes: tuple[str, ...] = ()) -> FileSou
     return FileSource(class_names, examples, [image_path for _, image_path, *_ in records])
 
 
-def _read_split(root, part):
+def _read_split(root, part, folders):
     """The parsed annotations of one list: [(xml, image, id, size, objects)]."""
     folder, _, name = part.strip().rpartition("/")
     base = pathlib.Path(root, folder)
-    list_path = base / "ImageSets" / "Main" / f"{name}.txt"
-    for wanted in (base, base / "JPEGImages", base / "Annotations"):
+    image_folder, xml_folder, list_folder = (base / f.replace("{split}", name) for f in folders)
+    for wanted in (base, image_folder, xml_folder):
         if not wanted.is_dir():
-            raise UserError(f"no folder {wanted}: a VOC data.root holds JPEGImages and Annotations")
-    if not list_path.is_file():
-        known = ", ".join(sorted(p.stem for p in list_path.parent.glob("*.txt"))) or "none"
-        raise UserError(f"no split file {list_path}; found: {known}")
-    images = _pictures(base / "JPEGImages")
-    stems = read_list(list_path, images, SUFFIXES)
+            raise UserError(
+                f"no folder {wanted}: a VOC data.root holds JPEGImages and Annotations, or those "
+                "that data.options names"
+            )
+    images = _pictures(image_folder)
+    if folders[-1]:
+        list_path = list_folder / f"{name}.txt"
+        if not list_path.is_file():
+            known = ", ".join(sorted(p.stem for p in list_path.parent.glob("*.txt"))) or "none"
+            raise UserError(f"no split file {list_path}; found: {known}")
+        stems = read_list(list_path, images, SUFFIXES)
+    else:
+        check_only_split(name, *folders)
+        list_path, stems = xml_folder, _annotated(xml_folder, images)
     for stem in stems:
         named = images.get(stem, ())
         if len(named) != 1:
             found = "no image" if not named else f"{len(named)} images, {', '.join(named)}, of"
-            raise UserError(f"{list_path}: {found} {stem!r} in {base / 'JPEGImages'}")
+            raise UserError(f"{list_path}: {found} {stem!r} in {image_folder}")
     names = [images[stem][0] for stem in stems]
-    paths = find_files(base / "JPEGImages", names, root=pathlib.Path(root), where=list_path)
-    xml_paths = [base / "Annotations" / f"{stem}.xml" for stem in stems]
+    paths = find_files(image_folder, names, root=pathlib.Path(root), where=list_path)
+    xml_paths = [xml_folder / f"{stem}.xml" for stem in stems]
     parsed = [voc_xml.read(path) for path in xml_paths]
     sizes = fill_sizes([size for size, _ in parsed], paths, f"{root} ({part})")
     ids = [f"{folder}/{stem}" if folder else stem for stem in stems]
     objects = [objects for _, objects in parsed]
     return list(zip(xml_paths, paths, ids, sizes, objects, strict=True))
+
+
+def _annotated(folder, images):
+    """The stems of the xml files in a folder; pictures without one are counted in a line."""
+    stems = sorted(path.stem for path in folder.glob("*.xml"))
+    if not stems:
+        raise UserError(f"no xml file in {folder}")
+    rest = sorted(set(images) - set(stems))
+    if rest:
+        logging.getLogger("jaxdet").warning(
+            "%s: %d of %d pictures have no xml, such as %r: they are left out",
+            *(folder, len(rest), len(images), rest[0]),
+        )
+    return stems
 
 
 def _pictures(folder):

@@ -1,0 +1,166 @@
+"""Sources made of others: some images of one, or several joined."""
+
+import bisect
+import hashlib
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxdet.data.sources import selection, text
+from jaxdet.types import Example, Source, UserError
+
+
+class Part:
+    """Some images of a source.
+
+    What the source knows without reading images, this one does, too.
+
+    Attributes:
+        class_names: the source's, as the other two.
+        category_ids: None where it has none.
+        annotated: whether it says what is on its images.
+    """
+
+    class_names: tuple[str, ...]
+
+    def __init__(self, source: Source, indices: Sequence[int]):
+        """Takes the source and the places of the images in it."""
+        self.class_names = source.class_names
+        self.category_ids = getattr(source, "category_ids", None)
+        self.annotated = getattr(source, "annotated", True)
+        self._source, self._indices = source, list(indices)
+        for name in ("ids", "annotations"):
+            if hasattr(source, name):
+                setattr(self, name, lambda name=name: self._take(getattr(source, name)()))
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Example:
+        """The example at `index` among them."""
+        return self._source[self._indices[index]]
+
+    def has_object(self, index: int, *, use_difficult: bool = False) -> bool:
+        """Whether the image shows an object to learn; see `selection.has_object`."""
+        own = self._indices[index]
+        return selection.has_object(self._source, own, use_difficult=use_difficult)
+
+    def _take(self, values: Sequence[Any]) -> list[Any]:
+        return [values[index] for index in self._indices]
+
+
+class Joined:
+    """Images of several sources, one source behind the other.
+
+    The images of the k-th have the id "k/id", so that no two are the same.
+
+    Attributes:
+        class_names: those of all, which must be the same.
+        annotated: whether all say what is on their images.
+    """
+
+    class_names: tuple[str, ...]
+
+    def __init__(self, sources: Sequence[Source]):
+        """Takes the sources, one at least.
+
+        Raises:
+            UserError: if their classes differ: open them with the same `classes`.
+        """
+        self.class_names = tuple(sources[0].class_names)
+        for number, source in enumerate(sources):
+            if tuple(source.class_names) != self.class_names:
+                raise UserError(
+                    f"sources that are joined want the same classes: {', '.join(self.class_names)} "
+                    f"of the first, found {', '.join(source.class_names)} of number {number + 1}"
+                )
+        self.annotated = all(getattr(source, "annotated", True) for source in sources)
+        self._sources = tuple(sources)
+        self._ends = list(itertools.accumulate(map(len, sources)))
+        if all(hasattr(source, "ids") for source in sources):
+            self.ids = lambda: self._join(lambda k, s: [f"{k}/{i}" for i in s.ids()])
+        if all(hasattr(source, "annotations") for source in sources):
+            self.annotations = lambda: self._join(
+                lambda k, s: [each._replace(id=f"{k}/{each.id}") for each in s.annotations()]
+            )
+
+    def __len__(self) -> int:
+        """The number of images of all."""
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Example:
+        """The example at `index`.
+
+        Raises:
+            IndexError: at the end.
+        """
+        number, place = self._find(index)
+        example = self._sources[number][place]
+        return example._replace(id=f"{number}/{example.id}")
+
+    def has_object(self, index: int, *, use_difficult: bool = False) -> bool:
+        """Whether the image shows an object to learn; see `selection.has_object`."""
+        number, place = self._find(index)
+        return selection.has_object(self._sources[number], place, use_difficult=use_difficult)
+
+    def _find(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        number = bisect.bisect_right(self._ends, index)
+        return number, index - (self._ends[number - 1] if number else 0)
+
+    def _join(self, of: Callable[[int, Source], list]) -> list[Any]:
+        return list(itertools.chain(*(of(k, s) for k, s in enumerate(self._sources))))
+
+
+def hash_of(image_id: str | int) -> float:
+    """A number in [0, 1) for an id, the same for ever.
+
+    The first 8 bytes of the SHA-256 of the id's text in UTF-8, the first one the highest,
+    over 2**64.
+    """
+    digest = hashlib.sha256(str(image_id).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def divide(
+    source: Source, *, fraction: float = 0.0, every: int = 0, listed: str = ""
+) -> tuple[Source, Source]:
+    """What is learnt of a source, and what is held out; one of the three settings says which.
+
+    Args:
+        source: the examples.
+        fraction: images whose `hash_of` their id is below this are held out. Whichever
+            other images there are, so that a data set can grow.
+        every: the first of so many images is, by the order of the source.
+        listed: a text file with an id a line; these are.
+
+    Raises:
+        UserError: if one of the two has no image, or the file lists an id that the source lacks.
+    """
+    ids = source.ids() if hasattr(source, "ids") else [source[i].id for i in range(len(source))]
+    if listed:
+        held = _listed(Path(listed), set(map(str, ids)))
+        chosen = [str(image_id) in held for image_id in ids]
+    elif every:
+        chosen = [place % every == 0 for place in range(len(ids))]
+    else:
+        chosen = [hash_of(image_id) < fraction for image_id in ids]
+    parts = [[i for i, held in enumerate(chosen) if held == which] for which in (False, True)]
+    if not all(parts):
+        what = "learnt" if parts[1] else "held out"
+        raise UserError(f"no image is {what} of {len(ids)}: another part wants to be held out")
+    return Part(source, parts[0]), Part(source, parts[1])
+
+
+def _listed(path: Path, known: set[str]) -> set[str]:
+    if not path.is_file():
+        raise UserError(f"data.val_list: there is no file {path}")
+    lines = {line.strip() for line in text.read_text(path).splitlines() if line.strip()}
+    unknown = sorted(lines - known)
+    if unknown:
+        some = ", ".join(map(repr, sorted(known)[:3]))
+        raise UserError(f"{path}: wants ids of images, such as {some}; found {unknown[0]!r}")
+    return lines

@@ -1,0 +1,241 @@
+"""Which format a folder of annotated images is in, by the files that it has."""
+
+import fnmatch
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from jaxdet.data.decoding import SUFFIXES
+from jaxdet.data.sources import csv_rows, yolo_layout
+from jaxdet.types import UserError
+
+_DEPTH = 4  # Folders into each other; TFDS has name/config/version.
+_LISTED = 2000  # Files of a folder that are looked at; folders of pictures have many.
+_HEAD = 2**16  # Bytes of a file that are looked at.
+_NAMES = re.compile(rb"^names\s*:", re.MULTILINE)  # What other YAML does not have.
+_FIRST = ("train", "trainval", "training", "train2017", "train2014", "default")
+_SECOND = ("val", "valid", "validation", "val2017", "val2014", "test", "testing")
+_FRACTION = 0.2
+_WANTED = (
+    "YOLO (data.yaml, obj.data or classes.txt), COCO (json with images and annotations), "
+    "VOC (Annotations/*.xml, or *.xml beside pictures), CSV (image, x1, y1, x2, y2, class) and "
+    "TFDS (dataset_info.json)"
+)
+
+
+class Recognised(NamedTuple):
+    """What a folder is.
+
+    Attributes:
+        format: as `data.source` names it.
+        settings: of the section `data` that differ from their defaults: source, root, the splits,
+            and options where there are any.
+        reason: the file or folder by which it was recognised, and who writes such.
+    """
+
+    format: str
+    settings: dict[str, Any]
+    reason: str
+
+
+def recognise(root: str | Path) -> Recognised:
+    """Looks at the names of files in a folder, and into the heads of a few of them.
+
+    Of the splits that are found, train (or the first) is learnt and val (or valid, test) is
+    evaluated; of one split alone a fifth is held out.
+
+    Raises:
+        UserError: if there is no such folder, or it is in none of the formats, or in several.
+    """
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}")
+    names = _list(folder)
+    found = []
+    for look in (_tfds, _yolo, _coco, _voc, _csv):
+        found += look(folder, names)
+    if not found:
+        if any(_says(folder / n, b'"shapes"') for n in _matching(names, "*.json")[:1]):
+            raise UserError(f"{folder}: LabelMe's json: docs/data.md has a source for it")
+        some = ", ".join(names[:5]) or "nothing"
+        raise UserError(f"{folder}: looked for {_WANTED}; found {some}")
+    if len(found) > 1:
+        listed = "; ".join(f"{each.format} by {each.reason}" for each in found)
+        raise UserError(f"{folder} is in {len(found)} formats: {listed}: name one in data.source")
+    return found[0]
+
+
+def as_config(recognised: Recognised) -> str:
+    """The lines of a config file that name the data."""
+    lines = []
+    for key, value in recognised.settings.items():
+        said = f"ConfigDict({value!r})" if isinstance(value, dict) else repr(value)
+        lines.append(f"config.data.{key} = {said}")
+    return "\n".join(lines)
+
+
+def _tfds(folder: Path, names: list[str]) -> Iterator[Recognised]:
+    for name in _matching(names, "dataset_info.json", "**/dataset_info.json")[:1]:
+        if "incomplete" not in name:
+            place = (folder / name).parent
+            files = {n.partition("-")[2].partition(".")[0] for n in os.listdir(place)}
+            splits = [s for s in (*_FIRST, *_SECOND) if s in files] or ["train"]
+            yield _recognised("tfds", place, splits, f"{name}, which TFDS prepares")
+
+
+def _yolo(folder: Path, names: list[str]) -> Iterator[Recognised]:
+    yamls = _matching(names, "data.yaml", "data.yml") or _matching(names, "*.yaml", "*.yml")
+    yamls = [n for n in yamls if _NAMES.search(_head(folder / n))]
+    alone = "classes.txt" in names and any(n.startswith("labels/") for n in names)
+    if len(yamls) > 1:
+        raise UserError(f"{folder}: name one of {', '.join(yamls)} in data.options.file")
+    if not yamls and yolo_layout.DARKNET not in names and not alone:
+        return
+    path = folder / yamls[0] if yamls else yolo_layout.find_file(folder)
+    options = {} if path.stem == "data" or not yamls else {"file": path.name}
+    who = {"obj.data": "CVAT and darknet", "classes.txt": "Label Studio"}
+    reason = f"{path.name}, as {who.get(path.name, 'ultralytics and Roboflow')} write it"
+    yield _recognised("yolo", folder, yolo_layout.splits(path) or ["train"], reason, options)
+
+
+def _coco(folder: Path, names: list[str]) -> Iterator[Recognised]:
+    patterns = ("*.json", "annotations/*.json", "*/_annotations.coco.json")
+    # COCO's captions and key points have images, too.
+    several = sorted(_matching(names, *patterns), key=lambda name: "instances" not in name)
+    for name in several:
+        path = PurePosixPath(name)
+        if not (_says(folder / name, b'"images"') or _says(folder / name, b'"annotations"')):
+            continue
+        if path.name == "_annotations.coco.json" and len(path.parts) > 1:
+            splits = [n.split("/")[0] for n in _matching(names, patterns[-1])]
+            options = {"annotations": f"{{split}}/{path.name}", "images": "{split}"}
+            yield _recognised("coco", folder, splits, f"{name}, as Roboflow writes it", options)
+            return
+        prefix, _, split = path.stem.rpartition("_")
+        if prefix and path.parts[0] == "annotations":
+            alike = _matching(names, f"annotations/{prefix}_*.json")
+            splits = [PurePosixPath(n).stem.removeprefix(f"{prefix}_") for n in alike]
+            options = {"annotations": f"annotations/{prefix}_{{split}}.json"}
+            options["images"] = _coco_images(folder, names, splits)
+            reason = f"{name}, as COCO and CVAT write it"
+            yield _recognised("coco", folder, splits, reason, options)
+            return
+        images = "" if path.name == "result.json" else _coco_images(folder, names, [])
+        options = {"annotations": name, "images": images}
+        who = "Label Studio writes it" if path.name == "result.json" else "COCO's annotations are"
+        yield _recognised("coco", folder, ["train"], f"{name}, as {who}", options)
+        return
+
+
+def _coco_images(folder: Path, names: list[str], splits: list[str]) -> str:
+    """Where the pictures are: in folders of the splits, at the top, in images/, or beside it."""
+    for place in ("{split}", "images/{split}"):
+        if splits and all((folder / place.replace("{split}", s)).is_dir() for s in splits):
+            return place
+    return "images" if any(n.startswith("images/") for n in names) else ""
+
+
+def _voc(folder: Path, names: list[str]) -> Iterator[Recognised]:
+    lists = _matching(names, "ImageSets/Main/*.txt", "*/ImageSets/Main/*.txt")
+    if lists:
+        stems = [PurePosixPath(n) for n in lists]
+        places = [(*p.parts[:-3], p.stem) for p in stems]
+        # Lists of single classes, cat_train, stand beside those of splits.
+        splits = ["/".join(p) for p in places if "_" not in p[-1]] or ["/".join(places[0])]
+        yield _recognised("voc", folder, splits, f"{lists[0]}, as Pascal VOC and CVAT have it")
+        return
+    xmls = [n for n in _matching(names, "*.xml", "*/*.xml", "*/*/*.xml")]
+    xmls = [n for n in xmls if _says(folder / n, b"<annotation")][:1]
+    for name in xmls:
+        above = PurePosixPath(name).parent
+        beside = any(
+            n.lower().endswith(SUFFIXES) and PurePosixPath(n).parent == above for n in names
+        )
+        if beside and len(above.parts) == 1:
+            splits = sorted({n.split("/")[0] for n in _matching(names, "*/*.xml")})
+            options = {"image_folder": "{split}", "annotation_folder": "{split}", "list_folder": ""}
+            reason = f"{name} beside its picture, as Roboflow writes it"
+            yield _recognised("voc", folder, splits, reason, options)
+            return
+        images = next((n for n in ("JPEGImages", "images") if (folder / n).is_dir()), "")
+        images = str(above) if beside else images
+        options = {"image_folder": images, "annotation_folder": str(above), "list_folder": ""}
+        reason = f"{name}, without lists of splits, as labelImg writes it"
+        yield _recognised("voc", folder, ["train"], reason, options)
+
+
+def _csv(folder: Path, names: list[str]) -> Iterator[Recognised]:
+    tables = [n for n in _matching(names, "*.csv", "*/*.csv") if _is_table(folder / n)]
+    if not tables:
+        return
+    path = PurePosixPath(tables[0])
+    if len(path.parts) > 1 and path.name == "_annotations.csv":
+        splits = [n.split("/")[0] for n in tables]
+        options = {"annotations": "{split}/_annotations.csv", "images": "{split}"}
+        reason = f"{path}, as Roboflow writes it"
+        yield _recognised("csv", folder, splits, reason, options)
+        return
+    splits = [PurePosixPath(n).stem for n in tables if "/" not in n]
+    known = [s for s in splits if s in (*_FIRST, *_SECOND)]
+    options = {} if known else {"annotations": str(path)}
+    yield _recognised("csv", folder, known or ["train"], f"{path}, a table of boxes", options)
+
+
+def _is_table(path: Path) -> bool:
+    try:
+        return bool(csv_rows.read(path))
+    except UserError:
+        return False
+
+
+def _recognised(source, folder, splits, reason, options=None) -> Recognised:
+    settings = {"source": source, "root": str(folder)}
+    learnt = next((s for name in _FIRST for s in splits if s.endswith(name)), splits[0])
+    others = [s for s in dict.fromkeys(splits) if s != learnt]
+    ranked = [s for name in _SECOND for s in others if s.rpartition("/")[2] == name] or others
+    settings["train_split"] = learnt
+    settings["eval_split"] = ranked[0] if ranked else "val"
+    if not ranked:
+        settings["val_fraction"] = _FRACTION
+    settings["options"] = options or {}
+    return Recognised(source, settings, reason)
+
+
+def _list(folder: Path) -> list[str]:
+    """Paths of files below a folder, as deep and as many of each folder as are looked at."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        here = PurePosixPath(Path(parent).relative_to(folder).as_posix())
+        folders[:] = sorted(n for n in folders if not n.startswith("."))
+        if len(here.parts) >= _DEPTH:
+            folders[:] = []
+        # Pictures are many, and what tells formats apart is something else.
+        names = sorted(n for n in files if not n.startswith("."))
+        pictures = [n for n in names if n.lower().endswith(SUFFIXES)][:1]
+        rest = [n for n in names if not n.lower().endswith(SUFFIXES)][:_LISTED]
+        found += [(here / n).as_posix() for n in (*rest, *pictures)]
+    return sorted(found)
+
+
+def _matching(names: Iterable[str], *patterns: str) -> list[str]:
+    """The names that are like one of the patterns, whose stars stay within a folder."""
+    found = []
+    for pattern in patterns:
+        deep, parts = pattern.startswith("**/"), pattern.removeprefix("**/").split("/")
+        for name in names:
+            own = name.split("/")
+            own = own[-len(parts) :] if deep else own
+            if len(own) == len(parts) and all(map(fnmatch.fnmatchcase, own, parts)):
+                found.append(name)
+    return list(dict.fromkeys(found))
+
+
+def _says(path: Path, word: bytes) -> bool:
+    return word in _head(path)
+
+
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(_HEAD)

@@ -1,0 +1,99 @@
+"""YOLO's text files: ultralytics' folders with their data.yaml, and what CVAT and others write."""
+
+import logging
+import os
+import pathlib
+
+import numpy as np
+
+from jaxdet.data.sources import yolo_labels, yolo_layout
+from jaxdet.data.sources.files import FileSource, label_indices, report_unused
+from jaxdet.data.sources.folders import read_sizes
+from jaxdet.types import Example
+
+
+def read_yolo(
+    *, root: str, split: str, classes: tuple[str, ...] = (), file: str = ""
+) -> FileSource:
+    """Reads label files beside pictures.
+
+    The labels of images/a.jpg are in labels/a.txt, where the last folder of that name counts; of
+    pictures in no folder called images they are beside them. A picture without such a file, or
+    with an empty one, has no objects. Boxes are parts of the picture as viewers show it, so that
+    each picture's head is read for its size. A line that is there twice counts once, as ultralytics
+    has it, and is logged; boxes stay as they are otherwise.
+
+    Args:
+        root: the folder of data.yaml, obj.data or classes.txt.
+        split: "train", "val" or "test", as data.yaml has it.
+        classes: names in the order of their labels; empty takes all of the data, in the
+            order of their numbers.
+        file: name of the data.yaml, where it has another one or there are several.
+
+    Returns:
+        The source, in the order of a list, or sorted. The id of an image is its path in `root`,
+        without the ending.
+
+    Raises:
+        UserError: for a file or image that is missing, a line that is no object, or a class that
+            is used and not in `classes`.
+    """
+    folder = pathlib.Path(root)
+    layout = yolo_layout.read(folder, split, file)
+    files = [_label_file(path, folder) for path in layout.pictures]
+    there = _existing(files)
+    sizes = read_sizes(layout.pictures)
+    class_names = classes or tuple(dict.fromkeys(layout.names))
+    examples, repeated = [], 0
+    for path, labels, size in zip(layout.pictures, files, sizes, strict=True):
+        found = yolo_labels.Objects([], np.zeros((0, 4)), 0)
+        if labels in there:
+            found = yolo_labels.read(labels, len(layout.names), pose=layout.pose)
+        names = [layout.names[number] for number in found.numbers]
+        numbers = label_indices(names, class_names, where=labels)
+        image_id = path.relative_to(folder).with_suffix("").as_posix()
+        examples.append(_to_example(image_id, size, numbers, found.corners))
+        repeated += found.repeated
+    if repeated:
+        logging.getLogger("jaxdet").warning(
+            "%s (%s): %d lines say what another one of their file said: each is taken once",
+            *(root, split, repeated),
+        )
+    report_unused(f"{root} ({split})", examples, sum(len(each.labels) for each in examples))
+    ids = tuple(layout.names.index(n) for n in class_names if n in layout.names)
+    known = len(ids) == len(class_names) and len(set(layout.names)) == len(layout.names)
+    return FileSource(
+        tuple(class_names), examples, layout.pictures, ids if known else None, bool(there)
+    )
+
+
+def _label_file(picture: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
+    parts = list(picture.relative_to(root).parts)
+    if "images" in parts[:-1]:
+        last = len(parts) - 2 - parts[-2::-1].index("images")
+        parts[last] = "labels"
+    return root.joinpath(*parts).with_suffix(".txt")
+
+
+def _existing(files: list[pathlib.Path]) -> set[pathlib.Path]:
+    """Those of the files that there are; folders are listed, and files not asked for."""
+    found = {}
+    for folder in {path.parent for path in files}:
+        found[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+    return {path for path in files if path.name in found[path.parent]}
+
+
+def _to_example(image_id, size, labels, fractions):
+    height, width = size
+    boxes = (fractions * [width, height, width, height]).astype(np.float32)
+    none = np.zeros(len(boxes), bool)
+    return Example(
+        id=image_id,
+        image=b"",
+        boxes=boxes,
+        labels=np.array(labels, np.int32),
+        crowd=none,
+        difficult=none,
+        area=np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float64),
+        size=size,
+    )

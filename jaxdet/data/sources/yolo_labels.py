@@ -1,0 +1,98 @@
+"""One label file of YOLO: a line for each object, its class and its place in parts of the image.
+
+    class cx cy w h                a box
+    class x1 y1 x2 y2 x3 y3 ...    a polygon; the box around it is taken
+
+ultralytics takes all lines of a file for polygons where one is; here each line is for itself.
+"""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxdet.data.sources import text
+from jaxdet.types import UserError
+
+_BOX = 4  # Numbers of a box; polygons have 6 or more.
+# As far outside of the image ultralytics takes a coordinate for a rounded one.
+TOLERANCE = 0.01
+
+
+class Objects(NamedTuple):
+    """What a file says.
+
+    Attributes:
+        numbers: the class of each object.
+        corners: its box, [x1, y1, x2, y2] as fractions of width and height; (n, 4) float64.
+        repeated: lines that say what one before them said, and are left out.
+    """
+
+    numbers: list[int]
+    corners: np.ndarray
+    repeated: int
+
+
+def read(path: Path, num_classes: int, *, pose: int = 0) -> Objects:
+    """Reads a file, which may be empty.
+
+    Args:
+        path: of the file.
+        num_classes: classes are whole numbers below this.
+        pose: numbers behind the box that place key points, which are not read; 0 for none.
+
+    Raises:
+        UserError: for a line that is no object, with its number.
+        OSError: if it cannot be read.
+    """
+    numbers, corners, seen, lines = [], [], set(), 0
+    for place, line in enumerate(text.read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            number, box = _object(line.split(), num_classes, pose)
+        except ValueError as error:
+            raise UserError(f"{path}:{place}: {error}") from None
+        lines += 1
+        said = tuple(map(float, line.split()))
+        if said not in seen:
+            seen.add(said)
+            numbers.append(number)
+            corners.append(box)
+    return Objects(numbers, np.array(corners, np.float64).reshape(-1, 4), lines - len(numbers))
+
+
+def _object(words: list[str], num_classes: int, pose: int) -> tuple[int, tuple[float, ...]]:
+    number, *values = map(_number, words)
+    if not number.is_integer() or not 0 <= number < num_classes:
+        raise ValueError(f"class wants a whole number below {num_classes}, found {words[0]}")
+    if pose and len(values) != _BOX + pose:
+        raise ValueError(
+            f"wants cx cy w h and the {pose} numbers of kpt_shape behind the class, "
+            f"found {len(values)}"
+        )
+    values = values[:_BOX] if pose else values
+    if len(values) != _BOX and (len(values) < 6 or len(values) % 2):
+        raise ValueError(
+            "wants cx cy w h behind the class, or a polygon's x y of 3 points or more, found "
+            f"{len(values)} numbers" + "; is the last one a score?" * (len(values) == _BOX + 1)
+        )
+    for value, word in zip(values, words[1:], strict=False):
+        if not -TOLERANCE <= value <= 1 + TOLERANCE:
+            raise ValueError(f"wants parts of the image's sides, from 0 to 1, found {word}")
+    if len(values) == _BOX:
+        x, y, width, height = values
+        return int(number), (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    xs, ys = values[::2], values[1::2]
+    return int(number), (min(xs), min(ys), max(xs), max(ys))
+
+
+def _number(word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"wants finite numbers, found {word!r:.40}")
+    return value

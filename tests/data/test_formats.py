@@ -1,0 +1,203 @@
+"""One data set in the layouts of many programs gives the same batches, bit for bit."""
+
+import contextlib
+import io
+import itertools
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from drawn_data import write_voc
+from layouts import LAYOUTS, SPLITS, write_all
+
+from jaxdet.data import pipeline
+from jaxdet.data.sources import build
+from jaxdet.data.sources.recognise import as_config, recognise
+from jaxdet.data.sources.voc import read_voc
+from jaxdet.evaluation import ImageDetections, coco, voc
+from jaxdet.types import UserError
+
+CLASSES = ("cat", "dog", "emu")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """{split: source} of VOC, and the same in all layouts."""
+    root = tmp_path_factory.mktemp("drawn")
+    rng = np.random.default_rng(0)
+    for split, count in zip(SPLITS, (9, 5), strict=True):
+        images = {}
+        for number in range(count):
+            height, width = rng.integers(40, 130, 2).tolist()
+            boxes = []
+            for _ in range(number % 4):  # One in four has no object.
+                x, y = rng.integers(1, width - 8), rng.integers(1, height - 8)
+                x2, y2 = rng.integers(x + 7, width + 1), rng.integers(y + 7, height + 1)
+                boxes.append((CLASSES[rng.integers(3)], (x, y, x2, y2)))
+            images[f"{split}_{number}"] = ((height, width), boxes)
+        write_voc(root / "voc", images, split=split)
+    return write_layouts(root / "voc", root, SPLITS, CLASSES)
+
+
+def write_layouts(voc_root, root, splits, classes):
+    sources = {
+        name: read_voc(root=str(voc_root), split=split, classes=classes)
+        for name, split in zip(SPLITS, splits, strict=True)
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        tfds.disable_progress_bar()
+        return sources, write_all(sources, root)
+
+
+def open_layout(written, name, split, classes):
+    source, root, options = written[name]
+    root = f"{root}/{split}" if source == "tfds" else root
+    return build(source, root=root, split=split, classes=classes, **options)
+
+
+def batches(source, count):
+    settings = {"canvas": (64, 96), "resize": (64, 96), "max_boxes": 40, "horizontal_flip": 0.5}
+    loader = pipeline.train_batches(source, batch_size=4, seed=0, num_threads=2, **settings)
+    with contextlib.closing(loader):
+        return list(itertools.islice(loader, count))
+
+
+def observe(source, detections):
+    """All that a training and an evaluation see: examples, batches, the scores of detections."""
+    examples, fields = list(source), ("size", "boxes", "labels", "crowd", "area")
+    seen = [[np.asarray(getattr(each, f)).tolist() for f in fields] for each in examples]
+    arrays = [leaf for batch in batches(source, len(source) // 4) for leaf in flat(batch)]
+    fed = [(array.dtype, array.shape, array.tobytes()) for array in arrays]
+    names = source.class_names
+    scores = [each.evaluate(examples, detections, names) for each in (coco, voc)]
+    return {"names": names, "seen": seen, "fed": fed, "scores": scores}
+
+
+def check_same(reference, sources):
+    """Examples, batches and the scores of made-up detections are those of the reference."""
+    detections = made_up(list(reference), len(reference.class_names))
+    wanted = observe(reference, detections)
+    for source in sources:
+        found = observe(source, detections)
+        for key, value in wanted.items():
+            assert found[key] == value, key
+
+
+def flat(batch):
+    images = batch.images
+    return (*images[:3], batch.boxes, batch.labels, batch.valid, batch.crowd, batch.index)
+
+
+def made_up(examples, num_classes):
+    """Detections near the objects, some with another label, and one that is nowhere."""
+    rng, found = np.random.default_rng(1), []
+    for example in examples:
+        boxes = example.boxes + rng.normal(0, 2, example.boxes.shape)
+        boxes = np.concatenate([boxes, [[1, 1, 9, 9]]]).astype(np.float32)
+        labels = np.append(example.labels, 0)
+        wrong = rng.random(len(labels)) < 0.2
+        labels = np.where(wrong, rng.integers(0, num_classes, len(labels)), labels)
+        scores = np.sort(rng.random(len(labels)))[::-1].astype(np.float32)
+        found.append(ImageDetections(boxes, scores, labels.astype(np.int32)))
+    return found
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_data_set_gives_the_same_batches_and_scores_in_every_layout(drawn, name, split):
+    sources, written = drawn
+    check_same(sources[split], [open_layout(written, name, split, CLASSES)])
+
+
+def test_the_photographs_of_blood_give_the_same_batches_and_scores_in_every_layout(bccd, tmp_path):
+    classes = ("RBC", "WBC", "Platelets")
+    sources, written = write_layouts(bccd, tmp_path, ("trainval", "test"), classes)
+    assert sum(map(len, sources.values())) == 364
+    for split, source in sources.items():
+        check_same(source, (open_layout(written, name, split, classes) for name in LAYOUTS))
+
+
+@pytest.mark.parametrize("name", ["voc", *LAYOUTS])
+def test_the_layout_of_a_folder_is_recognised(drawn, name):
+    sources, written = drawn
+    root = pathlib.Path(written["coco"][1]).parent / name
+    if name == "tfds":
+        root /= "train"
+    found = recognise(root)
+    settings = dict(found.settings)
+    assert found.format == settings["source"] == ("voc" if name == "voc" else LAYOUTS[name][0])
+    place = settings["root"] if name == "tfds" else str(root)
+    assert settings["root"] == place
+    split = "val" if settings["source"] == "yolo" and name != "cvat_yolo" else "valid"
+    if name == "tfds":
+        assert settings["val_fraction"] == 0.2
+    else:
+        assert settings["eval_split"] == split and "val_fraction" not in settings
+    for part, key in zip(SPLITS, ("train_split", "eval_split"), strict=True):
+        if name == "tfds" and part != "train":
+            continue
+        source = build(
+            found.format,
+            root=place,
+            split=settings[key],
+            classes=CLASSES,
+            **settings["options"],
+        )
+        assert len(source) == len(sources[part])
+
+
+def test_what_is_recognised_is_printed_as_lines_of_a_config(drawn):
+    found = recognise(drawn[1]["roboflow_coco"][1])
+    assert as_config(found).splitlines() == [
+        "config.data.source = 'coco'",
+        f"config.data.root = {drawn[1]['roboflow_coco'][1]!r}",
+        "config.data.train_split = 'train'",
+        "config.data.eval_split = 'valid'",
+        "config.data.options = ConfigDict({'annotations': '{split}/_annotations.coco.json', "
+        "'images': '{split}'})",
+    ]
+    assert "train/_annotations.coco.json, as Roboflow writes it" == found.reason
+
+
+def test_a_folder_of_no_format_or_of_two_is_said(drawn, tmp_path):
+    (tmp_path / "notes.txt").write_text("cats")
+    with pytest.raises(UserError, match=r"looked for YOLO \(data.yaml.* found notes.txt"):
+        recognise(tmp_path)
+    with pytest.raises(UserError, match="no folder"):
+        recognise(tmp_path / "none")
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [cat]\n")
+    (tmp_path / "result.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    with pytest.raises(UserError, match=r"is in 2 formats: yolo by data.yaml.*; coco by result"):
+        recognise(tmp_path)
+
+
+def test_yaml_of_something_else_is_no_data_set(tmp_path):
+    (tmp_path / "compose.yaml").write_text("services:\n  names: [a]\n")
+    (tmp_path / "cells.yaml").write_text("train: images\nnames: [cell]\n")
+    found = recognise(tmp_path).settings
+    assert (found["source"], found["options"]) == ("yolo", {"file": "cells.yaml"})
+    (tmp_path / "more.yaml").write_text("names: [cell]\n")
+    with pytest.raises(UserError, match="name one of cells.yaml, more.yaml in data.options.file"):
+        recognise(tmp_path)
+    (tmp_path / "cells.yaml").unlink()
+    assert recognise(tmp_path).settings["train_split"] == "train"
+
+
+def test_labelme_s_files_are_recognised_as_what_wants_a_source_of_its_own(tmp_path):
+    (tmp_path / "a.json").write_text('{"version": "5.5.0", "shapes": [], "imagePath": "a.jpg"}')
+    with pytest.raises(UserError, match="LabelMe's json: docs/data.md has a source for it"):
+        recognise(tmp_path)
+
+
+def test_label_studio_s_folders_are_recognised(tmp_path):
+    (tmp_path / "yolo/images").mkdir(parents=True)
+    (tmp_path / "yolo/labels").mkdir()
+    (tmp_path / "yolo/classes.txt").write_text("cat\ndog")
+    (tmp_path / "yolo/labels/a.txt").write_text("1 .5 .5 .2 .2")
+    found = recognise(tmp_path / "yolo").settings
+    assert (found["source"], found["train_split"], found["val_fraction"]) == ("yolo", "train", 0.2)
+    (tmp_path / "coco/images").mkdir(parents=True)
+    (tmp_path / "coco/result.json").write_text('{"images": [], "annotations": []}')
+    found = recognise(tmp_path / "coco").settings
+    assert found["options"] == {"annotations": "result.json", "images": ""}
