@@ -212,7 +212,7 @@ def test_zero_init_residual_makes_blocks_start_as_their_shortcut(zero_init):
     x = normal(np.random.default_rng(1), 1, 4, 4, 4)
     settings = dict(num_blocks=2, features=4, stride=1, bottleneck=False, norm="batch")
     settings |= dict(style="pytorch", frozen=False, axis_name=None, norm_epsilon=1e-5)
-    stage = Stage(**settings, zero_init_residual=zero_init, dtype=jnp.float32)
+    stage = Stage(**settings, zero_init_residual=zero_init, remat=False, dtype=jnp.float32)
     init = functools.partial(stage.init, train=False)
 
     @jax.jit  # Only what is returned is compiled: all but the kernels.
@@ -252,3 +252,22 @@ def test_the_epsilon_is_added_to_every_variance():
 def test_wrong_settings_are_named(settings, found):
     with pytest.raises(ValueError, match=f"found '?{found}"):
         shapes(ResNet(**settings))
+
+
+def test_rematerialised_blocks_give_the_same_gradients_and_statistics():
+    x = normal(np.random.default_rng(0), 2, 32, 32, 3)
+    found = []
+    for remat in (False, True):
+        model = ResNet(depth=10, width=4, norm="batch", frozen_stages=1, remat=remat)
+        variables = draw(functools.partial(model.init, train=True), x)
+
+        def loss(params, model=model, variables=variables):
+            tree = {**variables, "params": params}
+            maps, updates = model.apply(tree, x, train=True, mutable=["batch_stats"])
+            return sum((level**2).mean() for level in maps), updates
+
+        step = jax.value_and_grad(loss, has_aux=True)
+        found.append(jax.jit(step)(variables["params"]))
+        # What is computed again stands in the backward pass behind such a barrier.
+        assert ("remat" in str(jax.make_jaxpr(step)(variables["params"]))) == remat
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
