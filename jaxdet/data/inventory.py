@@ -1,6 +1,7 @@
 """What a data set has to learn from, and what of it is left out, counted before the first step."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,15 +63,22 @@ class Judged(NamedTuple):
     scales: np.ndarray
 
 
-def count(examples: Sequence[Example], num_classes: int, **settings: Any) -> Inventory:
+def count(
+    examples: Sequence[Example],
+    num_classes: int,
+    *,
+    dropped: Mapping[int, Sequence[int]] = MappingProxyType({}),
+    **settings: Any,
+) -> Inventory:
     """Counts what annotations hold; no image is read.
 
     Args:
         examples: the annotations, their images undecoded.
         num_classes: K.
+        dropped: labels of boxes without area that are in no example; see `FileSource`.
         **settings: see `judge`.
     """
-    return add_up(judge(examples, **settings), num_classes)
+    return add_up(judge(examples, **settings), num_classes, dropped)
 
 
 def judge(
@@ -122,11 +130,15 @@ def judge(
     return Judged(image, labels, boxes, on_canvas, reason, over_edge, sizes, scales)
 
 
-def add_up(judged: Judged, num_classes: int) -> Inventory:
-    """Counts what was judged; K classes."""
+def add_up(
+    judged: Judged, num_classes: int, dropped: Mapping[int, Sequence[int]] = MappingProxyType({})
+) -> Inventory:
+    """Counts what was judged, and what was dropped before; see `count`."""
     learnt = judged.reason == LEARNT
     left_out = np.zeros((num_classes, len(REASONS)), int)
     np.add.at(left_out, (judged.labels[~learnt], judged.reason[~learnt]), 1)
+    for labels in dropped.values():
+        np.add.at(left_out[:, REASONS.index("no area")], list(labels), 1)
     num_images = len(judged.sizes)
     return Inventory(
         images=num_images,

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from jaxdet.data import transforms
 from jaxdet.data.decoding import PutRight, UnreadableImage
-from jaxdet.data.inventory import REASONS, Judged
+from jaxdet.data.inventory import REASONS, Inventory, Judged
 from jaxdet.types import Example, Source
 
 _AT_ONCE = 1024  # Pictures given to the threads: a future for each of a million takes memory.
@@ -35,7 +35,7 @@ class Picture(NamedTuple):
     """What looking at a picture told.
 
     Attributes:
-        example: its annotation, of the size that it really has, without pixels; None where
+        example: its annotation, of the size that it really has, without pixels; empty where
             it cannot be read and its source knows nothing without reading it.
         digest: of its file, or, where the source gives no file, of its pixels; empty where
             there is none.
@@ -43,10 +43,30 @@ class Picture(NamedTuple):
         done: what was put right to read it.
     """
 
-    example: Example | None
+    example: Example
     digest: bytes
     trouble: str
     done: tuple[str, ...]
+
+
+class Split(NamedTuple):
+    """What one split holds.
+
+    Attributes:
+        name: of the split.
+        source: its examples.
+        files: what its images are called.
+        pictures: what looking at them told; empty where they were not looked at.
+        judged: its objects.
+        counts: of them.
+    """
+
+    name: str
+    source: Source
+    files: Sequence[str]
+    pictures: Sequence[Picture]
+    judged: Judged
+    counts: Inventory
 
 
 def look(source: Source, *, exif: str, threads: int, name: str) -> list[Picture]:
@@ -82,20 +102,21 @@ def name_files(source: Source, examples: Sequence[Example]) -> list[str]:
     return [str(path) for path in named] if named else [str(each.id) for each in examples]
 
 
-def find_faults(judged: Judged, split: str, files: Sequence[str]) -> Iterator[Note]:
+def find_faults(split: Split) -> Iterator[Note]:
     """What is wrong with the objects of each image."""
-    masks = {
-        f"boxes: {reason}" if reason in REASONS[:2] else f"objects: {reason}": (
-            judged.reason == REASONS.index(reason)
-        )
-        for reason in _FAULTS
-    }
+    judged, size = split.judged, len(split.files)
+    masks = {reason: judged.reason == REASONS.index(reason) for reason in _FAULTS}
+    masks = {f"objects: {reason}": mask for reason, mask in masks.items()}
     masks |= {OVER_EDGE: judged.over_edge, TWICE: find_twice(judged)}
-    of_image = np.bincount(judged.image, minlength=len(files))
+    dropped = np.zeros(size, int)
+    for image, labels in getattr(split.source, "dropped", {}).items():
+        dropped[image] = len(labels)
+    of_image = np.bincount(judged.image, minlength=size) + dropped
     for kind, mask in masks.items():
-        counts = np.bincount(judged.image[mask], minlength=len(files))
+        counts = np.bincount(judged.image[mask], minlength=size)
+        counts += dropped if kind == f"objects: {_FAULTS[0]}" else 0
         for i in np.flatnonzero(counts):
-            yield Note(kind, split, files[i], f"{counts[i]} of {of_image[i]}")
+            yield Note(kind, split.name, split.files[i], f"{counts[i]} of {of_image[i]}")
 
 
 def find_twice(judged: Judged) -> np.ndarray:
@@ -110,13 +131,13 @@ def find_twice(judged: Judged) -> np.ndarray:
     return found
 
 
-def find_troubles(pictures: Sequence[Picture], split: str, files: Sequence[str]) -> Iterator[Note]:
+def find_troubles(split: Split) -> Iterator[Note]:
     """What is wrong with the pictures themselves."""
-    for picture, file in zip(pictures, files, strict=True):
+    for picture, file in zip(split.pictures, split.files, strict=True):
         if picture.trouble:
-            yield Note(UNREADABLE, split, file, picture.trouble)
+            yield Note(UNREADABLE, split.name, file, picture.trouble)
         for done in picture.done:
-            yield Note(PUT_RIGHT, split, file, done)
+            yield Note(PUT_RIGHT, split.name, file, done)
 
 
 def find_same(
@@ -149,5 +170,12 @@ def _look(source: Source, index: int, known: Example | None, exif: str) -> Pictu
         digest = hashlib.blake2b(example.image, digest_size=16).digest()
         example = transforms.decode(example, exif=exif, put_right=put_right)
     except (UnreadableImage, OSError) as error:
-        return Picture(known, digest, " ".join(str(error).split()), ())
+        return Picture(known or _blank(index), digest, " ".join(str(error).split()), ())
     return Picture(example._replace(image=b""), digest, "", tuple(put_right.counts))
+
+
+def _blank(index: int) -> Example:
+    none = np.zeros(0)
+    flags = none.astype(bool)
+    boxes, labels = np.zeros((0, 4), np.float32), none.astype(np.int32)
+    return Example(f"image {index}", b"", boxes, labels, flags, flags, none, (0, 0))

@@ -1,4 +1,4 @@
-"""Charts as SVG: lines, columns, bars and maps, each with a title and a description to be read out."""
+"""Charts as SVG: lines, columns, bars and maps, with a title and a description to be read out."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -109,7 +109,7 @@ def spread(
         labels: of the axes x and y.
     """
     top = max([1e-9, *(float(values.max(initial=0)) for _, values in shares)])
-    ticks = [(place, f"{100 * place * top:.3g} %") for place in (0, 0.5, 1)]
+    ticks = [(place, f"{100 * place * top:.3g}") for place in (0, 0.5, 1)]
     size, parts = len(edges) - 1, []
     for k, (name, values) in enumerate(shares):
         for i, value in enumerate(values.tolist()):
@@ -148,9 +148,10 @@ def scatter(
         number = int(counts[row, column])
         depth = 0.15 + 0.85 * np.log1p(number) / np.log1p(top)
         left, above = _x(column / width), _y((row + 1) / height)
+        across, down = _x((column + 1) / width) - left, _y(row / height) - above
         parts.append(
-            f'<rect class="heat" x="{left}" y="{above}" width="{_x((column + 1) / width) - left:.1f}" '
-            f'height="{_y(row / height) - above:.1f}" opacity="{depth:.2f}">'
+            f'<rect class="heat" x="{left}" y="{above}" width="{across:.1f}" '
+            f'height="{down:.1f}" opacity="{depth:.2f}">'
             f"<title>{number:,}</title></rect>"
         )
     for x, y, name in marks:

@@ -10,12 +10,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from jaxdet.data.sources import text
+from jaxdet.data.sources.several import read_all
 from jaxdet.types import UserError
 
 LISTS = ("images", "annotations", "categories")
@@ -81,7 +83,7 @@ def read(path: Path) -> Content:
     _check_once((number for number, _ in categories), "categories", path)
     _check_pictures(images, path)
     items = raw.annotations or ()
-    annotations = [_annotation(item, path) for item in items]
+    annotations = read_all(partial(_annotation, path=path), items)
     content = Content(images, annotations, dict(categories), raw.annotations is not None)
     _check_references(content, items, path)
     return content

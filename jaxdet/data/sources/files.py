@@ -2,8 +2,8 @@
 
 import logging
 import pathlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from jaxdet.data import transforms
 from jaxdet.data.sources.selection import shows_object
@@ -21,6 +21,8 @@ class FileSource:
         category_ids: number of each label in the files, None where they have none.
         annotated: whether the files say what is on the images, if only that it
             is nothing; else they are for predictions alone.
+        dropped: labels of boxes that mark no object and are in no example, by the
+            place of their image.
     """
 
     class_names: tuple[str, ...]
@@ -28,6 +30,7 @@ class FileSource:
     paths: Sequence[pathlib.Path]
     category_ids: tuple[int, ...] | None = None
     annotated: bool = True
+    dropped: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """The number of images."""

@@ -10,6 +10,7 @@ from jaxdet.data.decoding import SUFFIXES
 from jaxdet.data.sources import voc_xml
 from jaxdet.data.sources.files import FileSource, label_indices, report_unused
 from jaxdet.data.sources.folders import fill_sizes, find_files
+from jaxdet.data.sources.several import read_all
 from jaxdet.data.sources.text import read_list
 from jaxdet.types import Example, UserError
 
@@ -48,7 +49,18 @@ def read_voc(*, root: str, split: str, classes: tuple[str, ...] = ()) -> FileSou
     ]
     total = sum(len(objects) for *_, objects in records)
     report_unused(f"{root} ({split})", examples, total)
-    return FileSource(class_names, examples, [image_path for _, image_path, *_ in records])
+    paths = [image_path for _, image_path, *_ in records]
+    return FileSource(class_names, examples, paths, dropped=_find_dropped(records, class_names))
+
+
+def _find_dropped(records, class_names):
+    """The labels of boxes without area, which are in no example, by the place of their image."""
+    found = defaultdict(list)
+    for place, (*_, objects) in enumerate(records):
+        for name, _, (x1, y1, x2, y2) in objects:
+            if not (x2 > x1 and y2 > y1):
+                found[place].append(class_names.index(name))
+    return dict(found)
 
 
 def _read_split(root, part):
@@ -72,7 +84,7 @@ def _read_split(root, part):
     names = [images[stem][0] for stem in stems]
     paths = find_files(base / "JPEGImages", names, root=pathlib.Path(root), where=list_path)
     xml_paths = [base / "Annotations" / f"{stem}.xml" for stem in stems]
-    parsed = [voc_xml.read(path) for path in xml_paths]
+    parsed = read_all(voc_xml.read, xml_paths)
     sizes = fill_sizes([size for size, _ in parsed], paths, f"{root} ({part})")
     ids = [f"{folder}/{stem}" if folder else stem for stem in stems]
     objects = [objects for _, objects in parsed]
