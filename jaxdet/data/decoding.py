@@ -98,6 +98,28 @@ def decode_bytes(
     return stored.turned() if rotate else stored.pixels
 
 
+def size_of(data: bytes, *, name: object) -> tuple[int, int]:
+    """The (height, width) of a picture as viewers show it, from the head of its file where it can.
+
+    A file that is damaged behind its head has a size all the same.
+
+    Raises:
+        UnreadableImage: if it is of no kind that is read here, or its size is nowhere.
+    """
+    header = read_header(data)
+    _check_kind(header, data, name)
+    size = header.size
+    if header.kind == "JPEG":
+        try:
+            size = simplejpeg.decode_jpeg_header(data, strict=False)[:2]
+        except (ValueError, KeyError) as error:
+            raise _damaged(name, data, header.kind, error) from None
+    if size is None:
+        return decode_bytes(data, rotate=True, name=name).shape[:2]
+    height, width = map(int, size)
+    return (width, height) if header.orientation >= 5 else (height, width)
+
+
 def read(data: bytes, *, name: object, put_right: PutRight | None = None) -> Stored:
     """Decodes a file to 8-bit RGB, and finds out how it is to be turned.
 

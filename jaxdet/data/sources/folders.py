@@ -93,6 +93,6 @@ def _stays(path: str | Path, inside: set[Path]) -> bool:
 
 def _picture_size(path: Path) -> tuple[int, int]:
     try:
-        return decoding.decode_bytes(path.read_bytes(), rotate=True, name=path).shape[:2]
+        return decoding.size_of(path.read_bytes(), name=path)
     except (decoding.UnreadableImage, OSError):
         return 0, 0

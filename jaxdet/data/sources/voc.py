@@ -11,6 +11,7 @@ from jaxdet.data.sources import voc_xml
 from jaxdet.data.sources.files import FileSource, label_indices, report_unused
 from jaxdet.data.sources.folders import fill_sizes, find_files
 from jaxdet.data.sources.several import read_all
+from jaxdet.data.sources.sizes import put_sizes_right
 from jaxdet.data.sources.text import read_list
 from jaxdet.types import Example, UserError
 
@@ -47,9 +48,10 @@ def read_voc(*, root: str, split: str, classes: tuple[str, ...] = ()) -> FileSou
         _to_example(image_id, size, objects, class_names, xml_path)
         for xml_path, _, image_id, size, objects in records
     ]
+    paths = [image_path for _, image_path, *_ in records]
+    examples = put_sizes_right(examples, paths, f"{root} ({split})")
     total = sum(len(objects) for *_, objects in records)
     report_unused(f"{root} ({split})", examples, total)
-    paths = [image_path for _, image_path, *_ in records]
     return FileSource(class_names, examples, paths, dropped=_find_dropped(records, class_names))
 
 
