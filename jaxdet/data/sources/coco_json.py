@@ -9,7 +9,7 @@ annotation and the field.
 import math
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,15 +65,18 @@ class Content(NamedTuple):
 def read(path: Path) -> Content:
     """Reads a file.
 
-    Memory is that of the file and of what is used of it: polygons beside boxes, captions,
-    licences are passed over.
+    Memory is that of the file and of what is used of it, some 500 bytes an annotation: polygons
+    beside boxes, captions, licences are passed over.
 
     Raises:
         UserError: if there is none, it is not COCO's, or says what can mean two things.
     """
     if not path.is_file():
         raise UserError(f"no annotation file {path}")
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except MemoryError:
+        raise _too_large(path) from None
     if data[:2] in (b"\xff\xfe", b"\xfe\xff", b"\xef\xbb") or b"\0" in data[:4]:
         data = text.read_text(path).encode()
     raw = _decode(data, path)
@@ -82,11 +85,10 @@ def read(path: Path) -> Content:
     _check_once((image.id for image in images), "images", path)
     _check_once((number for number, _ in categories), "categories", path)
     _check_pictures(images, path)
-    items = raw.annotations or ()
-    annotations = read_all(partial(_annotation, path=path), items)
-    content = Content(images, annotations, dict(categories), raw.annotations is not None)
-    _check_references(content, items, path)
-    return content
+    known = {"image_id": {image.id for image in images}, "category_id": dict(categories)}
+    read_one = partial(_annotation, known=known, path=path)
+    annotations = read_all(read_one, _take(raw.annotations or []))
+    return Content(images, annotations, dict(categories), raw.annotations is not None)
 
 
 class _RawImage(msgspec.Struct, gc=False):
@@ -130,6 +132,8 @@ class _Ids(msgspec.Struct, gc=False):
 def _decode(data: bytes, path: Path) -> _RawFile:
     try:
         return msgspec.json.decode(data, type=_RawFile)
+    except MemoryError:
+        raise _too_large(path) from None
     except RecursionError:
         raise UserError(f"{path}: not a COCO file: it is nested too deeply") from None
     except msgspec.ValidationError as error:
@@ -141,6 +145,11 @@ def _decode(data: bytes, path: Path) -> _RawFile:
             near = data[max(0, middle - _SHOWN) : middle + _SHOWN].decode(errors="replace")
             line += f", near {' '.join(near.split())!r}"
         raise UserError(f"{path}: not a json file: {line}") from None
+
+
+def _too_large(path: Path) -> UserError:
+    size = path.stat().st_size / 1e9
+    return UserError(f"{path}: {size:.1f} GB are too large for the memory of this machine")
 
 
 def _place(error: msgspec.ValidationError, data: bytes) -> str:
@@ -195,7 +204,14 @@ def _name(item: _RawCategory, path: Path) -> str:
     return name
 
 
-def _annotation(item: _RawAnnotation, path: Path) -> Annotation:
+def _take(items: list[Any]) -> Iterator[Any]:
+    """Items of a list, which forgets them: what becomes of them takes their memory."""
+    items.reverse()
+    while items:
+        yield items.pop()
+
+
+def _annotation(item: _RawAnnotation, known: Mapping[str, Container], path: Path) -> Annotation:
     box = item.bbox or _polygon_box(item, path)
     if len(box) != 4:
         raise _wrong(path, item, "bbox", "[x, y, width, height]", item.bbox)
@@ -208,8 +224,13 @@ def _annotation(item: _RawAnnotation, path: Path) -> Annotation:
     area = item.area or width * height
     if not all(map(math.isfinite, (*box, area))):
         raise _wrong(path, item, "bbox and area", "finite numbers", (item.bbox, item.area))
-    corners = (x, y, x + width, y + height)
-    return Annotation(_id(item.image_id), _id(item.category_id), corners, area, crowd)
+    image_id, category_id = _id(item.image_id), _id(item.category_id)
+    for field, number in (("image_id", image_id), ("category_id", category_id)):
+        if number not in known[field]:
+            plural = {"image_id": "images", "category_id": "categories"}[field]
+            some = ", ".join(map(repr, list(known[field])[:3])) or "nothing"
+            raise _wrong(path, item, field, f"one of {plural}, as {some}", getattr(item, field))
+    return Annotation(image_id, category_id, (x, y, x + width, y + height), area, crowd)
 
 
 def _polygon_box(item: _RawAnnotation, path: Path) -> Sequence[float]:
@@ -248,17 +269,3 @@ def _check_pictures(images: Sequence[Image], path: Path) -> None:
             raise UserError(
                 f"{path}: images {other.id!r} and {image.id!r} are one picture, {image.file_name!r}"
             )
-
-
-def _check_references(content: Content, raw: Sequence[_RawAnnotation], path: Path) -> None:
-    known = {
-        "image_id": {image.id for image in content.images},
-        "category_id": content.categories.keys(),
-    }
-    for field, numbers in known.items():
-        for item, annotation in zip(raw, content.annotations, strict=True):
-            if getattr(annotation, field) not in numbers:
-                plural = {"image_id": "images", "category_id": "categories"}[field]
-                some = ", ".join(map(repr, list(numbers)[:3])) or "nothing"
-                wanted = f"one of {plural}, as {some}"
-                raise _wrong(path, item, field, wanted, getattr(item, field))

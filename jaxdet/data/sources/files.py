@@ -5,8 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from jaxdet.data import transforms
-from jaxdet.data.sources.selection import shows_object
+from jaxdet.data.sources.selection import find_usable, shows_object
 from jaxdet.types import Example, UserError
 
 
@@ -81,7 +80,7 @@ def label_indices(
 
 def report_unused(where: object, examples: Sequence[Example], total: int) -> None:
     """Logs how many of `total` annotated boxes training will leave out, if any."""
-    unused = total - sum(len(transforms.clean(example).labels) for example in examples)
+    unused = total - int(find_usable(examples).sum())
     if unused:
         logging.getLogger("jaxdet").warning(
             "%s: training leaves out %d of %d boxes, which are empty or outside their image",

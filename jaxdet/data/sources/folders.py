@@ -29,14 +29,16 @@ def find_files(folder: Path, names: Sequence[str], *, root: Path, where: object)
         raise UserError(f"no image folder {folder}")
     places = [_below(name, where) for name in names]
     inside = {place.resolve() for place in (folder, root)}
-    listed = {parent: _list(folder / parent, inside) for parent in {p.parent for p in places}}
-    missing = [place for place in places if place.name not in listed[place.parent]]
+    parents = [place.parent for place in places]
+    listed = {parent: _list(folder / parent, inside) for parent in set(parents)}
+    found = [listed[parent].get(place.name) for place, parent in zip(places, parents, strict=True)]
+    missing = [place for place, stays in zip(places, found, strict=True) if stays is None]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(places)} images are missing, first {folder / missing[0]}"
         )
-    for place in places:
-        if not listed[place.parent][place.name]:
+    for place, stays in zip(places, found, strict=True):
+        if not stays:
             raise UserError(f"{where}: image {folder / place} is a link that leads out of {root}")
     return [folder / place for place in places]
 
@@ -68,7 +70,8 @@ def _below(name: str, where: object) -> PurePosixPath:
     if "\\" in name:
         name = PureWindowsPath(name).as_posix()
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.name or PureWindowsPath(name).drive:
+    drive = ":" in name and PureWindowsPath(name).drive
+    if path.is_absolute() or ".." in path.parts or not path.name or drive:
         raise UserError(f"{where}: file_name wants a path below the image folder, found {name!r}")
     return path
 
