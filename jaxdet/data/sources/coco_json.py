@@ -65,7 +65,7 @@ class Content(NamedTuple):
 def read(path: Path) -> Content:
     """Reads a file.
 
-    Memory is that of the file and of what is used of it, some 500 bytes an annotation: polygons
+    Memory is that of the file and of what is used of it, some 400 bytes an annotation: polygons
     beside boxes, captions, licences are passed over.
 
     Raises:
@@ -74,21 +74,10 @@ def read(path: Path) -> Content:
     if not path.is_file():
         raise UserError(f"no annotation file {path}")
     try:
-        data = path.read_bytes()
+        return _read(path)
     except MemoryError:
-        raise _too_large(path) from None
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff", b"\xef\xbb") or b"\0" in data[:4]:
-        data = text.read_text(path).encode()
-    raw = _decode(data, path)
-    images = [_image(item, path) for item in raw.images]
-    categories = [(_id(item.id), _name(item, path)) for item in raw.categories]
-    _check_once((image.id for image in images), "images", path)
-    _check_once((number for number, _ in categories), "categories", path)
-    _check_pictures(images, path)
-    known = {"image_id": {image.id for image in images}, "category_id": dict(categories)}
-    read_one = partial(_annotation, known=known, path=path)
-    annotations = read_all(read_one, _take(raw.annotations or []))
-    return Content(images, annotations, dict(categories), raw.annotations is not None)
+        size = path.stat().st_size / 1e9
+        raise UserError(f"{path}: {size:.1f} GB, and too little memory to read them") from None
 
 
 class _RawImage(msgspec.Struct, gc=False):
@@ -129,11 +118,25 @@ class _Ids(msgspec.Struct, gc=False):
     categories: list[_Identified] = []
 
 
+def _read(path: Path) -> Content:
+    data = path.read_bytes()
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff", b"\xef\xbb") or b"\0" in data[:4]:
+        data = text.read_text(path).encode()
+    raw = _decode(data, path)
+    images = [_image(item, path) for item in raw.images]
+    categories = [(_id(item.id), _name(item, path)) for item in raw.categories]
+    _check_once((image.id for image in images), "images", path)
+    _check_once((number for number, _ in categories), "categories", path)
+    _check_pictures(images, path)
+    known = {"image_id": {image.id for image in images}, "category_id": dict(categories)}
+    read_one = partial(_annotation, known=known, path=path)
+    annotations = read_all(read_one, _take(raw.annotations or []))
+    return Content(images, annotations, dict(categories), raw.annotations is not None)
+
+
 def _decode(data: bytes, path: Path) -> _RawFile:
     try:
         return msgspec.json.decode(data, type=_RawFile)
-    except MemoryError:
-        raise _too_large(path) from None
     except RecursionError:
         raise UserError(f"{path}: not a COCO file: it is nested too deeply") from None
     except msgspec.ValidationError as error:
@@ -145,11 +148,6 @@ def _decode(data: bytes, path: Path) -> _RawFile:
             near = data[max(0, middle - _SHOWN) : middle + _SHOWN].decode(errors="replace")
             line += f", near {' '.join(near.split())!r}"
         raise UserError(f"{path}: not a json file: {line}") from None
-
-
-def _too_large(path: Path) -> UserError:
-    size = path.stat().st_size / 1e9
-    return UserError(f"{path}: {size:.1f} GB are too large for the memory of this machine")
 
 
 def _place(error: msgspec.ValidationError, data: bytes) -> str:
