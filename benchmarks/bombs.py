@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--limit", type=float, default=4, help="memory of each process, GB")
     flags = parser.parse_args()
-    folder, failed = flags.folder or Path(tempfile.mkdtemp()), 0
+    folder, failed = (flags.folder or Path(tempfile.mkdtemp())).resolve(), 0
     for name, write in FILES.items():
         path = folder / name
         with path.open("wb") as file:
@@ -55,6 +55,7 @@ def main() -> None:
         began = time.monotonic()
         process = subprocess.Popen(
             [sys.executable, "-c", READ, str(path), str(int(flags.limit * 2**30))],
+            cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             text=True,

@@ -45,7 +45,7 @@ def main() -> None:
     if flags.start:
         start(rest)
         return
-    folder = flags.folder or Path(tempfile.mkdtemp())
+    folder = (flags.folder or Path(tempfile.mkdtemp())).resolve()
     if not (folder / "annotations").is_dir():
         make(folder, flags.images, flags.boxes)
     arguments = [*SETTINGS, f"--config.data.root={folder}"]
@@ -116,7 +116,7 @@ def measure(name: str, command: list[str], *, calls: bool = True) -> None:
     """Runs a command; prints its time, memory and calls."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     began = time.monotonic()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
     seconds = time.monotonic() - began
     print(
@@ -135,6 +135,7 @@ def count_calls(command: list[str], environment: dict[str, str]) -> str:
         trace = ["strace", "-f", "-c", "--seccomp-bpf", "-e", f"trace=?{CALLS.replace(',', ',?')}"]
         subprocess.run(
             [*trace, "-o", file.name, *command],
+            cwd=ROOT,
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -127,7 +127,7 @@ def _shape_figure(boxes, anchors):
         )
         for side, ratio, (height, width) in zip(ring_sides, ring_ratios, anchors, strict=True)
     ]
-    x_ticks = [((k - low) / (high - low), f"{2**k:.0f}") for k in np.arange(low, high + 1)]
+    x_ticks = [((k - low) / (high - low), f"{2**k:.0f}") for k in np.arange(low, high)]
     y_ticks = [
         ((k + reach) / (2 * reach), f"{2.0**k:g}" if k >= 0 else f"1/{2.0**-k:g}")
         for k in range(-4, 5, 2)
