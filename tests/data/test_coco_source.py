@@ -244,6 +244,14 @@ def test_links_may_lead_anywhere_in_the_root_and_not_out_of_it(tmp_path, content
     picture.symlink_to(tmp_path / "secret.jpg")
     with pytest.raises(UserError, match="root/train/b.jpg is a link that leads out of .*root"):
         read_coco(root=root, split="train")
+    # Nor by way of another link, nor up from where they lie.
+    (tmp_path / "root/kept.jpg").unlink()
+    (tmp_path / "root/kept.jpg").symlink_to("../secret.jpg")
+    for target in ("../kept.jpg", "../../secret.jpg", "../..", tmp_path / "not/there.jpg"):
+        picture.unlink()
+        picture.symlink_to(target)
+        with pytest.raises(UserError, match="root/train/b.jpg is a link that leads out of"):
+            read_coco(root=root, split="train")
     # The folder itself is the user's word.
     (tmp_path / "root/train").rename(tmp_path / "elsewhere")
     (tmp_path / "elsewhere/b.jpg").unlink()

@@ -78,15 +78,36 @@ def _below(name: str, where: object) -> PurePosixPath:
 
 def _list(folder: Path, inside: set[Path]) -> dict[str, bool]:
     """The names in a folder, and whether each stays inside."""
-    here = _stays(folder, inside)
+    here, led = _stays(folder, inside), {}
     try:
         with os.scandir(folder) as entries:
             return {
-                entry.name: here and (not entry.is_symlink() or _stays(entry.path, inside))
+                entry.name: here and (not entry.is_symlink() or _leads(entry.path, inside, led))
                 for entry in entries
             }
     except (FileNotFoundError, NotADirectoryError):
         return {}
+
+
+def _leads(link: str, inside: set[Path], led: dict[str, tuple[bool, set[str]]]) -> bool:
+    """Whether a link leads to a place inside; a folder that many lead to is asked once.
+
+    Args:
+        link: its path.
+        inside: the places.
+        led: of folders that were led to, whether they are inside, and the links in them.
+    """
+    folder, name = os.path.split(os.path.join(os.path.dirname(link), os.readlink(link)))
+    if folder not in led:
+        try:
+            with os.scandir(folder) as entries:
+                links = {entry.name for entry in entries if entry.is_symlink()}
+        except OSError:
+            return _stays(link, inside)
+        led[folder] = _stays(folder, inside), links
+    stays, links = led[folder]
+    further = name in links or name in ("", os.curdir, os.pardir)
+    return _stays(link, inside) if further else stays
 
 
 def _stays(path: str | Path, inside: set[Path]) -> bool:
