@@ -22,6 +22,7 @@ SIZES = np.array([(64, 96), (33, 96), (60, 41), (20, 20)])
             AnchorGrid(scales=(2.0,), centre=0.5, whole_cells=True),
             Inside(allowed_border=0.0, count_touching=True),
         ),
+        (AnchorGrid(scales=(1.0,), centre=0.5, whole_cells=True), Inside()),
         (AnchorGrid(scales=(1.5,), divisor=8), Inside(allowed_border=3.0)),
         (AnchorGrid(scales=(1.3,), rounded=True), Inside(allowed_border=0.0)),
     ],
