@@ -1,6 +1,7 @@
 """The sections of `jaxdet check`'s page about sizes, shapes and anchors."""
 
 from collections.abc import Sequence
+from html import escape
 
 import numpy as np
 
@@ -90,7 +91,7 @@ def shapes(splits: Sequence[Split], fit: Fit) -> str:
     says = "Each cell counts objects of one size and shape on the canvas, darker where more are."
     if len(fit.anchors):
         says += " Rings are the detector’s anchors: objects far from all rings fit none."
-    advice = " ".join(f"{line[:1].upper()}{line[1:]}." for line in fit.lines)
+    advice = " ".join(escape(f"{line[:1].upper()}{line[1:]}.") for line in fit.lines)
     if fit.overlaps:
         advice += (
             " Where many reach none, set the <code>scales</code> and <code>ratios</code> to "
