@@ -23,6 +23,7 @@ COMMANDS = {
     "convert": Command(
         "convert", "predict", "turns weights of other systems into a model, and back"
     ),
+    "check": Command("check", "train", "looks through a data set, and says what is wrong with it"),
     "browse": Command("browse", "train", "draws what a training is fed"),
     "summary": Command("summary", "train", "counts parameters, FLOPs, anchors and memory"),
     "report": Command("report", "train", "says how good a detector is, and why: a page of HTML"),

@@ -150,6 +150,7 @@ def take_inventory(config: ConfigDict, source: Source) -> inventory.Inventory | 
     return inventory.count(
         source.annotations(),
         len(source.class_names),
+        dropped=getattr(source, "dropped", {}),
         **{key: config.data[key] for key in ("canvas", "resize", "max_boxes", "use_difficult")},
     )
 

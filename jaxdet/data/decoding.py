@@ -33,8 +33,12 @@ MAX_PIXELS = 2**28
 _KINDS = "JPEG, PNG, BMP, WebP, TIFF, GIF, PNM or JPEG 2000"
 # Cameras and microscopes write so many bits into 16.
 _DEPTHS = (8, 10, 12, 14, 16)
-# Remarks of the JPEG decoder on files whose pixels may be whole.
-_HARMLESS = ("unknown JFIF revision", "Unknown Adobe color transform")
+# Remarks of the JPEG decoder on files whose pixels may be whole; and where the byte lies that
+# it does not know, from a word on.
+_HARMLESS = {
+    "unknown JFIF revision": (b"JFIF\0", 5),
+    "Unknown Adobe color transform": (b"Adobe", 11),
+}
 _PADDED = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
 
@@ -207,14 +211,24 @@ def _whole_jpeg(data):
     try:
         return simplejpeg.decode_jpeg(data)
     except ValueError as error:
-        if any(remark in str(error) for remark in _HARMLESS):
-            return simplejpeg.decode_jpeg(data, strict=False)
+        for remark, (word, offset) in _HARMLESS.items():
+            if remark in str(error):
+                return _whole_jpeg(_with_known(data, data.index(word) + offset))
         padded = _PADDED.search(str(error))
         if padded is None:
             raise
     # Some cameras pad the end; where nothing else is wrong, nothing is without that.
     end = data.rfind(b"\xff\xd9")
     return simplejpeg.decode_jpeg(data[: end - int(padded[1])] + data[end:])
+
+
+def _with_known(data, place):
+    """A JPEG with a byte that the decoder knows for one that it does not, as libjpeg takes it."""
+    colours = simplejpeg.decode_jpeg_header(data, strict=False)[2]
+    known = 2 if colours == "YCCK" else 1
+    if data[place] == known:
+        raise ValueError("its header cannot be read")
+    return data[:place] + bytes([known]) + data[place + 1 :]
 
 
 def _to_rgb(raw, header, name, put_right):

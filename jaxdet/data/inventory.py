@@ -1,7 +1,8 @@
 """What a data set has to learn from, and what of it is left out, counted before the first step."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,7 @@ CLASSES_SHOWN = 12  # A table stays short: of more classes the most and the leas
 MOST = 0.5  # Of the boxes over an edge: more than that are hardly cut objects.
 # Why an object is not learnt, in the order in which it is asked.
 REASONS = ("no area", "outside the image", "crowd", "difficult", "below a pixel", "no slot")
+LEARNT = -1
 
 
 class Inventory(NamedTuple):
@@ -37,20 +39,60 @@ class Inventory(NamedTuple):
         return int(self.objects.sum() + self.left_out.sum())
 
 
+class Judged(NamedTuple):
+    """Every object of a split, one image after the other, and whether it is learnt.
+
+    Attributes:
+        image: the place of its image.
+        labels: its class.
+        boxes: as annotated.
+        on_canvas: its box in the image, and resized with that.
+        reason: the place in `REASONS` of why it is not learnt; `LEARNT` for those that are.
+        over_edge: whether its box reaches over an edge of the image.
+        sizes: (height, width) of each image.
+        scales: canvas pixels per pixel of each image.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    boxes: np.ndarray
+    on_canvas: np.ndarray
+    reason: np.ndarray
+    over_edge: np.ndarray
+    sizes: np.ndarray
+    scales: np.ndarray
+
+
 def count(
     examples: Sequence[Example],
     num_classes: int,
     *,
-    canvas: tuple[int, int],
-    resize: tuple[int | tuple[int, ...], int],
-    max_boxes: int,
-    use_difficult: bool,
+    dropped: Mapping[int, Sequence[int]] = MappingProxyType({}),
+    **settings: Any,
 ) -> Inventory:
     """Counts what annotations hold; no image is read.
 
     Args:
         examples: the annotations, their images undecoded.
         num_classes: K.
+        dropped: labels of boxes without area that are in no example; see `FileSource`.
+        **settings: see `judge`.
+    """
+    return add_up(judge(examples, **settings), num_classes, dropped)
+
+
+def judge(
+    examples: Sequence[Example],
+    *,
+    canvas: tuple[int, int],
+    resize: tuple[int | tuple[int, ...], int],
+    max_boxes: int,
+    use_difficult: bool,
+) -> Judged:
+    """Tells of each object whether it is learnt, as training does it; no image is read.
+
+    Args:
+        examples: the annotations, their images undecoded.
         canvas: (height, width) of the batches.
         resize: (short, long) sides; of several short sides the largest counts.
         max_boxes: object slots of an image.
@@ -68,9 +110,11 @@ def count(
     limits = sizes[image][:, [1, 0, 1, 0]]
     clipped = np.clip(boxes, 0, limits)
     short = float(np.max(resize[0]))
-    scale = np.minimum(short / sizes.min(axis=1, initial=np.inf), resize[1] / sizes.max(axis=1))
-    scale = np.minimum(scale, (canvas / sizes).min(axis=1, initial=np.inf))
-    sides = np.min(clipped[:, 2:] - clipped[:, :2], axis=1, initial=np.inf) * scale[image]
+    real = np.maximum(sizes, 1)  # 0 where neither the annotations nor the picture say it.
+    scales = np.minimum(short / real.min(axis=1, initial=np.inf), resize[1] / real.max(axis=1))
+    scales = np.minimum(scales, (canvas / real).min(axis=1, initial=np.inf))
+    on_canvas = clipped * scales[image][:, None]
+    sides = np.min(on_canvas[:, 2:] - on_canvas[:, :2], axis=1, initial=np.inf)
     wrong = {
         "no area": ~(transforms.has_pixel(boxes) & (area > 0)),
         "outside the image": ~transforms.has_pixel(clipped),
@@ -78,19 +122,30 @@ def count(
         "difficult": difficult & (not use_difficult),
         "below a pixel": sides < transforms.MIN_SIDE,
     }
-    reason = np.full(len(labels), -1)
+    reason = np.full(len(labels), LEARNT)
     for place, name in enumerate(REASONS[:-1]):
-        reason[(reason < 0) & wrong[name]] = place
+        reason[(reason == LEARNT) & wrong[name]] = place
     _leave_out_last(reason, image, transforms.areas(clipped), max_boxes)
+    over_edge = np.any((boxes < -0.5) | (boxes > limits + 0.5), axis=1)
+    return Judged(image, labels, boxes, on_canvas, reason, over_edge, sizes, scales)
+
+
+def add_up(
+    judged: Judged, num_classes: int, dropped: Mapping[int, Sequence[int]] = MappingProxyType({})
+) -> Inventory:
+    """Counts what was judged, and what was dropped before; see `count`."""
+    learnt = judged.reason == LEARNT
     left_out = np.zeros((num_classes, len(REASONS)), int)
-    np.add.at(left_out, (labels[reason >= 0], reason[reason >= 0]), 1)
-    learnt = reason < 0
+    np.add.at(left_out, (judged.labels[~learnt], judged.reason[~learnt]), 1)
+    for labels in dropped.values():
+        np.add.at(left_out[:, REASONS.index("no area")], list(labels), 1)
+    num_images = len(judged.sizes)
     return Inventory(
-        images=len(examples),
-        empty=len(examples) - len(np.unique(image[learnt])),
-        objects=np.bincount(labels[learnt], minlength=num_classes),
+        images=num_images,
+        empty=num_images - len(np.unique(judged.image[learnt])),
+        objects=np.bincount(judged.labels[learnt], minlength=num_classes),
         left_out=left_out,
-        over_edge=int(np.any((boxes < -0.5) | (boxes > limits + 0.5), axis=1).sum()),
+        over_edge=int(judged.over_edge.sum()),
     )
 
 
@@ -163,7 +218,7 @@ def _shown(objects: np.ndarray) -> Iterable[int]:
 
 def _leave_out_last(reason, image, area, max_boxes):
     """Of an image with too many objects the smallest find no slot; see `limit_objects`."""
-    candidates = np.flatnonzero(reason < 0)
+    candidates = np.flatnonzero(reason == LEARNT)
     order = candidates[np.lexsort((-area[candidates], image[candidates]))]
     _, starts = np.unique(image[order], return_index=True)
     rank = np.arange(len(order)) - np.repeat(starts, np.diff([*starts, len(order)]))

@@ -83,7 +83,7 @@ def decode(
         if image.shape[:2] == tuple(example.size):
             return example._replace(image=image)
     own = allowed[exif][0]
-    if stored.orientation == 1 and _is_wrong(example, own.shape[:2]):
+    if stored.orientation == 1 and is_wrong_size(example, own.shape[:2]):
         (put_right or PutRight()).add(example.id, "annotated with a wrong size: its own is taken")
         return example._replace(image=own, size=own.shape[:2])
     turned = f", turned as data.exif={exif} says" if stored.orientation > 1 else ""
@@ -93,13 +93,15 @@ def decode(
     )
 
 
-def _is_wrong(example: Example, size: tuple[int, int]) -> bool:
+def is_wrong_size(example: Example, size: tuple[int, int]) -> bool:
     """Whether a picture's annotated size is a mistake, its own being the one that boxes are for.
 
     A size of the same shape is none: the picture was resized after it was annotated. Nor is
     one that the boxes need.
     """
     (height, width), (own_height, own_width) = example.size, size
+    if (height, width) == (own_height, own_width):
+        return False
     same_shape = abs(width * own_height - height * own_width) <= max(own_height, own_width)
     inside = np.all(example.boxes <= np.array([own_width, own_height] * 2) + 1)
     return bool(inside) and not same_shape

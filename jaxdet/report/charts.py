@@ -1,4 +1,4 @@
-"""Charts as SVG: lines, columns and bars, each with a title and a description to be read out."""
+"""Charts as SVG: lines, columns, bars and maps, with a title and a description to be read out."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -92,6 +92,84 @@ def columns(
     return _svg(title, description, WIDTH, HEIGHT, parts)
 
 
+def spread(
+    title: str,
+    description: str,
+    shares: Sequence[tuple[str, np.ndarray]],
+    edges: Sequence[str],
+    labels: tuple[str, str],
+) -> str:
+    """Columns between edges that are named, side by side for each of several data sets.
+
+    Args:
+        title: of the chart.
+        description: what it shows, in a sentence.
+        shares: names of the data sets, and their shares 0..1 of the columns.
+        edges: names of the places between columns; one more than there are.
+        labels: of the axes x and y.
+    """
+    top = max([1e-9, *(float(values.max(initial=0)) for _, values in shares)])
+    ticks = [(place, f"{100 * place * top:.3g}") for place in (0, 0.5, 1)]
+    size, parts = len(edges) - 1, []
+    for k, (name, values) in enumerate(shares):
+        for i, value in enumerate(values.tolist()):
+            low, high = ((i + 0.08 + 0.84 * (k + j) / len(shares)) / size for j in (0, 1))
+            text = f"{name}, {edges[i]} to {edges[i + 1]}: {100 * value:.2f} %"
+            note = f"<title>{escape(text)}</title>"
+            if value > 0:
+                height = max(value / top, 0.004)
+                parts.append(_column(f"s{k % 2}", low, high, 0, height, note, gap=0))
+    every = -(-size // 12)  # Names of all would run into one another.
+    x_ticks = [(i / size, edges[i]) for i in range(0, size + 1, every)]
+    return _svg(title, description, WIDTH, HEIGHT, [_axes(*labels, ticks, x_ticks), *parts])
+
+
+def scatter(
+    title: str,
+    description: str,
+    counts: np.ndarray,
+    marks: Sequence[tuple[float, float, str]],
+    ticks: tuple[Sequence[tuple[float, str]], Sequence[tuple[float, str]]],
+    labels: tuple[str, str],
+) -> str:
+    """A map of counts, darker where there are more, with rings on it.
+
+    Args:
+        title: of the chart.
+        description: what it shows, in a sentence.
+        counts: (rows from below, columns).
+        marks: places x and y in 0..1 of rings, and what each is.
+        ticks: places in 0..1 and names, along x and y.
+        labels: of the axes x and y.
+    """
+    parts, (height, width) = [_axes(*labels, ticks[1], ticks[0])], counts.shape
+    top = max(int(counts.max(initial=0)), 1)
+    for row, column in np.argwhere(counts):
+        number = int(counts[row, column])
+        depth = 0.15 + 0.85 * np.log1p(number) / np.log1p(top)
+        left, above = _x(column / width), _y((row + 1) / height)
+        across, down = _x((column + 1) / width) - left, _y(row / height) - above
+        parts.append(
+            f'<rect class="heat" x="{left}" y="{above}" width="{across:.1f}" '
+            f'height="{down:.1f}" opacity="{depth:.2f}">'
+            f"<title>{number:,}</title></rect>"
+        )
+    for x, y, name in marks:
+        note = f"<title>{escape(name)}</title>"
+        parts.append(f'<circle class="ring" cx="{_x(x)}" cy="{_y(y)}" r="4.5">{note}</circle>')
+    return _svg(title, description, WIDTH, HEIGHT, parts)
+
+
+def keys(names: Sequence[str]) -> str:
+    """Which data set has which colour in `spread`."""
+    items = [
+        f'<li><svg viewBox="0 0 30 10" aria-hidden="true"><rect class="s{k % 2}" width="30" '
+        f'height="10"/></svg>{escape(name)}</li>'
+        for k, name in enumerate(names)
+    ]
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
 def bars(title: str, description: str, values: Mapping[str, float], notes: Sequence[str]) -> str:
     """A bar for each value, which are 0 or more, with a note behind it."""
     top = max(max(values.values(), default=0), 1e-9)
@@ -124,15 +202,13 @@ def _unit_axes(x_label, y_label):
     return _axes(x_label, y_label, ((tick, f"{tick:g}") for tick in TICKS))
 
 
-def _axes(x_label, y_label, y_ticks):
+def _axes(x_label, y_label, y_ticks, x_ticks=None):
     parts = []
     for value, text in y_ticks:
         parts.append(f'<path class="grid" d="M{_x(0)} {_y(value)}H{_x(1)}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{_y(value) + 4}" text-anchor="end">{text}</text>')
-    for value in TICKS:
-        parts.append(
-            f'<text x="{_x(value)}" y="{_y(0) + 17}" text-anchor="middle">{value:g}</text>'
-        )
+    for value, text in x_ticks or ((tick, f"{tick:g}") for tick in TICKS):
+        parts.append(f'<text x="{_x(value)}" y="{_y(0) + 17}" text-anchor="middle">{text}</text>')
     middle = f'x="{_x(0.5)}" y="{HEIGHT - 6}"'
     parts.append(f'<text {middle} text-anchor="middle">{escape(x_label)}</text>')
     parts.append(
@@ -153,8 +229,8 @@ def _path(curve):
     return "M" + "L".join(f"{x} {y}" for x, y in kept)
 
 
-def _column(kind, low, high, start, stop, note):
-    x, width = _x(low) + 1, _x(high) - _x(low) - 2
+def _column(kind, low, high, start, stop, note, gap=1):
+    x, width = _x(low) + gap, _x(high) - _x(low) - 2 * gap
     height = _y(start) - _y(stop)
     return (
         f'<rect class="{kind}" x="{x:.1f}" y="{_y(stop)}" width="{width:.1f}" '

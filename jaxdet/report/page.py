@@ -2,7 +2,7 @@
 
 import base64
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -65,11 +65,7 @@ def write_page(
         facts: what else is said.
         pictures: RGB pixels of the worst images, and a caption for each.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(to_html(analysis, facts, pictures), encoding="utf-8")
-    os.replace(partial, path)
+    write(path, to_html(analysis, facts, pictures))
 
 
 def to_html(
@@ -78,7 +74,7 @@ def to_html(
     pictures: Sequence[tuple[UInt8[np.ndarray, "_ _ 3"], str]] = (),
 ) -> str:
     """The page as text; see `write_page`."""
-    inlined = [(_to_url(pixels), caption) for pixels, caption in pictures]
+    inlined = [(to_url(pixels), caption) for pixels, caption in pictures]
     body = [
         sections.numbers(analysis),
         sections.by_class(analysis),
@@ -89,27 +85,62 @@ def to_html(
         sections.worst(inlined, analysis.score),
         sections.data(analysis, facts.unreadable, facts.unusable),
     ]
-    links = "".join(f'<a href="#{name}">{title}</a>' for name, title in PARTS.items())
-    title = escape(f"{facts.model}: report")
     images = f"{analysis.num_images:,} image{'s' * (analysis.num_images != 1)}"
     classes = f"{len(analysis.class_names)} class{'es' * (len(analysis.class_names) != 1)}"
-    subtitle = escape(f"{facts.detector} on {facts.data} · {images}, {classes}")
+    return lay_out(
+        f"{facts.model}: report",
+        facts.model,
+        f"{facts.detector} on {facts.data} · {images}, {classes}",
+        PARTS,
+        body,
+        f"Made by jaxdet {facts.version}. AP is COCO’s; all else is of IoU .5 and the 100 best "
+        "detections of an image. Crowd and difficult objects count neither as found nor as missed.",
+    )
+
+
+def lay_out(
+    title: str,
+    heading: str,
+    subtitle: str,
+    parts: Mapping[str, str],
+    body: Sequence[str],
+    footer: str,
+) -> str:
+    """A page around its sections.
+
+    Args:
+        title: of the window.
+        heading: the first line.
+        subtitle: the second.
+        parts: the names of its sections, and what links to them say.
+        body: the sections, as HTML; all else is text.
+        footer: the last line.
+    """
+    links = "".join(f'<a href="#{name}">{escape(said)}</a>' for name, said in parts.items())
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{title}</title>\n<style>{STYLE.read_text()}</style>\n</head>\n<body>\n"
-        f'<header><h1>{escape(facts.model)}</h1><p class="soft">{subtitle}</p>'
+        f"<title>{escape(title)}</title>\n<style>{STYLE.read_text()}</style>\n</head>\n<body>\n"
+        f'<header><h1>{escape(heading)}</h1><p class="soft">{escape(subtitle)}</p>'
         f'<nav aria-label="sections">{links}</nav></header>\n<main>\n'
         + "\n".join(body)
-        + f"\n</main>\n<footer>Made by jaxdet {escape(facts.version)}. AP is COCO’s; all else is "
-        "of IoU .5 and the 100 best detections of an image. Crowd and difficult objects count "
-        "neither as found nor as missed.</footer>\n</body>\n</html>\n"
+        + f"\n</main>\n<footer>{escape(footer)}</footer>\n</body>\n</html>\n"
     )
 
 
-def _to_url(pixels):
+def write(path: str | os.PathLike, text: str) -> None:
+    """Writes a page in one move: a kill leaves the old file, or none."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def to_url(pixels: UInt8[np.ndarray, "_ _ 3"]) -> str:
+    """An RGB picture as a URL that holds it, made smaller where it is large."""
     factor = min(1.0, MAX_PICTURE_SIDE / max(pixels.shape[:2]))
     size = [max(1, round(side * factor)) for side in pixels.shape[1::-1]]
     if factor < 1:

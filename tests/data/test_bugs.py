@@ -7,8 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxdet.data import pipeline, sources, transforms
+from jaxdet.data import inventory, pipeline, sources, transforms
 from jaxdet.data.decoding import PutRight, UnreadableImage
+from jaxdet.data.sources import selection, sizes
 from jaxdet.types import UserError
 
 BUGS = pathlib.Path(__file__).with_name("bugs")
@@ -80,20 +81,25 @@ def test_two_pictures_of_one_name_are_refused_where_a_list_names_them(tmp_path):
         sources.build("voc", root=str(root), split="train")
 
 
-@pytest.mark.parametrize(
-    "name, index, size, image_size, wrong",
-    [
-        ("voc-swapped-size", 0, (96, 72), (72, 96), True),
-        ("voc-swapped-size", 3, (72, 96), (72, 96), False),
-    ],
-)
-def test_a_picture_knows_its_size_better(name, index, size, image_size, wrong):
-    _, examples = read(name)
+def test_a_picture_knows_its_size_better(caplog):
+    with caplog.at_level(logging.WARNING, "jaxdet"):
+        source, examples = read("voc-swapped-size")
+    assert "are annotated with a wrong size, which boxes reach over" in caplog.text
+    assert "training leaves out" not in caplog.text
+    assert [each.size for each in examples] == [(72, 96), (96, 72), (72, 96), (72, 96)]
+    assert {transforms.decode(each).size for each in examples} == {(72, 96)}
+    assert all(map(selection.shows_object, examples))
+    settings = {"canvas": (72, 96), "resize": (72, 96), "max_boxes": 8, "use_difficult": False}
+    found = inventory.count(source.annotations(), len(source.class_names), **settings)
+    assert (found.objects.sum(), found.left_out.sum(), found.over_edge) == (12, 0, 0)
+
+
+def test_a_wrong_size_that_takes_nothing_is_put_right_when_the_picture_is_read():
+    example = read("voc-swapped-size")[1][3]
+    small = transforms.select(example, np.array([0]))._replace(size=(96, 80))
     put_right = PutRight()
-    example = transforms.decode(examples[index], put_right=put_right)
-    assert examples[index].size == size
-    assert (example.size, example.image.shape[:2]) == (image_size, image_size)
-    assert bool(put_right.counts) == wrong
+    assert sizes.put_sizes_right([small], [pathlib.Path("not looked at")], "here") == [small]
+    assert transforms.decode(small, put_right=put_right).size == (72, 96) and put_right.counts
 
 
 @pytest.mark.parametrize("size", [(144, 192), (36, 48)])

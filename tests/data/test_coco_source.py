@@ -1,12 +1,13 @@
 import json
 import logging
+import tracemalloc
 
 import numpy as np
 import pytest
 from drawn_data import write_coco
 
 from jaxdet.data import transforms
-from jaxdet.data.sources import is_annotated
+from jaxdet.data.sources import coco_json, is_annotated
 from jaxdet.data.sources.coco import read_coco
 from jaxdet.types import UserError
 
@@ -239,10 +240,11 @@ def test_what_is_no_annotation_file_is_said_in_a_line(tmp_path, content, data, m
         _annotate(image_id=900.0, category_id=18.0),  # As tables write numbers with gaps.
         lambda c: c["images"][0].update(width=None, height="?"),
         lambda c: c["images"][0].pop("height"),
+        lambda c: c["images"][0].update(width=0, height=-3),
         lambda c: c.update(licenses=[[[1]]], info=None),
     ],
 )
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
 def test_what_can_only_mean_one_thing_is_read_as_that(tmp_path, content, change, encoding):
     root = write_coco(tmp_path, content)
     change(content)
@@ -275,6 +277,14 @@ def test_links_may_lead_anywhere_in_the_root_and_not_out_of_it(tmp_path, content
     picture.symlink_to(tmp_path / "secret.jpg")
     with pytest.raises(UserError, match="root/train/b.jpg is a link that leads out of .*root"):
         read_coco(root=root, split="train")
+    # Nor by way of another link, nor up from where they lie.
+    (tmp_path / "root/kept.jpg").unlink()
+    (tmp_path / "root/kept.jpg").symlink_to("../secret.jpg")
+    for target in ("../kept.jpg", "../../secret.jpg", "../..", tmp_path / "not/there.jpg"):
+        picture.unlink()
+        picture.symlink_to(target)
+        with pytest.raises(UserError, match="root/train/b.jpg is a link that leads out of"):
+            read_coco(root=root, split="train")
     # The folder itself is the user's word.
     (tmp_path / "root/train").rename(tmp_path / "elsewhere")
     (tmp_path / "elsewhere/b.jpg").unlink()
@@ -305,3 +315,48 @@ def test_a_json_of_images_alone_is_for_predictions(tmp_path, content):
     assert not is_annotated(source) and len(source) == 2
     assert len(source[0].boxes) == 0 and source[0].id == content["images"][0]["id"]
     assert source.category_ids is not None
+
+
+@pytest.mark.parametrize("flag, crowd", [(True, True), ("1", True), (1.0, True), (False, False)])
+def test_a_crowd_may_be_said_in_several_ways(tmp_path, content, flag, crowd):
+    _annotate(iscrowd=flag)(content)
+    source = read_coco(root=write_coco(tmp_path, content), split="train")
+    assert source[0].crowd[0] == crowd
+
+
+def test_two_categories_of_one_name_are_one_class(tmp_path, content):
+    content["categories"].append({"id": 5, "name": "dog"})
+    content["annotations"].append(_annotation(9, 900, 5, [1, 2, 9, 9]))
+    source = read_coco(root=write_coco(tmp_path, content), split="train")
+    assert source.class_names == ("car", "dog") and source.category_ids is None
+    assert source[0].labels.tolist() == [1, 0, 1]
+
+
+def test_an_annotation_that_is_there_twice_is_two_objects(tmp_path, content):
+    content["annotations"].append({**content["annotations"][0], "id": 77})
+    first = read_coco(root=write_coco(tmp_path, content), split="train")[0]
+    np.testing.assert_array_equal(first.boxes[0], first.boxes[2])
+
+
+def test_too_little_memory_is_said_in_a_line(tmp_path, content, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    root = write_coco(tmp_path, content)
+    monkeypatch.setattr(coco_json, "_decode", fail)
+    with pytest.raises(UserError, match="instances_train.json: 0.0 GB, and too little memory"):
+        read_coco(root=root, split="train")
+
+
+def test_annotations_take_the_memory_of_what_they_were_read_from(tmp_path, content):
+    count, polygon = 2000, [[float(k) for k in range(60)]]
+    item = _annotation(1, 900, 3, [1.5, 2.5, 10.25, 10.5]) | {"segmentation": polygon}
+    content["annotations"] = [item] * count
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    tracemalloc.start()
+    coco_json.read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # 345 bytes an annotation beside the file; 560 if both forms are there at once.
+    assert peak < path.stat().st_size + 450 * count

@@ -1,6 +1,7 @@
 import pathlib
 import runpy
 import struct
+import zlib
 from contextlib import closing
 
 import cv2
@@ -40,6 +41,7 @@ def _tiff(pixels):
     return cv2.imencode(".tiff", pixels)[1].tobytes()
 
 
+RGB_JPEG = _decode(FILES["JPEG"])
 RGB, GREY = _decode(FILES["PNG"]), _decode(FILES["PNG, grey"])
 BITS = np.where(GREY > 127, 255, 0)
 RAMP = np.linspace(0, 1, RGB.shape[1])[None, :, None]
@@ -139,6 +141,43 @@ def test_a_jpeg_whose_end_is_padded_is_whole():
     np.testing.assert_array_equal(_decode(data[:-2] + bytes(40) + data[-2:]), _decode(data))
 
 
+def test_a_jpeg_with_an_unknown_version_or_colour_transform_is_whole():
+    jpeg = FILES["JPEG"]
+    version = jpeg.index(b"JFIF\0") + 5
+    np.testing.assert_array_equal(_decode(jpeg[:version] + b"\3" + jpeg[version + 1 :]), RGB_JPEG)
+    end = 4 + int.from_bytes(jpeg[4:6], "big")
+    adobe = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\5"
+    np.testing.assert_array_equal(_decode(jpeg[:2] + adobe + jpeg[end:]), RGB_JPEG)
+    with pytest.raises(UnreadableImage, match="JPEG; "):
+        _decode((jpeg[:2] + adobe + jpeg[end:])[:-300])
+
+
+def test_a_transparent_entry_of_a_grey_png_is_not_looked_at():
+    png = FILES["PNG, grey"]
+    data = b"tRNS" + GREY[0, 0, 0].tobytes().rjust(2, b"\0")
+    part = struct.pack(">I", 2) + data + struct.pack(">I", zlib.crc32(data))
+    at = png.index(b"IDAT") - 4
+    np.testing.assert_array_equal(_decode(png[:at] + part + png[at:]), GREY)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WebP", "PPM", "JPEG 2000", "BMP", "PNG"])
+def test_a_file_that_is_cut_short_is_unreadable_and_yet_may_have_a_size(kind):
+    cut = FILES[kind][: len(FILES[kind]) * 9 // 10]
+    with pytest.raises(UnreadableImage, match=r"^p0: not an image, or a damaged one"):
+        _decode(cut)
+    assert decoding.size_of(FILES[kind], name="p0") == RGB.shape[:2]
+    if kind not in ("WebP", "TIFF"):  # They say it behind, or nowhere without their pixels.
+        assert decoding.size_of(cut, name="p0") == RGB.shape[:2]
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_size_is_told_without_decoding_as_viewers_show_it(orientation, monkeypatch):
+    jpeg = with_exif_orientation(FILES["JPEG"], orientation)
+    wanted = _decode(jpeg).shape[:2]
+    monkeypatch.setattr(decoding, "read", None)
+    assert decoding.size_of(jpeg, name="p0") == wanted
+
+
 @pytest.mark.parametrize("factor", ["411", "420", "422", "440", "444"])
 def test_jpegs_have_the_pixels_that_opencv_gives(factor):
     sampling = getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{factor}")
@@ -212,6 +251,7 @@ def test_floats_are_of_0_to_1_or_0_to_255_and_else_refused(values, shown):
         (FILES["PNG"][:99] + b"?" + FILES["PNG"][100:], "part IDAT has a wrong checksum"),
         (FILES["BMP"][:-2000], "BMP; OpenCV cannot decode it"),
         (_tiff(np.full((2, 2), -1, np.int16)), "values from -1 to -1; wanted 0 to 65535"),
+        (_tiff(np.full((2, 2), 70000, np.int32)), "values from 70000 to 70000; wanted 0 to 65535"),
     ],
 )
 def test_what_is_no_picture_says_why(data, line):

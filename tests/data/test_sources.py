@@ -1,10 +1,12 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from drawn_data import ListSource, make_example, write_coco, write_voc
 
-from jaxdet.data.sources import build
+from jaxdet.data import transforms
+from jaxdet.data.sources import build, selection
 from jaxdet.data.sources.selection import NonEmpty
 from jaxdet.types import UserError
 
@@ -97,3 +99,28 @@ def test_voc_and_coco_are_read_without_tfds(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, check=True)
 
     assert result.stdout.strip() == "False"
+
+
+def test_all_images_at_once_are_judged_as_one_by_one():
+    rng = np.random.default_rng(0)
+    examples = []
+    for k in range(60):
+        size = tuple(rng.integers(20, 60, 2).tolist())
+        corners = rng.choice([-4, 0, 5.5, 6.4995, 30, 59, 61.5, np.nan], (k % 4, 2, 2))
+        boxes = np.sort(corners, axis=1).reshape(-1, 4)
+        flags = rng.random((2, k % 4)) < 0.2
+        example = make_example([], size=size)._replace(
+            boxes=boxes.astype(np.float32),
+            labels=np.zeros(k % 4, np.int32),
+            crowd=flags[0],
+            difficult=flags[1],
+            area=rng.choice([0.0, 9.0, 9.0, np.nan], k % 4),
+        )
+        examples.append(example)
+    kept = [len(transforms.clean(each).labels) for each in examples]
+    image = np.repeat(np.arange(60), [len(each.labels) for each in examples])
+    usable = selection.find_usable(examples)
+    assert np.bincount(image[usable], minlength=60).tolist() == kept and sum(kept) > 5
+    shown = selection.show_objects(examples)
+    assert shown.tolist() == [selection.shows_object(each) for each in examples]
+    assert 0 < shown.sum() < 40 and len(selection.show_objects([])) == 0

@@ -70,10 +70,14 @@ def test_a_broken_object_is_named_by_its_place(tmp_path, inside, message):
     assert message in str(error.value)
 
 
+LONG = f'<!DOCTYPE a [<!ENTITY a "{"boom" * 5000}">]><annotation>{"&a;" * 5000}</annotation>'
+FOREIGN = '<!DOCTYPE a [<!ENTITY a SYSTEM "file:///etc/passwd">]><annotation>&a;</annotation>'
 BOMB = '<!DOCTYPE a [<!ENTITY a "boom"><!ENTITY b "&a;&a;&a;&a;">]><annotation>&b;</annotation>'
 
 
-@pytest.mark.parametrize("text", ["", "<annotation>", "no xml", BOMB, "<a>" * 99999])
+@pytest.mark.parametrize(
+    "text", ["", "<annotation>", "no xml", BOMB, LONG, FOREIGN, "<a>" * 99999, " " * 2**24 + "<a/>"]
+)
 def test_what_is_no_annotation_is_said_in_a_line(tmp_path, text):
     path = tmp_path / "a.xml"
     path.write_text(text)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxdet.data.sources import coco_json
 from jaxdet.data.sources.files import FileSource, label_indices, report_unused
 from jaxdet.data.sources.folders import fill_sizes, find_files
+from jaxdet.data.sources.sizes import put_sizes_right
 from jaxdet.types import Example
 
 
@@ -64,6 +65,7 @@ def read_coco(
         _to_example(image.id, size, by_image[image.id], label_of)
         for image, size in zip(content.images, sizes, strict=True)
     ]
+    examples = put_sizes_right(examples, paths, path)
     report_unused(path, examples, total=len(content.annotations))
     ids = _category_ids(content.categories, class_names)
     return FileSource(class_names, examples, paths, ids, content.annotated)

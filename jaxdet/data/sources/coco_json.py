@@ -9,13 +9,15 @@ annotation and the field.
 import math
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from jaxdet.data.sources import text
+from jaxdet.data.sources.several import read_all
 from jaxdet.types import UserError
 
 LISTS = ("images", "annotations", "categories")
@@ -66,35 +68,19 @@ class Content(NamedTuple):
 def read(path: Path) -> Content:
     """Reads a file.
 
-    Memory is that of the file and of what is used of it: polygons beside boxes, captions,
-    licences are passed over.
+    Memory is that of the file and of what is used of it, some 400 bytes an annotation: polygons
+    beside boxes, captions, licences are passed over.
 
     Raises:
         UserError: if there is none, it is not COCO's, or says what can mean two things.
     """
     if not path.is_file():
         raise UserError(f"no annotation file {path}")
-    data = path.read_bytes()
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff", b"\xef\xbb") or b"\0" in data[:4]:
-        data = text.read_text(path).encode()
-    raw = _decode(data, path)
-    images = [_image(item, path) for item in raw.images]
-    categories = [(_id(item.id), _name(item, path)) for item in raw.categories]
-    _check_once((image.id for image in images), "images", path)
-    _check_once((number for number, _ in categories), "categories", path)
-    _check_pictures(images, path)
-    items = raw.annotations or ()
-    annotations = [_annotation(item, path) for item in items]
-    used = {annotation.category_id for annotation in annotations}
-    content = Content(
-        images,
-        annotations,
-        dict(categories),
-        annotated=raw.annotations is not None,
-        groups=frozenset(_groups(raw.categories) - used),
-    )
-    _check_references(content, items, path)
-    return content
+    try:
+        return _read(path)
+    except MemoryError:
+        size = path.stat().st_size / 1e9
+        raise UserError(f"{path}: {size:.1f} GB, and too little memory to read them") from None
 
 
 class _RawImage(msgspec.Struct, gc=False):
@@ -134,6 +120,29 @@ class _Ids(msgspec.Struct, gc=False):
     images: list[_Identified] = []
     annotations: list[_Identified] = []
     categories: list[_Identified] = []
+
+
+def _read(path: Path) -> Content:
+    data = path.read_bytes()
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff", b"\xef\xbb") or b"\0" in data[:4]:
+        data = text.read_text(path).encode()
+    raw = _decode(data, path)
+    images = [_image(item, path) for item in raw.images]
+    categories = [(_id(item.id), _name(item, path)) for item in raw.categories]
+    _check_once((image.id for image in images), "images", path)
+    _check_once((number for number, _ in categories), "categories", path)
+    _check_pictures(images, path)
+    known = {"image_id": {image.id for image in images}, "category_id": dict(categories)}
+    read_one = partial(_annotation, known=known, path=path)
+    annotations = read_all(read_one, _take(raw.annotations or []))
+    used = {annotation.category_id for annotation in annotations}
+    return Content(
+        images,
+        annotations,
+        dict(categories),
+        annotated=raw.annotations is not None,
+        groups=frozenset(_groups(raw.categories) - used),
+    )
 
 
 def _decode(data: bytes, path: Path) -> _RawFile:
@@ -204,6 +213,13 @@ def _name(item: _RawCategory, path: Path) -> str:
     return name
 
 
+def _take(items: list[Any]) -> Iterator[Any]:
+    """Items of a list, which forgets them: what becomes of them takes their memory."""
+    items.reverse()
+    while items:
+        yield items.pop()
+
+
 def _groups(items: Sequence[_RawCategory]) -> set[int | str]:
     """The number of a category that all others name as theirs, and that itself names none."""
     top = [item for item in items if item.supercategory in (None, "", "none")]
@@ -211,7 +227,7 @@ def _groups(items: Sequence[_RawCategory]) -> set[int | str]:
     return {_id(item.id) for item in top} if rest == {str(item.name) for item in top} else set()
 
 
-def _annotation(item: _RawAnnotation, path: Path) -> Annotation:
+def _annotation(item: _RawAnnotation, known: Mapping[str, Container], path: Path) -> Annotation:
     box = item.bbox or _polygon_box(item, path)
     if len(box) != 4:
         raise _wrong(path, item, "bbox", "[x, y, width, height]", item.bbox)
@@ -224,8 +240,13 @@ def _annotation(item: _RawAnnotation, path: Path) -> Annotation:
     area = item.area or width * height
     if not all(map(math.isfinite, (*box, area))):
         raise _wrong(path, item, "bbox and area", "finite numbers", (item.bbox, item.area))
-    corners = (x, y, x + width, y + height)
-    return Annotation(_id(item.image_id), _id(item.category_id), corners, area, crowd)
+    image_id, category_id = _id(item.image_id), _id(item.category_id)
+    for field, number in (("image_id", image_id), ("category_id", category_id)):
+        if number not in known[field]:
+            plural = {"image_id": "images", "category_id": "categories"}[field]
+            some = ", ".join(map(repr, list(known[field])[:3])) or "nothing"
+            raise _wrong(path, item, field, f"one of {plural}, as {some}", getattr(item, field))
+    return Annotation(image_id, category_id, (x, y, x + width, y + height), area, crowd)
 
 
 def _polygon_box(item: _RawAnnotation, path: Path) -> Sequence[float]:
@@ -264,17 +285,3 @@ def _check_pictures(images: Sequence[Image], path: Path) -> None:
             raise UserError(
                 f"{path}: images {other.id!r} and {image.id!r} are one picture, {image.file_name!r}"
             )
-
-
-def _check_references(content: Content, raw: Sequence[_RawAnnotation], path: Path) -> None:
-    known = {
-        "image_id": {image.id for image in content.images},
-        "category_id": content.categories.keys(),
-    }
-    for field, numbers in known.items():
-        for item, annotation in zip(raw, content.annotations, strict=True):
-            if getattr(annotation, field) not in numbers:
-                plural = {"image_id": "images", "category_id": "categories"}[field]
-                some = ", ".join(map(repr, list(numbers)[:3])) or "nothing"
-                wanted = f"one of {plural}, as {some}"
-                raise _wrong(path, item, field, wanted, getattr(item, field))

@@ -13,6 +13,7 @@ from jaxdet.data.sources.folders import (
     find_files,
     read_sizes,
 )
+from jaxdet.data.sources.sizes import put_sizes_right
 from jaxdet.types import Example
 
 
@@ -62,6 +63,7 @@ def read_csv(
         _to_example(image, size, its_rows, class_names, path)
         for (image, its_rows), size in zip(boxes.items(), sizes, strict=True)
     ]
+    examples = put_sizes_right(examples, paths, path)
     report_unused(path, examples, sum(map(len, boxes.values())))
     return FileSource(tuple(class_names), examples, paths)
 

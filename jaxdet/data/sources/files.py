@@ -2,11 +2,10 @@
 
 import logging
 import pathlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from jaxdet.data import transforms
-from jaxdet.data.sources.selection import shows_object
+from jaxdet.data.sources.selection import find_usable, shows_object
 from jaxdet.types import Example, UserError
 
 
@@ -21,6 +20,8 @@ class FileSource:
         category_ids: number of each label in the files, None where they have none.
         annotated: whether the files say what is on the images, if only that it
             is nothing; else they are for predictions alone.
+        dropped: labels of boxes that mark no object and are in no example, by the
+            place of their image.
     """
 
     class_names: tuple[str, ...]
@@ -28,6 +29,7 @@ class FileSource:
     paths: Sequence[pathlib.Path]
     category_ids: tuple[int, ...] | None = None
     annotated: bool = True
+    dropped: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """The number of images."""
@@ -78,7 +80,7 @@ def label_indices(
 
 def report_unused(where: object, examples: Sequence[Example], total: int) -> None:
     """Logs how many of `total` annotated boxes training will leave out, if any."""
-    unused = total - sum(len(transforms.clean(example).labels) for example in examples)
+    unused = total - int(find_usable(examples).sum())
     if unused:
         logging.getLogger("jaxdet").warning(
             "%s: training leaves out %d of %d boxes, which are empty or outside their image",

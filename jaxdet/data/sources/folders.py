@@ -30,14 +30,16 @@ def find_files(folder: Path, names: Sequence[str], *, root: Path, where: object)
         raise UserError(f"no image folder {folder}")
     places = [_below(name, where) for name in names]
     inside = {place.resolve() for place in (folder, root)}
-    listed = {parent: _list(folder / parent, inside) for parent in {p.parent for p in places}}
-    missing = [place for place in places if place.name not in listed[place.parent]]
+    parents = [place.parent for place in places]
+    listed = {parent: _list(folder / parent, inside) for parent in set(parents)}
+    found = [listed[parent].get(place.name) for place, parent in zip(places, parents, strict=True)]
+    missing = [place for place, stays in zip(places, found, strict=True) if stays is None]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(places)} images are missing, first {folder / missing[0]}"
         )
-    for place in places:
-        if not listed[place.parent][place.name]:
+    for place, stays in zip(places, found, strict=True):
+        if not stays:
             raise UserError(f"{where}: image {folder / place} is a link that leads out of {root}")
     return [folder / place for place in places]
 
@@ -107,22 +109,44 @@ def _below(name: str, where: object) -> PurePosixPath:
     if "\\" in name:
         name = PureWindowsPath(name).as_posix()
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.name or PureWindowsPath(name).drive:
+    drive = ":" in name and PureWindowsPath(name).drive
+    if path.is_absolute() or ".." in path.parts or not path.name or drive:
         raise UserError(f"{where}: file_name wants a path below the image folder, found {name!r}")
     return path
 
 
 def _list(folder: Path, inside: set[Path]) -> dict[str, bool]:
     """The names in a folder, and whether each stays inside."""
-    here = _stays(folder, inside)
+    here, led = _stays(folder, inside), {}
     try:
         with os.scandir(folder) as entries:
             return {
-                entry.name: here and (not entry.is_symlink() or _stays(entry.path, inside))
+                entry.name: here and (not entry.is_symlink() or _leads(entry.path, inside, led))
                 for entry in entries
             }
     except (FileNotFoundError, NotADirectoryError):
         return {}
+
+
+def _leads(link: str, inside: set[Path], led: dict[str, tuple[bool, set[str]]]) -> bool:
+    """Whether a link leads to a place inside; a folder that many lead to is asked once.
+
+    Args:
+        link: its path.
+        inside: the places.
+        led: of folders that were led to, whether they are inside, and the links in them.
+    """
+    folder, name = os.path.split(os.path.join(os.path.dirname(link), os.readlink(link)))
+    if folder not in led:
+        try:
+            with os.scandir(folder) as entries:
+                links = {entry.name for entry in entries if entry.is_symlink()}
+        except OSError:
+            return _stays(link, inside)
+        led[folder] = _stays(folder, inside), links
+    stays, links = led[folder]
+    further = name in links or name in ("", os.curdir, os.pardir)
+    return _stays(link, inside) if further else stays
 
 
 def _stays(path: str | Path, inside: set[Path]) -> bool:

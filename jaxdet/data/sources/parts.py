@@ -20,6 +20,8 @@ class Part:
         class_names: the source's, as the other two.
         category_ids: None where it has none.
         annotated: whether it says what is on its images.
+        paths: their files; empty where it has none.
+        dropped: see `FileSource`.
     """
 
     class_names: tuple[str, ...]
@@ -33,6 +35,10 @@ class Part:
         for name in ("ids", "annotations"):
             if hasattr(source, name):
                 setattr(self, name, lambda name=name: self._take(getattr(source, name)()))
+        # Of sources of files; empty for others.
+        paths, dropped = getattr(source, "paths", ()), getattr(source, "dropped", {})
+        self.paths = self._take(paths) if paths else []
+        self.dropped = {k: dropped[i] for k, i in enumerate(self._indices) if i in dropped}
 
     def __len__(self) -> int:
         """The number of images."""

@@ -11,6 +11,8 @@ from jaxdet.data.decoding import SUFFIXES
 from jaxdet.data.sources import voc_xml
 from jaxdet.data.sources.files import FileSource, label_indices, report_unused
 from jaxdet.data.sources.folders import check_only_split, fill_sizes, find_files
+from jaxdet.data.sources.several import read_all
+from jaxdet.data.sources.sizes import put_sizes_right
 from jaxdet.data.sources.text import read_list
 from jaxdet.types import Example, UserError
 
@@ -59,9 +61,21 @@ def read_voc(
         _to_example(image_id, size, objects, class_names, xml_path)
         for xml_path, _, image_id, size, objects in records
     ]
+    paths = [image_path for _, image_path, *_ in records]
+    examples = put_sizes_right(examples, paths, f"{root} ({split})")
     total = sum(len(objects) for *_, objects in records)
     report_unused(f"{root} ({split})", examples, total)
-    return FileSource(class_names, examples, [image_path for _, image_path, *_ in records])
+    return FileSource(class_names, examples, paths, dropped=_find_dropped(records, class_names))
+
+
+def _find_dropped(records, class_names):
+    """The labels of boxes without area, which are in no example, by the place of their image."""
+    found = defaultdict(list)
+    for place, (*_, objects) in enumerate(records):
+        for name, _, (x1, y1, x2, y2) in objects:
+            if not (x2 > x1 and y2 > y1):
+                found[place].append(class_names.index(name))
+    return dict(found)
 
 
 def _read_split(root, part, folders):
@@ -93,7 +107,7 @@ def _read_split(root, part, folders):
     names = [images[stem][0] for stem in stems]
     paths = find_files(image_folder, names, root=pathlib.Path(root), where=list_path)
     xml_paths = [xml_folder / f"{stem}.xml" for stem in stems]
-    parsed = [voc_xml.read(path) for path in xml_paths]
+    parsed = read_all(voc_xml.read, xml_paths)
     sizes = fill_sizes([size for size, _ in parsed], paths, f"{root} ({part})")
     ids = [f"{folder}/{stem}" if folder else stem for stem in stems]
     objects = [objects for _, objects in parsed]

@@ -15,6 +15,7 @@ from jaxdet.types import UserError
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _FLAGS = {"": False, "0": False, "1": True}
+_MOST_BYTES = 2**24  # Of the file of one image; its tree takes 25 times as much memory.
 
 
 class Object(NamedTuple):
@@ -36,9 +37,14 @@ def read(path: Path) -> tuple[tuple[int, int], list[Object]]:
         UserError: if there is none, it is not VOC's, or says what can mean two things.
     """
     try:
-        tree = ElementTree.parse(path).getroot()
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
     except FileNotFoundError:
         raise UserError(f"no annotation file {path}") from None
+    if len(data) > _MOST_BYTES:
+        raise UserError(f"{path}: not a VOC annotation (it has more than {_MOST_BYTES:,} bytes)")
+    try:
+        tree = ElementTree.fromstring(data)
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
         line = " ".join(str(error).split())
         raise UserError(f"{path}: not a VOC annotation ({line})") from None
