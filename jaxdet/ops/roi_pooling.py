@@ -22,9 +22,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Real
 
-from jaxdet.ops._interpolation import ADAPTIVE, axis, interpolate
+from jaxdet.ops import _interpolation
+from jaxdet.ops._interpolation import axis, interpolate
 from jaxdet.ops._largest_cells import bin_edges, largest_cells, round_corners
 from jaxdet.ops.contracts import check_at_least, check_shapes
+
+ADAPTIVE = _interpolation.ADAPTIVE
 
 
 class FlatPyramid(NamedTuple):

@@ -255,7 +255,7 @@ def test_wrong_settings_are_named(settings, found):
 
 
 def test_rematerialised_blocks_give_the_same_gradients_and_statistics():
-    x = normal(np.random.default_rng(0), 2, 32, 32, 3)
+    x = jnp.asarray(normal(np.random.default_rng(0), 2, 32, 32, 3))
     found = []
     for remat in (False, True):
         model = ResNet(depth=10, width=4, norm="batch", frozen_stages=1, remat=remat)
