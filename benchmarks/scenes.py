@@ -71,3 +71,17 @@ def draw_pyramid(
         for s in STRIDES
     ]
     return maps, draw_boxes(rng, (regions,), size, least=16, most=min(size))
+
+
+def draw_files(size: tuple[int, int], count: int = 16) -> list[bytes]:
+    """JPEG files of smooth pictures with some noise, near the bytes a pixel of photographs."""
+    import cv2  # Of this one alone: whoever times a step needs no pictures.
+
+    rng = np.random.default_rng(0)
+    files = []
+    for _ in range(count):
+        coarse = rng.integers(0, 256, (size[0] // 16, size[1] // 16, 3), dtype=np.uint8)
+        picture = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
+        noisy = np.clip(picture + rng.normal(0, 8, picture.shape), 0, 255).astype(np.uint8)
+        files.append(cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+    return files

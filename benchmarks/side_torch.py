@@ -4,6 +4,7 @@
 images are channels_last, bfloat16 is AMP, and cuDNN picks its kernels by trial.
 """
 
+import itertools
 import sys
 from collections import OrderedDict
 from contextlib import nullcontext
@@ -14,9 +15,11 @@ import scenes
 import torch
 import torchvision
 import worker
+from torchvision import tv_tensors
 from torchvision.models.detection import FasterRCNN, RetinaNet, backbone_utils
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.ops.misc import FrozenBatchNorm2d
+from torchvision.transforms import v2
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 RATE = 1e-6
@@ -83,6 +86,34 @@ def roi_align(
         return leaves["0"].grad
 
     return worker.Work(start, _wait, _facts({"dtype": dtype}), _peak_bytes())
+
+
+def batches(*, size, target, batch, threads) -> worker.Work:
+    """Pictures decoded by torchvision, and by its v2 transforms resized, flipped and padded."""
+    torch.set_num_threads(threads)
+    files = [np.frombuffer(file, np.uint8) for file in scenes.draw_files(tuple(size))]
+    files = itertools.cycle([torch.from_numpy(file.copy()) for file in files])
+    short, long, canvas = {
+        "small": (320, 480, (320, 480)),
+        "large": (800, 1333, (800, 1344)),
+    }[target]
+    change = v2.Compose(
+        [v2.Resize(short, max_size=long, antialias=True), v2.RandomHorizontalFlip(0.5)]
+    )
+    rng = np.random.default_rng(0)
+    drawn = scenes.draw_boxes(rng, (20,), tuple(size), least=24, most=min(size) / 2)
+
+    def one(file):
+        pixels = torchvision.io.decode_jpeg(file, mode=torchvision.io.ImageReadMode.RGB)
+        boxes = tv_tensors.BoundingBoxes(drawn, format="XYXY", canvas_size=pixels.shape[1:])
+        pixels, boxes = change(tv_tensors.Image(pixels), boxes)
+        more = [0, 0, canvas[1] - pixels.shape[2], canvas[0] - pixels.shape[1]]
+        return v2.functional.pad(pixels, more), boxes
+
+    def start():
+        return torch.stack([one(file)[0] for file in itertools.islice(files, batch)])
+
+    return worker.Work(start, lambda _: None, {"count": batch})
 
 
 def _open(*, model, batch, size, dtype, objects=20, compiled=False, code=""):
@@ -214,4 +245,4 @@ def _peak_bytes():
 
 
 if __name__ == "__main__":
-    worker.serve({f.__name__: f for f in (train_step, predict, nms, roi_align)})
+    worker.serve({f.__name__: f for f in (train_step, predict, nms, roi_align, batches)})

@@ -205,6 +205,13 @@ CASES = {
         lambda x: lax.cond(x[0, 0] > 0, lambda x: x + 1, lambda x: x.T.reshape(3, 4), x),
         X,
     ),
+    "form of other platforms": (
+        # The CPU's has no rule: that of all others is taken.
+        lambda x: lax.platform_dependent(
+            x, cpu=lambda x: 2 * x + 0 * lax.erf_inv(0 * x), default=lambda x: x + x
+        ),
+        X,
+    ),
     "other condition": (lambda x: lax.cond(x[0, 0] < 0, lambda x: x + 1, lambda x: x - 1, x), X),
     "inner programs": (
         lambda x: (jax.jit(jnp.tanh)(x), own_derivative(x), jax.checkpoint(jnp.sin)(x)),
