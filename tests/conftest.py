@@ -23,8 +23,14 @@ hypothesis.settings.register_profile("jaxdet", deadline=None, max_examples=20, d
 hypothesis.settings.load_profile("jaxdet")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """What commands keep on disk of compiled programs serves the tests of this process alone."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
-def soon_compiled():
+def soon_compiled(own_cache):
     """The environment of processes that compile much and run little: half the time or less."""
     flags = (
         "--xla_backend_optimization_level=0",
