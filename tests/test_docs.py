@@ -27,7 +27,11 @@ from jaxdet.ops.contracts import annotated_shape
 ROOT = pathlib.Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "ops.md").read_text()
 # `contracts` is what ops are written with, not one of them.
-MODULES = sorted({info.name for info in pkgutil.iter_modules(ops.__path__)} - {"contracts"})
+MODULES = sorted(
+    info.name
+    for info in pkgutil.iter_modules(ops.__path__)
+    if info.name != "contracts" and not info.name.startswith("_")
+)
 
 
 def load(module):

@@ -6,12 +6,11 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
 
-from jaxdet.data.decoding import quiet_opencv
 from jaxdet.types import UserError
 
 TRACEBACK_NAME = "traceback.txt"  # In the command's folder.
@@ -66,7 +65,7 @@ def in_one_line(argv: Sequence[str]) -> Iterator[SimpleNamespace]:
     log.propagate = False  # Imported packages may have given the root logger a handler.
     debug, place = "--debug" in argv, SimpleNamespace(folder=None)
     try:
-        with quiet_opencv():
+        with _quiet_opencv():
             yield place
     except UserError as error:
         _fail(str(error), error if error.__cause__ else None, place.folder, debug)
@@ -84,6 +83,15 @@ def in_one_line(argv: Sequence[str]) -> Iterator[SimpleNamespace]:
         log.removeHandler(handler)
         log.setLevel(logging.NOTSET)
         log.propagate = True
+
+
+def _quiet_opencv():
+    """Keeps OpenCV quiet where a command has loaded it; others do without it."""
+    if sys.modules.get("cv2") is None:
+        return nullcontext()
+    from jaxdet.data.decoding import quiet_opencv
+
+    return quiet_opencv()
 
 
 def _fail(line: str, error: Exception | None, folder: Path | None, debug: bool) -> NoReturn:

@@ -252,6 +252,7 @@ def test_a_command_whose_libraries_are_missing_says_what_to_install():
         'error: the command eval needs ml_collections: pip install "jaxdet[train]"',
         'error: the command predict needs cv2: pip install "jaxdet[predict]"',
         "1",  # convert needs neither: what it lacks are its arguments.
+        'error: the command check needs ml_collections: pip install "jaxdet[train]"',
         'error: the command browse needs cv2: pip install "jaxdet[train]"',
         'error: the command summary needs ml_collections: pip install "jaxdet[train]"',
         'error: the command report needs ml_collections: pip install "jaxdet[train]"',
