@@ -360,3 +360,15 @@ def test_annotations_take_the_memory_of_what_they_were_read_from(tmp_path, conte
     tracemalloc.stop()
     # 345 bytes an annotation beside the file; 560 if both forms are there at once.
     assert peak < path.stat().st_size + 450 * count
+
+
+def test_one_json_is_one_split_unless_it_annotates_nothing(tmp_path, content):
+    root = write_coco(tmp_path, content)
+    settings = {"annotations": "annotations/instances_train.json", "images": "train"}
+    assert len(read_coco(root=root, split="train", **settings)) == 2
+    for images in ("train", "{split}"):
+        with pytest.raises(UserError, match="there is no split 'val': data.options has no"):
+            read_coco(root=root, split="val", **settings | {"images": images})
+    del content["annotations"]
+    write_coco(tmp_path, content)
+    assert not is_annotated(read_coco(root=root, split="test", **settings))

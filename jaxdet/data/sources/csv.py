@@ -7,13 +7,8 @@ import numpy as np
 
 from jaxdet.data.sources import csv_rows
 from jaxdet.data.sources.files import FileSource, label_indices, report_unused
-from jaxdet.data.sources.folders import (
-    check_only_split,
-    fill_sizes,
-    find_files,
-    read_sizes,
-)
-from jaxdet.data.sources.sizes import put_sizes_right
+from jaxdet.data.sources.folders import check_only_split, find_files
+from jaxdet.data.sources.sizes import fill_sizes, put_sizes_right, read_sizes
 from jaxdet.types import Example
 
 
@@ -47,7 +42,7 @@ def read_csv(
         UserError: for a file or image that is missing, a row that is no object, or a class that
             is not in `classes`.
     """
-    check_only_split(split, annotations, images)
+    check_only_split(split, annotations)
     path = pathlib.Path(root, annotations.replace("{split}", split))
     folder = pathlib.Path(root, images.replace("{split}", split))
     rows = csv_rows.read(path)

@@ -10,9 +10,9 @@ import numpy as np
 from jaxdet.data.decoding import SUFFIXES
 from jaxdet.data.sources import voc_xml
 from jaxdet.data.sources.files import FileSource, label_indices, report_unused
-from jaxdet.data.sources.folders import check_only_split, fill_sizes, find_files
+from jaxdet.data.sources.folders import check_only_split, find_files
 from jaxdet.data.sources.several import read_all
-from jaxdet.data.sources.sizes import put_sizes_right
+from jaxdet.data.sources.sizes import fill_sizes, put_sizes_right
 from jaxdet.data.sources.text import read_list
 from jaxdet.types import Example, UserError
 
@@ -97,7 +97,7 @@ def _read_split(root, part, folders):
             raise UserError(f"no split file {list_path}; found: {known}")
         stems = read_list(list_path, images, SUFFIXES)
     else:
-        check_only_split(name, *folders)
+        check_only_split(name, folders[1])
         list_path, stems = xml_folder, _annotated(xml_folder, images)
     for stem in stems:
         named = images.get(stem, ())

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdet.data.sources import yolo_labels, yolo_layout
 from jaxdet.data.sources.files import FileSource, label_indices, report_unused
-from jaxdet.data.sources.folders import read_sizes
+from jaxdet.data.sources.sizes import read_sizes
 from jaxdet.types import Example
 
 
