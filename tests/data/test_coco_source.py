@@ -182,6 +182,8 @@ def _add(section, /, **item):
         (_annotate(bbox=None, segmentation={"counts": "x"}), "annotation 1: bbox wants"),
         (_annotate(bbox=None, segmentation=[[1, 2, 3]]), "annotation 1: bbox wants"),
         (_annotate(area="large"), "annotations of id 1.area: wanted `float | null`, found `str`"),
+        (_annotate(bbox=[1, 2, 1e39, 3]), "bbox and area wants numbers below 3.4e38, found"),
+        (_annotate(bbox=[3e38, 2, 3e38, 3]), "bbox and area wants numbers below 3.4e38, found"),
         (_annotate(iscrowd=2), "annotation 1: iscrowd wants 0 or 1, found 2"),
         (_annotate(iscrowd="no"), "annotation 1: iscrowd wants 0 or 1, found 'no'"),
         (_annotate(category_id=5), "1: category_id wants one of categories, as 18, 3, found 5"),

@@ -75,6 +75,7 @@ def test_pictures_without_a_single_label_file_are_not_annotated(root):
         ("cat .5 .5 .1 .1", "wants finite numbers, found 'cat'"),
         ("0 .5 nan .1 .1", "wants finite numbers, found 'nan'"),
         ("0 .5 .5 1e999 .1", "wants finite numbers, found '1e999'"),
+        ("0 .5 .5 .1 0_1", "wants finite numbers, found '0_1'"),
         ("0 .5 .5 .1", "found 3 numbers"),
         ("0 .5 .5 .1 .1 .9", "found 5 numbers; is the last one a score?"),
         ("0 .1 .1 .2 .2 .3 .3 .4", "found 7 numbers"),
@@ -89,6 +90,24 @@ def test_a_line_that_is_no_object_is_named(root, line, message):
     with pytest.raises(UserError) as error:
         read_yolo(root=str(root), split="train")
     assert str(error.value).startswith(f"{path}:2: ") and message in str(error.value)
+
+
+def test_all_lines_that_are_no_objects_are_known_at_once(root):
+    for name in ("a", "sub/b"):
+        (root / f"labels/train/{name}.txt").write_text("0 .5 .5 .1 .1\n0\n1\n")
+    with pytest.raises(UserError, match="and 3 more mistakes") as error:
+        read_yolo(root=str(root), split="train")
+    places = [line.removeprefix(f"{root}/labels/train/")[:10] for line in error.value.lines]
+    assert [place.partition(": ")[0] for place in places] == [
+        *("a.txt:2", "a.txt:3", "sub/b.txt:2"[:10], "sub/b.txt:3"[:10])
+    ]
+
+
+def test_of_a_thousand_mistakes_it_is_said_that_there_may_be_more(root):
+    (root / "labels/train/a.txt").write_text("0\n" * 1500)
+    with pytest.raises(UserError, match=r"\(and 999 others or more: see `jaxdet check`\)") as error:
+        read_yolo(root=str(root), split="train")
+    assert len(error.value.lines) == 1000
 
 
 def test_coordinates_that_rounding_moved_over_an_edge_are_accepted(root):

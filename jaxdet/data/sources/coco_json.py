@@ -18,6 +18,7 @@ import msgspec
 
 from jaxdet.data.sources import text
 from jaxdet.data.sources.several import read_all
+from jaxdet.data.sources.values import LARGEST, side
 from jaxdet.types import UserError
 
 LISTS = ("images", "annotations", "categories")
@@ -194,16 +195,7 @@ def _id(value: _Number) -> int | str:
 def _image(item: _RawImage, path: Path) -> Image:
     if not item.file_name.strip():
         raise UserError(f"{path}: image {item.id}: file_name wants a name, found none")
-    return Image(_id(item.id), item.file_name, (_side(item.height), _side(item.width)))
-
-
-def _side(value: Any) -> int:
-    """Whole pixels; 0 for what is no size: the picture knows."""
-    try:
-        side = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return 0
-    return int(side) if 1 <= side < math.inf else 0
+    return Image(_id(item.id), item.file_name, (side(item.height), side(item.width)))
 
 
 def _name(item: _RawCategory, path: Path) -> str:
@@ -238,15 +230,17 @@ def _annotation(item: _RawAnnotation, known: Mapping[str, Container], path: Path
         raise _wrong(path, item, "iscrowd", "0 or 1", item.iscrowd) from None
     # mmdetection leaves out what has no area; programs that do not measure it write 0 or null.
     area = item.area or width * height
-    if not all(map(math.isfinite, (*box, area))):
-        raise _wrong(path, item, "bbox and area", "finite numbers", (item.bbox, item.area))
+    corners = (x, y, x + width, y + height)
+    if not (math.isfinite(area) and all(-LARGEST <= c <= LARGEST for c in corners)):
+        found = item.bbox, item.area
+        raise _wrong(path, item, "bbox and area", "numbers below 3.4e38", found)
     image_id, category_id = _id(item.image_id), _id(item.category_id)
     for field, number in (("image_id", image_id), ("category_id", category_id)):
         if number not in known[field]:
             plural = {"image_id": "images", "category_id": "categories"}[field]
             some = ", ".join(map(repr, list(known[field])[:3])) or "nothing"
             raise _wrong(path, item, field, f"one of {plural}, as {some}", getattr(item, field))
-    return Annotation(image_id, category_id, (x, y, x + width, y + height), area, crowd)
+    return Annotation(image_id, category_id, corners, area, crowd)
 
 
 def _polygon_box(item: _RawAnnotation, path: Path) -> Sequence[float]:

@@ -50,7 +50,7 @@ def read_csv(
     for row in rows:
         by_image[row.image].append(row)
     paths = find_files(folder, list(by_image), root=pathlib.Path(root), where=path)
-    sizes = [max(row.size for row in its_rows) for its_rows in by_image.values()]
+    sizes = [its_rows[0].size for its_rows in by_image.values()]
     sizes = fill_sizes(sizes, paths, path) if any(map(all, sizes)) else read_sizes(paths)
     boxes = {image: [row for row in its if row.box] for image, its in by_image.items()}
     class_names = classes or tuple(sorted({row.name for its in boxes.values() for row in its}))

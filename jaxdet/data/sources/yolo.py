@@ -3,13 +3,17 @@
 import logging
 import os
 import pathlib
+from functools import partial
 
 import numpy as np
 
 from jaxdet.data.sources import yolo_labels, yolo_layout
 from jaxdet.data.sources.files import FileSource, label_indices, report_unused
+from jaxdet.data.sources.several import read_all
 from jaxdet.data.sources.sizes import read_sizes
 from jaxdet.types import Example
+
+_NOTHING = yolo_labels.Objects([], np.zeros((0, 4)), 0)
 
 
 def read_yolo(
@@ -42,13 +46,13 @@ def read_yolo(
     layout = yolo_layout.read(folder, split, file)
     files = [_label_file(path, folder) for path in layout.pictures]
     there = _existing(files)
+    read_one = partial(yolo_labels.read, num_classes=len(layout.names), pose=layout.pose)
+    objects = dict(zip(there, read_all(read_one, there), strict=True))
     sizes = read_sizes(layout.pictures)
     class_names = classes or tuple(dict.fromkeys(layout.names))
     examples, repeated = [], 0
     for path, labels, size in zip(layout.pictures, files, sizes, strict=True):
-        found = yolo_labels.Objects([], np.zeros((0, 4)), 0)
-        if labels in there:
-            found = yolo_labels.read(labels, len(layout.names), pose=layout.pose)
+        found = objects.get(labels, _NOTHING)
         names = [layout.names[number] for number in found.numbers]
         numbers = label_indices(names, class_names, where=labels)
         image_id = path.relative_to(folder).with_suffix("").as_posix()
@@ -75,12 +79,12 @@ def _label_file(picture: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
     return root.joinpath(*parts).with_suffix(".txt")
 
 
-def _existing(files: list[pathlib.Path]) -> set[pathlib.Path]:
-    """Those of the files that there are; folders are listed, and files not asked for."""
+def _existing(files: list[pathlib.Path]) -> list[pathlib.Path]:
+    """Those of the files that there are, in order; folders are listed, and files not asked for."""
     found = {}
     for folder in {path.parent for path in files}:
         found[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
-    return {path for path in files if path.name in found[path.parent]}
+    return [path for path in files if path.name in found[path.parent]]
 
 
 def _to_example(image_id, size, labels, fractions):
