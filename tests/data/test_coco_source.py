@@ -192,7 +192,9 @@ def _add(section, /, **item):
         (_add("categories", id=4, name=" "), "category 4: name wants text, found none"),
         (_add("categories", id=4, name=None), "categories of id 4.name: wanted"),
         (_add("images", id=7, file_name="b.jpg"), "images want an id of their own each, found 7"),
-        (_add("images", id=8, file_name="b.jpg"), "images 900 and 8 are one picture, 'b.jpg'"),
+        (_add("images", id=8, file_name="b.jpg"), "json: 900 and 8 are one picture, "),
+        (_add("images", id=8, file_name="./b.jpg"), "json: 900 and 8 are one picture, "),
+        (_add("images", id="7", file_name="c.jpg"), "a.jpg and "),
         (_add("images", id=8), "images of id 8: there is no `file_name`"),
         (_add("images", id=8, file_name=""), "image 8: file_name wants a name"),
         (_add("images", id=8, file_name="../b.jpg"), "a path below the image folder, found '../"),
@@ -203,6 +205,7 @@ def _add(section, /, **item):
 def test_a_broken_file_is_named_with_what_is_wrong(tmp_path, content, change, message):
     root = write_coco(tmp_path, content)
     change(content)
+    (tmp_path / "train/c.jpg").touch()
     path = tmp_path / "annotations/instances_train.json"
     path.write_text(json.dumps(content))
     with pytest.raises(UserError) as error:
@@ -374,3 +377,16 @@ def test_one_json_is_one_split_unless_it_annotates_nothing(tmp_path, content):
     del content["annotations"]
     write_coco(tmp_path, content)
     assert not is_annotated(read_coco(root=root, split="test", **settings))
+
+
+def test_ids_of_annotations_that_are_there_twice_are_counted(tmp_path, content, caplog):
+    content["annotations"] += [
+        _annotation(2, 900, 3, [1, 2, 3, 4]),
+        _annotation(9, 7, 3, [1, 2, 3, 4]),
+    ]
+    for each in content["annotations"][-2:]:
+        content["annotations"].append({key: each[key] for key in each if key != "id"})
+    with caplog.at_level(logging.WARNING, "jaxdet"):
+        source = read_coco(root=write_coco(tmp_path, content), split="train")
+    assert sum(len(each.labels) for each in source) == 6
+    assert "1 of 6 annotations have the id of another one: each is an object" in caplog.text

@@ -11,6 +11,8 @@ def write(tmp_path):
     """Writes a table beside two pictures; gives what opens it."""
     for name, size in (("a.jpg", (40, 60)), ("b.jpg", (30, 20))):
         (tmp_path / name).write_bytes(encode(draw(size, [])))
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/a.jpg").write_bytes(b"")
 
     def to_file(content, encoding="utf-8", split="train", **settings):
         (tmp_path / "train.csv").write_bytes(content.encode(encoding))
@@ -97,6 +99,11 @@ HEAD = "image,x1,y1,x2,y2,class\na.jpg,1,1,5,5,cat\n"
         (HEAD + "a.jpg,5,1,1,5,cat", "train.csv:3: wants x1 < x2 and y1 < y2, found 5, 1, 1, 5"),
         (HEAD + "a.jpg,,,,,", "train.csv:3: 'a.jpg' has an object in one row, and none in another"),
         (HEAD + '"a.jpg,1', "train.csv:3: unexpected end of data"),
+        (HEAD + "./a.jpg,1,1,5,5,cat", "train.csv: a.jpg and ./a.jpg are one picture, "),
+        (
+            HEAD + "s\\a.jpg,1,1,5,5,cat\ns/a.jpg,1,1,5,5,cat",
+            "s\\a.jpg and s/a.jpg are one picture",
+        ),
         (HEAD + "c.jpg,1,1,5,5,cat", "1 of 2 images are missing"),
         (HEAD + "../a.jpg,1,1,5,5,cat", "wants a path below the image folder"),
         ("image,x1,y1,x2,class\na.jpg,1,1,5,cat", "train.csv:1: wanted the columns image/filename"),

@@ -139,7 +139,8 @@ def test_of_lines_with_key_points_the_box_is_read(root):
         ("train: images/none\nnames: [cat]", "train wants a place in"),
         ("train: ../../pictures\nnames: [cat]", "train wants a place in"),
         ("train: /etc\nnames: [cat]", "train wants a place in"),
-        ("train: [images/train, images]\nnames: [cat]", "train lists a picture twice"),
+        ("train: [[images/train], images]\nnames: [cat, dog]", "wants places, found ['images/t"),
+        ("train: {a: images/train}\nnames: [cat, dog]", "train wants places, found {'a': 'images"),
         ("train: [", "data.yaml:1: not YAML"),
         ("- a", "wanted keys such as train, val and names; found ['a']"),
         ("train: a\ntrain: b", "data.yaml:2: not YAML: a key is said twice"),
@@ -154,6 +155,21 @@ def test_a_data_yaml_that_says_something_else_is_refused(root, content, message)
     with pytest.raises(UserError) as error:
         read_yolo(root=str(root), split="train")
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_picture_that_is_listed_twice_is_taken_once(root, caplog):
+    (root / "data.yaml").write_text("train: [images/train, a.txt]\nnames: [cat, dog]")
+    (root / "a.txt").write_text("./images/train/a.jpg\nimages/train/a.jpg\n")
+    with caplog.at_level(logging.WARNING, "jaxdet"):
+        source = read_yolo(root=str(root), split="train")
+    assert source.ids() == ["images/train/a", "images/train/sub/b"]
+    assert "2 of 4 names are listed more than once, such as 'images/train/a.jpg'" in caplog.text
+
+
+def test_two_pictures_of_one_label_file_are_refused(root):
+    (root / "images/train/a.png").write_bytes(encode(draw((40, 60), []), ".png"))
+    with pytest.raises(UserError, match=r"a.jpg and .*a.png have one id, images/train/a$"):
+        read_yolo(root=str(root), split="train")
 
 
 def test_names_are_text_as_written(tmp_path):

@@ -6,7 +6,12 @@ from collections import defaultdict
 import numpy as np
 
 from jaxdet.data.sources import coco_json
-from jaxdet.data.sources.files import FileSource, label_indices, report_unused
+from jaxdet.data.sources.files import (
+    FileSource,
+    check_distinct,
+    label_indices,
+    report_unused,
+)
 from jaxdet.data.sources.folders import check_only_split, find_files
 from jaxdet.data.sources.sizes import fill_sizes, put_sizes_right
 from jaxdet.types import Example
@@ -52,6 +57,7 @@ def read_coco(
         check_only_split(split, annotations)
     names = [image.file_name for image in content.images]
     paths = find_files(folder, names, root=pathlib.Path(root), where=path)
+    check_distinct(path, [image.id for image in content.images], paths)
     sizes = fill_sizes([image.size for image in content.images], paths, path)
     # Two categories of one name are one class.
     numbers = sorted(content.categories.keys() - content.groups, key=_order)

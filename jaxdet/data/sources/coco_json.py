@@ -6,6 +6,7 @@ of categories numbers. What could mean two things is refused, with the file, the
 annotation and the field.
 """
 
+import logging
 import math
 import re
 from collections import Counter
@@ -132,9 +133,9 @@ def _read(path: Path) -> Content:
     categories = [(_id(item.id), _name(item, path)) for item in raw.categories]
     _check_once((image.id for image in images), "images", path)
     _check_once((number for number, _ in categories), "categories", path)
-    _check_pictures(images, path)
     known = {"image_id": {image.id for image in images}, "category_id": dict(categories)}
     read_one = partial(_annotation, known=known, path=path)
+    _count_again(raw.annotations or [], path)
     annotations = read_all(read_one, _take(raw.annotations or []))
     used = {annotation.category_id for annotation in annotations}
     return Content(
@@ -270,12 +271,10 @@ def _check_once(ids: Iterable[Hashable], what: str, path: Path) -> None:
         )
 
 
-def _check_pictures(images: Sequence[Image], path: Path) -> None:
-    """Refuses one picture under two numbers: which objects are on it is not known then."""
-    seen: dict[str, Image] = {}
-    for image in images:
-        other = seen.setdefault(image.file_name, image)
-        if other is not image:
-            raise UserError(
-                f"{path}: images {other.id!r} and {image.id!r} are one picture, {image.file_name!r}"
-            )
+def _count_again(items: Sequence[_RawAnnotation], path: Path) -> None:
+    ids = [item.id for item in items if item.id is not None]
+    if again := len(ids) - len(set(ids)):
+        logging.getLogger("jaxdet").warning(
+            "%s: %d of %d annotations have the id of another one: each is an object",
+            *(path, again, len(items)),
+        )

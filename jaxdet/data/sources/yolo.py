@@ -8,10 +8,15 @@ from functools import partial
 import numpy as np
 
 from jaxdet.data.sources import yolo_labels, yolo_layout
-from jaxdet.data.sources.files import FileSource, label_indices, report_unused
+from jaxdet.data.sources.files import (
+    FileSource,
+    check_distinct,
+    label_indices,
+    report_unused,
+    to_example,
+)
 from jaxdet.data.sources.several import read_all
 from jaxdet.data.sources.sizes import read_sizes
-from jaxdet.types import Example
 
 _NOTHING = yolo_labels.Objects([], np.zeros((0, 4)), 0)
 
@@ -44,6 +49,8 @@ def read_yolo(
     """
     folder = pathlib.Path(root)
     layout = yolo_layout.read(folder, split, file)
+    ids = [path.relative_to(folder).with_suffix("").as_posix() for path in layout.pictures]
+    check_distinct(layout.file, ids, layout.pictures)
     files = [_label_file(path, folder) for path in layout.pictures]
     there = _existing(files)
     read_one = partial(yolo_labels.read, num_classes=len(layout.names), pose=layout.pose)
@@ -51,12 +58,13 @@ def read_yolo(
     sizes = read_sizes(layout.pictures)
     class_names = classes or tuple(dict.fromkeys(layout.names))
     examples, repeated = [], 0
-    for path, labels, size in zip(layout.pictures, files, sizes, strict=True):
+    for image_id, labels, size in zip(ids, files, sizes, strict=True):
         found = objects.get(labels, _NOTHING)
         names = [layout.names[number] for number in found.numbers]
         numbers = label_indices(names, class_names, where=labels)
-        image_id = path.relative_to(folder).with_suffix("").as_posix()
-        examples.append(_to_example(image_id, size, numbers, found.corners))
+        height, width = size
+        boxes = found.corners * [width, height, width, height]
+        examples.append(to_example(image_id, size, boxes, numbers))
         repeated += found.repeated
     if repeated:
         logging.getLogger("jaxdet").warning(
@@ -64,10 +72,10 @@ def read_yolo(
             *(root, split, repeated),
         )
     report_unused(f"{root} ({split})", examples, sum(len(each.labels) for each in examples))
-    ids = tuple(layout.names.index(n) for n in class_names if n in layout.names)
-    known = len(ids) == len(class_names) and len(set(layout.names)) == len(layout.names)
+    places = tuple(layout.names.index(n) for n in class_names if n in layout.names)
+    known = len(places) == len(class_names) and len(set(layout.names)) == len(layout.names)
     return FileSource(
-        tuple(class_names), examples, layout.pictures, ids if known else None, bool(there)
+        tuple(class_names), examples, layout.pictures, places if known else None, bool(there)
     )
 
 
@@ -85,19 +93,3 @@ def _existing(files: list[pathlib.Path]) -> list[pathlib.Path]:
     for folder in {path.parent for path in files}:
         found[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
     return [path for path in files if path.name in found[path.parent]]
-
-
-def _to_example(image_id, size, labels, fractions):
-    height, width = size
-    boxes = (fractions * [width, height, width, height]).astype(np.float32)
-    none = np.zeros(len(boxes), bool)
-    return Example(
-        id=image_id,
-        image=b"",
-        boxes=boxes,
-        labels=np.array(labels, np.int32),
-        crowd=none,
-        difficult=none,
-        area=np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float64),
-        size=size,
-    )
