@@ -1,4 +1,5 @@
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -240,11 +241,57 @@ def test_the_list_of_names_of_label_studio_is_read(root):
         read_yolo(root=str(root), split="val")
 
 
-def test_no_file_is_asked_for_by_itself(root, monkeypatch, caplog):
+def test_no_file_is_asked_for_by_itself(root, monkeypatch):
     """Of 118,000 pictures each would cost a look at the disk: folders are listed."""
     asked = []
-    real = type(root).is_file
-    monkeypatch.setattr(type(root), "is_file", lambda p: asked.append(p) or real(p))
-    with caplog.at_level(logging.WARNING):
+
+    def count(name):
+        real = getattr(os, name)
+        return lambda *args, **kwargs: asked.append(name) or real(*args, **kwargs)
+
+    def calls():
+        asked.clear()
         read_yolo(root=str(root), split="train")
-    assert {path.name for path in asked} <= {"data.yaml"}
+        return sorted(asked)
+
+    for name in ("stat", "lstat", "scandir", "listdir", "readlink"):
+        monkeypatch.setattr(os, name, count(name))
+    few = calls()
+    for number in range(18):
+        for folder, ending in (("images", "jpg"), ("labels", "txt")):
+            path = root / folder / "train" / f"c{number}.{ending}"
+            path.write_bytes((root / folder / f"train/a.{ending}").read_bytes())
+    assert calls() == few and few.count("scandir") > 1
+
+
+def test_label_files_without_a_picture_are_counted(root, caplog):
+    for name in ("train/gone.txt", "train/classes.txt", "train/z.txt", "train/sub/b.TXT"):
+        (root / "labels" / name).write_text("0 .5 .5 .1 .1")
+    (root / "images/train/z.heic").touch()
+    (root / "data.yaml").write_text("train: a.txt\nnames: [cat, dog]")
+    (root / "a.txt").write_text("images/train/sub/b.png\nimages/train/a.jpg\n")
+    (root / "images/train/other.jpg").touch()  # Of another split.
+    (root / "labels/train/other.txt").touch()
+    with caplog.at_level(logging.WARNING, "jaxdet"):
+        source = read_yolo(root=str(root), split="train")
+    assert source.ids() == ["images/train/sub/b", "images/train/a"]
+    assert "3 of 5 label files belong to no picture that is read, such as" in caplog.text
+
+
+def test_lists_beside_pictures_are_no_label_files(root, caplog):
+    (root / "a.jpg").write_bytes((root / "images/train/a.jpg").read_bytes())
+    (root / "a.txt").write_text("0 .5 .5 .1 .1")
+    (root / "train.txt").write_text("a.jpg\n")
+    (root / "data.yaml").write_text("train: train.txt\nnames: [cat, dog]")
+    with caplog.at_level(logging.WARNING, "jaxdet"):
+        assert len(read_yolo(root=str(root), split="train")[0].labels) == 1
+    assert not caplog.records
+
+
+def test_pictures_that_cannot_be_read_are_counted(root, caplog):
+    (root / "images/train/a.jpg").write_text("cats")
+    with caplog.at_level(logging.WARNING, "jaxdet"):
+        source = read_yolo(root=str(root), split="train")
+    assert "1 of 2 pictures cannot be read, such as" in caplog.text
+    assert "training leaves out" not in caplog.text  # It has no boxes to leave out.
+    assert (source[0].size, len(source[0].labels)) == ((0, 0), 2)

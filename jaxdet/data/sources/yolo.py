@@ -3,10 +3,12 @@
 import logging
 import os
 import pathlib
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 
+from jaxdet.data.decoding import SUFFIXES
 from jaxdet.data.sources import yolo_labels, yolo_layout
 from jaxdet.data.sources.files import (
     FileSource,
@@ -30,7 +32,8 @@ def read_yolo(
     pictures in no folder called images they are beside them. A picture without such a file, or
     with an empty one, has no objects. Boxes are parts of the picture as viewers show it, so that
     each picture's head is read for its size. A line that is there twice counts once, as ultralytics
-    has it, and is logged; boxes stay as they are otherwise.
+    has it, and is logged; boxes stay as they are otherwise. Logged is, too, how many label files
+    are no picture's, and how many pictures cannot be read; boxes of these have no area.
 
     Args:
         root: the folder of data.yaml, obj.data or classes.txt.
@@ -71,7 +74,10 @@ def read_yolo(
             "%s (%s): %d lines say what another one of their file said: each is taken once",
             *(root, split, repeated),
         )
-    report_unused(f"{root} ({split})", examples, sum(len(each.labels) for each in examples))
+    _report_lost(layout.pictures, files, root)
+    # A box is a part of its picture: in one that cannot be read it has no area.
+    seen = [example for example in examples if all(example.size)]
+    report_unused(f"{root} ({split})", seen, sum(len(each.labels) for each in seen))
     places = tuple(layout.names.index(n) for n in class_names if n in layout.names)
     known = len(places) == len(class_names) and len(set(layout.names)) == len(layout.names)
     return FileSource(
@@ -93,3 +99,26 @@ def _existing(files: list[pathlib.Path]) -> list[pathlib.Path]:
     for folder in {path.parent for path in files}:
         found[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
     return [path for path in files if path.name in found[path.parent]]
+
+
+def _report_lost(
+    pictures: Sequence[pathlib.Path], files: Sequence[pathlib.Path], root: str
+) -> None:
+    """Logs how many label files, in the folders of these, belong to no picture of any split."""
+    lost, total = [], 0
+    folders = {file.parent: picture.parent for file, picture in zip(files, pictures, strict=True)}
+    for folder, beside in folders.items():
+        if folder == pathlib.Path(root) or not folder.is_dir():
+            continue  # Texts there are lists and notes.
+        parts = map(os.path.splitext, os.listdir(beside))
+        wanted = {f"{stem}.txt" for stem, ending in parts if ending.lower() in SUFFIXES}
+        texts = [name for name in os.listdir(folder) if name.lower().endswith(".txt")]
+        texts = [name for name in texts if name[0] != "." and name != yolo_layout.NAMES_ALONE]
+        lost += [folder / name for name in texts if name not in wanted]
+        total += len(texts)
+    if lost:
+        logging.getLogger("jaxdet").warning(
+            "%s: %d of %d label files belong to no picture that is read, such as %s: they are "
+            "left out",
+            *(root, len(lost), total, min(lost)),
+        )
