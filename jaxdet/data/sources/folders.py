@@ -68,7 +68,7 @@ def check_only_split(split: str, annotations: str) -> None:
     """
     if split != "train" and "{split}" not in annotations:
         raise UserError(
-            f"there is no split {split!r}: data.options has no '{split}' for its annotations, so "
+            f"there is no split {split!r}: data.options has no '{{split}}' for its annotations, so "
             "that there is one, 'train'; data.val_fraction holds a part of it out"
         )
 
