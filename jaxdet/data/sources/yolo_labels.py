@@ -52,7 +52,8 @@ def read(path: Path, num_classes: int, *, pose: int = 0) -> Objects:
     def read_one(item):
         place, words = item
         try:
-            return tuple(map(_finite, words)), _object(words, num_classes, pose)
+            numbers = tuple(map(_finite, words))
+            return numbers, _object(words, numbers, num_classes, pose)
         except ValueError as error:
             raise UserError(f"{path}:{place}: {error}") from None
 
@@ -63,8 +64,10 @@ def read(path: Path, num_classes: int, *, pose: int = 0) -> Objects:
     return Objects([label for label, _ in once], corners, len(said) - len(once))
 
 
-def _object(words: list[str], num_classes: int, pose: int) -> tuple[int, tuple[float, ...]]:
-    label, *values = map(_finite, words)
+def _object(
+    words: list[str], numbers: tuple[float, ...], num_classes: int, pose: int
+) -> tuple[int, tuple[float, ...]]:
+    label, *values = numbers
     if not label.is_integer() or not 0 <= label < num_classes:
         raise ValueError(f"class wants a whole number below {num_classes}, found {words[0]}")
     if pose and len(values) != _BOX + pose:
