@@ -304,7 +304,11 @@ def count_rows(data: bytes) -> int:
     content = decode(data)
     first = next(line for line in content.splitlines() if line.strip())
     rows = list(
-        csv.reader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=first.count))
+        csv.reader(
+            io.StringIO(content, newline=""),
+            delimiter=max(",;\t", key=first.count),
+            skipinitialspace=True,
+        )
     )
     head, *rest = [[cell.strip() for cell in row] for row in rows if any(map(str.strip, row))]
     names = [cell.lower().replace(" ", "_").replace("-", "_") for cell in head]

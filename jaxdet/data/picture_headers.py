@@ -6,7 +6,7 @@ Files are read as far as these need, and what is cut short or damaged says nothi
 import re
 import struct
 import zlib
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 # What files begin with.
 _SIGNS = {
@@ -25,6 +25,8 @@ _SIGNS = {
 _WIDTH, _HEIGHT, _PHOTOMETRIC, _ORIENTATION = 256, 257, 262, 274
 _WHOLE_NUMBERS = {3: "H", 4: "I", 16: "Q"}
 _MOST_TAGS = 1000
+_HEAD = 2**17  # Bytes that hold what is looked for in most files; EXIF takes 64 kB of a JPEG's.
+_MOST_EXIF = 2**17
 
 
 class Header(NamedTuple):
@@ -58,6 +60,20 @@ def read_header(data: bytes) -> Header:
     orientation = tags.get(_ORIENTATION, 1)
     orientation = orientation if 1 <= orientation <= 8 else 1
     return Header(kind, size, orientation, tags.get(_PHOTOMETRIC) == 0)
+
+
+def read_head(file: BinaryIO) -> bytes:
+    """As much of a picture's file as `read_header` needs, if it is not of a rare kind.
+
+    The EXIF of a PNG may stand behind its pixels, which are passed over then.
+    """
+    head, place = file.read(_HEAD), 8
+    if len(head) < _HEAD or not re.match(_SIGNS["PNG"], head):
+        return head
+    while (start := _at(file, place))[4:].isalpha() and start[4:] not in (b"eXIf", b"IEND"):
+        place += 12 + _number(start, 0, ">I")
+    first = 8 + 12 + _number(head, 8, ">I")  # The part that says the size.
+    return head[:first] + start + file.read(_MOST_EXIF)
 
 
 def png_damage(data: bytes) -> str | None:
@@ -103,6 +119,11 @@ def _read(kind, data):
         right, down, left, top = struct.unpack_from(">4I", data, place + 6)
         return (down - top, right - left) if place >= 0 else None, {}
     return None, {}
+
+
+def _at(file, place):
+    file.seek(place)
+    return file.read(8)
 
 
 def _pair(data, place, form):

@@ -182,6 +182,8 @@ def _add(section, /, **item):
         (_annotate(bbox=None, segmentation={"counts": "x"}), "annotation 1: bbox wants"),
         (_annotate(bbox=None, segmentation=[[1, 2, 3]]), "annotation 1: bbox wants"),
         (_annotate(area="large"), "annotations of id 1.area: wanted `float | null`, found `str`"),
+        (_annotate(bbox=[1, 2, 1e39, 3]), "bbox and area wants numbers below 3.4e38, found"),
+        (_annotate(bbox=[3e38, 2, 3e38, 3]), "bbox and area wants numbers below 3.4e38, found"),
         (_annotate(iscrowd=2), "annotation 1: iscrowd wants 0 or 1, found 2"),
         (_annotate(iscrowd="no"), "annotation 1: iscrowd wants 0 or 1, found 'no'"),
         (_annotate(category_id=5), "1: category_id wants one of categories, as 18, 3, found 5"),
@@ -190,7 +192,9 @@ def _add(section, /, **item):
         (_add("categories", id=4, name=" "), "category 4: name wants text, found none"),
         (_add("categories", id=4, name=None), "categories of id 4.name: wanted"),
         (_add("images", id=7, file_name="b.jpg"), "images want an id of their own each, found 7"),
-        (_add("images", id=8, file_name="b.jpg"), "images 900 and 8 are one picture, 'b.jpg'"),
+        (_add("images", id=8, file_name="b.jpg"), "json: 900 and 8 are one picture, "),
+        (_add("images", id=8, file_name="./b.jpg"), "json: 900 and 8 are one picture, "),
+        (_add("images", id="7", file_name="c.jpg"), "a.jpg and "),
         (_add("images", id=8), "images of id 8: there is no `file_name`"),
         (_add("images", id=8, file_name=""), "image 8: file_name wants a name"),
         (_add("images", id=8, file_name="../b.jpg"), "a path below the image folder, found '../"),
@@ -201,6 +205,7 @@ def _add(section, /, **item):
 def test_a_broken_file_is_named_with_what_is_wrong(tmp_path, content, change, message):
     root = write_coco(tmp_path, content)
     change(content)
+    (tmp_path / "train/c.jpg").touch()
     path = tmp_path / "annotations/instances_train.json"
     path.write_text(json.dumps(content))
     with pytest.raises(UserError) as error:
@@ -360,3 +365,28 @@ def test_annotations_take_the_memory_of_what_they_were_read_from(tmp_path, conte
     tracemalloc.stop()
     # 345 bytes an annotation beside the file; 560 if both forms are there at once.
     assert peak < path.stat().st_size + 450 * count
+
+
+def test_one_json_is_one_split_unless_it_annotates_nothing(tmp_path, content):
+    root = write_coco(tmp_path, content)
+    settings = {"annotations": "annotations/instances_train.json", "images": "train"}
+    assert len(read_coco(root=root, split="train", **settings)) == 2
+    for images in ("train", "{split}"):
+        with pytest.raises(UserError, match="there is no split 'val': data.options has no"):
+            read_coco(root=root, split="val", **settings | {"images": images})
+    del content["annotations"]
+    write_coco(tmp_path, content)
+    assert not is_annotated(read_coco(root=root, split="test", **settings))
+
+
+def test_ids_of_annotations_that_are_there_twice_are_counted(tmp_path, content, caplog):
+    content["annotations"] += [
+        _annotation(2, 900, 3, [1, 2, 3, 4]),
+        _annotation(9, 7, 3, [1, 2, 3, 4]),
+    ]
+    for each in content["annotations"][-2:]:
+        content["annotations"].append({key: each[key] for key in each if key != "id"})
+    with caplog.at_level(logging.WARNING, "jaxdet"):
+        source = read_coco(root=write_coco(tmp_path, content), split="train")
+    assert sum(len(each.labels) for each in source) == 6
+    assert "1 of 6 annotations have the id of another one: each is an object" in caplog.text

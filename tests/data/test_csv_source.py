@@ -11,6 +11,8 @@ def write(tmp_path):
     """Writes a table beside two pictures; gives what opens it."""
     for name, size in (("a.jpg", (40, 60)), ("b.jpg", (30, 20))):
         (tmp_path / name).write_bytes(encode(draw(size, [])))
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/a.jpg").write_bytes(b"")
 
     def to_file(content, encoding="utf-8", split="train", **settings):
         (tmp_path / "train.csv").write_bytes(content.encode(encoding))
@@ -47,6 +49,39 @@ def test_sizes_of_the_table_are_taken_where_it_has_them(write):
     assert [example.size for example in source] == [(4, 6), (30, 20)]
 
 
+SIZED = "image,width,height,x1,y1,x2,y2,class\n"
+
+
+def test_a_size_is_that_of_any_row_of_its_image_and_whole(write):
+    rows = "a.jpg,6,,1,1,2,2,cat\na.jpg,6,4,1,1,2,2,cat\nb.jpg,6,,1,1,2,2,cat\nb.jpg,,4,1,1,2,2,cat"
+    assert [example.size for example in write(SIZED + rows)] == [(4, 6), (30, 20)]
+
+
+def test_one_image_of_two_sizes_is_refused(write):
+    rows = "a.jpg,6,4,1,1,2,2,cat\na.jpg,4,6,1,1,2,2,cat"
+    with pytest.raises(
+        UserError, match=r"csv:3: 'a.jpg' is 6 x 4 pixels here \(height x width\), "
+    ):
+        write(SIZED + rows)
+
+
+def test_all_rows_that_are_no_objects_are_known_at_once(write):
+    with pytest.raises(UserError) as error:
+        write(HEAD + "a.jpg,1,1,5,cat\na.jpg,1,1,2,2,cat\na.jpg,1,,5,5,cat")
+    assert [line.rpartition("/")[2][:12] for line in error.value.lines] == [
+        *("train.csv:3:", "train.csv:5:")
+    ]
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "sep=;;;;;;"])
+def test_excel_s_line_of_the_separator_is_read(write, first):
+    rows = f'{first}\nimage;x1;y1;x2;y2;class\na.jpg; 1;1;5;5; "cat; small"\n'
+    source = write(rows)
+    assert source.class_names == ("cat; small",) and len(source) == 1
+    with pytest.raises(UserError, match="train.csv:4: wants x1 < x2"):
+        write(rows + "b.jpg;1;1;1;5;cat")
+
+
 HEAD = "image,x1,y1,x2,y2,class\na.jpg,1,1,5,5,cat\n"
 
 
@@ -58,10 +93,17 @@ HEAD = "image,x1,y1,x2,y2,class\na.jpg,1,1,5,5,cat\n"
         (HEAD + "a.jpg,1,1,5,5,", "train.csv:3: the class wants a name"),
         (HEAD + "a.jpg,1,,5,5,cat", "train.csv:3: y1 wants a finite number, found ''"),
         (HEAD + "a.jpg,1,1,inf,5,cat", "train.csv:3: x2 wants a finite number, found 'inf'"),
+        (HEAD + "a.jpg,1,1,1e39,5,cat", "train.csv:3: x2 wants a finite number, found '1e39'"),
+        (HEAD + "a.jpg,1,1,1_0,5,cat", "train.csv:3: x2 wants a finite number, found '1_0'"),
         (HEAD + "a.jpg,,,,,cat", "train.csv:3: x1 wants a finite number, found ''"),
         (HEAD + "a.jpg,5,1,1,5,cat", "train.csv:3: wants x1 < x2 and y1 < y2, found 5, 1, 1, 5"),
         (HEAD + "a.jpg,,,,,", "train.csv:3: 'a.jpg' has an object in one row, and none in another"),
         (HEAD + '"a.jpg,1', "train.csv:3: unexpected end of data"),
+        (HEAD + "./a.jpg,1,1,5,5,cat", "train.csv: a.jpg and ./a.jpg are one picture, "),
+        (
+            HEAD + "s\\a.jpg,1,1,5,5,cat\ns/a.jpg,1,1,5,5,cat",
+            "s\\a.jpg and s/a.jpg are one picture",
+        ),
         (HEAD + "c.jpg,1,1,5,5,cat", "1 of 2 images are missing"),
         (HEAD + "../a.jpg,1,1,5,5,cat", "wants a path below the image folder"),
         ("image,x1,y1,x2,class\na.jpg,1,1,5,cat", "train.csv:1: wanted the columns image/filename"),

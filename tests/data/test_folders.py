@@ -1,9 +1,14 @@
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
 from drawn_data import draw, encode, with_exif_orientation
 
-from jaxdet.data.sources.folders import list_pictures, read_sizes
+from jaxdet.data import decoding
+from jaxdet.data.sources.folders import list_pictures
+from jaxdet.data.sources.sizes import read_sizes
 from jaxdet.types import UserError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (400, 300, 3), np.uint8)
@@ -21,6 +26,17 @@ def test_the_size_is_that_which_viewers_show(tmp_path, orientation, size):
     path = tmp_path / "a.jpg"
     path.write_bytes(with_exif_orientation(encode(draw((40, 60), [])), orientation))
     assert read_sizes([path]) == [size]
+
+
+def test_a_png_may_say_behind_its_pixels_how_it_is_turned(tmp_path):
+    png = cv2.imencode(".png", NOISE)[1].tobytes()
+    assert len(png) > 2**17
+    tags = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHHI", 274, 3, 1, 6, 0, 0)
+    chunk = b"eXIf" + tags
+    chunk = struct.pack(">I", len(tags)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    path = tmp_path / "a.png"
+    path.write_bytes(png[:-12] + chunk + png[-12:])
+    assert read_sizes([path]) == [(300, 400)] == [decoding.size_of(path.read_bytes(), name="a")]
 
 
 def test_a_picture_cut_short_has_a_size_and_what_is_none_has_not(tmp_path):

@@ -20,6 +20,8 @@ from jaxdet.types import UserError
         ("größe", 0xD353A2671B67AFFF / 2**64),
         (900, 0xBDC5D8A48C238979 / 2**64),
         ("900", 0xBDC5D8A48C238979 / 2**64),
+        # A file's name that is no UTF-8: b"\xe9".
+        ("\udce9", 0xDE2E331D891AE267 / 2**64),
     ],
 )
 def test_the_hash_of_an_id_stays_what_it_is(image_id, number):
@@ -61,6 +63,12 @@ def test_a_part_without_an_image_is_refused():
         divide(_source(3), fraction=1e-9)
     with pytest.raises(UserError, match="no image is learnt of 3"):
         divide(_source(3), every=1)
+
+
+def test_a_source_with_one_id_twice_is_not_divided():
+    source = ListSource([make_example([], id=number, size=(4, 4)) for number in (1, 2, "1")])
+    with pytest.raises(UserError, match="2 images have the id '1': which is held out"):
+        divide(source, every=2)
 
 
 @pytest.fixture

@@ -51,6 +51,25 @@ def test_splits_are_joined_in_order_and_may_lie_in_folders(tmp_path):
     assert [e.size for e in source] == [(40, 60), (30, 20), (10, 10)]
 
 
+def test_an_image_of_two_joined_lists_is_taken_once(tmp_path, caplog):
+    cat = {name: ((40, 60), [("cat", (1, 1, 9, 9))]) for name in "xyz"}
+    write_voc(tmp_path, cat, split="trainval")
+    (tmp_path / "ImageSets/Main/train.txt").write_text("y\n")
+    with caplog.at_level(logging.WARNING, "jaxdet"):
+        source = read_voc(root=str(tmp_path), split="train+trainval")
+    assert source.ids() == ["y", "x", "z"]
+    assert "1 of 4 names are listed more than once, such as 'y': each is taken" in caplog.text
+    with pytest.raises(UserError, match=r"trainval\): y and ./y are one picture, "):
+        read_voc(root=str(tmp_path), split="train+./trainval")
+
+
+def test_what_macos_writes_beside_a_file_is_none_of_the_data(tmp_path):
+    write_voc(tmp_path, {"a": ((40, 60), [("cat", (1, 1, 9, 9))])})
+    for name in ("Annotations/._a.xml", "JPEGImages/._a.jpg", "JPEGImages/._b.jpg"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    assert read_voc(root=str(tmp_path), split="train", list_folder="").ids() == ["a"]
+
+
 def test_a_missing_size_is_taken_from_the_image(tmp_path):
     images = {"a": ((40, 60), [("cat", (50, 30, 90, 90))])}
     source = read_voc(root=write_voc(tmp_path, images, xml_size=(0, 0)), split="train")

@@ -59,6 +59,8 @@ def test_a_size_that_is_none_is_0(tmp_path, side):
         ("<name>cat</name>", "wants a bndbox, or a polygon"),
         ("<name>cat</name><polygon><x1>3</x1></polygon>", "wants a bndbox, or a polygon"),
         (f"<name>cat</name>{BOX.replace('30', 'nan')}", "ymax wants a finite number, found 'nan'"),
+        (f"<name>cat</name>{BOX.replace('30', '1e39')}", "ymax wants a finite number, found '1e3"),
+        (f"<name>cat</name>{BOX.replace('30', '3_0')}", "ymax wants a finite number, found '3_0'"),
         (f"<name>cat</name>{BOX.replace('<xmin>3</xmin>', '')}", "bndbox/xmin wants a finite numb"),
         (f"<name>cat</name><difficult>no</difficult>{BOX}", "difficult wants 0 or 1, found 'no'"),
     ],

@@ -1,4 +1,5 @@
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -75,6 +76,7 @@ def test_pictures_without_a_single_label_file_are_not_annotated(root):
         ("cat .5 .5 .1 .1", "wants finite numbers, found 'cat'"),
         ("0 .5 nan .1 .1", "wants finite numbers, found 'nan'"),
         ("0 .5 .5 1e999 .1", "wants finite numbers, found '1e999'"),
+        ("0 .5 .5 .1 0_1", "wants finite numbers, found '0_1'"),
         ("0 .5 .5 .1", "found 3 numbers"),
         ("0 .5 .5 .1 .1 .9", "found 5 numbers; is the last one a score?"),
         ("0 .1 .1 .2 .2 .3 .3 .4", "found 7 numbers"),
@@ -89,6 +91,24 @@ def test_a_line_that_is_no_object_is_named(root, line, message):
     with pytest.raises(UserError) as error:
         read_yolo(root=str(root), split="train")
     assert str(error.value).startswith(f"{path}:2: ") and message in str(error.value)
+
+
+def test_all_lines_that_are_no_objects_are_known_at_once(root):
+    for name in ("a", "sub/b"):
+        (root / f"labels/train/{name}.txt").write_text("0 .5 .5 .1 .1\n0\n1\n")
+    with pytest.raises(UserError, match="and 3 more mistakes") as error:
+        read_yolo(root=str(root), split="train")
+    places = [line.removeprefix(f"{root}/labels/train/")[:10] for line in error.value.lines]
+    assert [place.partition(": ")[0] for place in places] == [
+        *("a.txt:2", "a.txt:3", "sub/b.txt:2"[:10], "sub/b.txt:3"[:10])
+    ]
+
+
+def test_of_a_thousand_mistakes_it_is_said_that_there_may_be_more(root):
+    (root / "labels/train/a.txt").write_text("0\n" * 1500)
+    with pytest.raises(UserError, match=r"\(and 999 others or more: see `jaxdet check`\)") as error:
+        read_yolo(root=str(root), split="train")
+    assert len(error.value.lines) == 1000
 
 
 def test_coordinates_that_rounding_moved_over_an_edge_are_accepted(root):
@@ -120,7 +140,8 @@ def test_of_lines_with_key_points_the_box_is_read(root):
         ("train: images/none\nnames: [cat]", "train wants a place in"),
         ("train: ../../pictures\nnames: [cat]", "train wants a place in"),
         ("train: /etc\nnames: [cat]", "train wants a place in"),
-        ("train: [images/train, images]\nnames: [cat]", "train lists a picture twice"),
+        ("train: [[images/train], images]\nnames: [cat, dog]", "wants places, found ['images/t"),
+        ("train: {a: images/train}\nnames: [cat, dog]", "train wants places, found {'a': 'images"),
         ("train: [", "data.yaml:1: not YAML"),
         ("- a", "wanted keys such as train, val and names; found ['a']"),
         ("train: a\ntrain: b", "data.yaml:2: not YAML: a key is said twice"),
@@ -135,6 +156,21 @@ def test_a_data_yaml_that_says_something_else_is_refused(root, content, message)
     with pytest.raises(UserError) as error:
         read_yolo(root=str(root), split="train")
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_picture_that_is_listed_twice_is_taken_once(root, caplog):
+    (root / "data.yaml").write_text("train: [images/train, a.txt]\nnames: [cat, dog]")
+    (root / "a.txt").write_text("./images/train/a.jpg\nimages/train/a.jpg\n")
+    with caplog.at_level(logging.WARNING, "jaxdet"):
+        source = read_yolo(root=str(root), split="train")
+    assert source.ids() == ["images/train/a", "images/train/sub/b"]
+    assert "2 of 4 names are listed more than once, such as 'images/train/a.jpg'" in caplog.text
+
+
+def test_two_pictures_of_one_label_file_are_refused(root):
+    (root / "images/train/a.png").write_bytes(encode(draw((40, 60), []), ".png"))
+    with pytest.raises(UserError, match=r"a.jpg and .*a.png have one id, images/train/a$"):
+        read_yolo(root=str(root), split="train")
 
 
 def test_names_are_text_as_written(tmp_path):
@@ -205,11 +241,57 @@ def test_the_list_of_names_of_label_studio_is_read(root):
         read_yolo(root=str(root), split="val")
 
 
-def test_no_file_is_asked_for_by_itself(root, monkeypatch, caplog):
+def test_no_file_is_asked_for_by_itself(root, monkeypatch):
     """Of 118,000 pictures each would cost a look at the disk: folders are listed."""
     asked = []
-    real = type(root).is_file
-    monkeypatch.setattr(type(root), "is_file", lambda p: asked.append(p) or real(p))
-    with caplog.at_level(logging.WARNING):
+
+    def count(name):
+        real = getattr(os, name)
+        return lambda *args, **kwargs: asked.append(name) or real(*args, **kwargs)
+
+    def calls():
+        asked.clear()
         read_yolo(root=str(root), split="train")
-    assert {path.name for path in asked} <= {"data.yaml"}
+        return sorted(asked)
+
+    for name in ("stat", "lstat", "scandir", "listdir", "readlink"):
+        monkeypatch.setattr(os, name, count(name))
+    few = calls()
+    for number in range(18):
+        for folder, ending in (("images", "jpg"), ("labels", "txt")):
+            path = root / folder / "train" / f"c{number}.{ending}"
+            path.write_bytes((root / folder / f"train/a.{ending}").read_bytes())
+    assert calls() == few and few.count("scandir") > 1
+
+
+def test_label_files_without_a_picture_are_counted(root, caplog):
+    for name in ("train/gone.txt", "train/classes.txt", "train/z.txt", "train/sub/b.TXT"):
+        (root / "labels" / name).write_text("0 .5 .5 .1 .1")
+    (root / "images/train/z.heic").touch()
+    (root / "data.yaml").write_text("train: a.txt\nnames: [cat, dog]")
+    (root / "a.txt").write_text("images/train/sub/b.png\nimages/train/a.jpg\n")
+    (root / "images/train/other.jpg").touch()  # Of another split.
+    (root / "labels/train/other.txt").touch()
+    with caplog.at_level(logging.WARNING, "jaxdet"):
+        source = read_yolo(root=str(root), split="train")
+    assert source.ids() == ["images/train/sub/b", "images/train/a"]
+    assert "3 of 5 label files belong to no picture that is read, such as" in caplog.text
+
+
+def test_lists_beside_pictures_are_no_label_files(root, caplog):
+    (root / "a.jpg").write_bytes((root / "images/train/a.jpg").read_bytes())
+    (root / "a.txt").write_text("0 .5 .5 .1 .1")
+    (root / "train.txt").write_text("a.jpg\n")
+    (root / "data.yaml").write_text("train: train.txt\nnames: [cat, dog]")
+    with caplog.at_level(logging.WARNING, "jaxdet"):
+        assert len(read_yolo(root=str(root), split="train")[0].labels) == 1
+    assert not caplog.records
+
+
+def test_pictures_that_cannot_be_read_are_counted(root, caplog):
+    (root / "images/train/a.jpg").write_text("cats")
+    with caplog.at_level(logging.WARNING, "jaxdet"):
+        source = read_yolo(root=str(root), split="train")
+    assert "1 of 2 pictures cannot be read, such as" in caplog.text
+    assert "training leaves out" not in caplog.text  # It has no boxes to leave out.
+    assert (source[0].size, len(source[0].labels)) == ((0, 0), 2)

@@ -6,9 +6,14 @@ from collections import defaultdict
 import numpy as np
 
 from jaxdet.data.sources import coco_json
-from jaxdet.data.sources.files import FileSource, label_indices, report_unused
-from jaxdet.data.sources.folders import fill_sizes, find_files
-from jaxdet.data.sources.sizes import put_sizes_right
+from jaxdet.data.sources.files import (
+    FileSource,
+    check_distinct,
+    label_indices,
+    report_unused,
+)
+from jaxdet.data.sources.folders import check_only_split, find_files
+from jaxdet.data.sources.sizes import fill_sizes, put_sizes_right
 from jaxdet.types import Example
 
 
@@ -42,13 +47,17 @@ def read_coco(
 
     Raises:
         UserError: for a file or image that is missing, an annotation that
-            cannot be read, or a used category that is not in `classes`.
+            cannot be read, a used category that is not in `classes`, or a second split
+            of one annotated json.
     """
     path = pathlib.Path(root, annotations.replace("{split}", split))
     folder = pathlib.Path(root, images.replace("{split}", split))
     content = coco_json.read(path)
+    if content.annotated:
+        check_only_split(split, annotations)
     names = [image.file_name for image in content.images]
     paths = find_files(folder, names, root=pathlib.Path(root), where=path)
+    check_distinct(path, [image.id for image in content.images], paths)
     sizes = fill_sizes([image.size for image in content.images], paths, path)
     # Two categories of one name are one class.
     numbers = sorted(content.categories.keys() - content.groups, key=_order)

@@ -6,6 +6,7 @@ of categories numbers. What could mean two things is refused, with the file, the
 annotation and the field.
 """
 
+import logging
 import math
 import re
 from collections import Counter
@@ -18,6 +19,7 @@ import msgspec
 
 from jaxdet.data.sources import text
 from jaxdet.data.sources.several import read_all
+from jaxdet.data.sources.values import LARGEST, side
 from jaxdet.types import UserError
 
 LISTS = ("images", "annotations", "categories")
@@ -131,9 +133,9 @@ def _read(path: Path) -> Content:
     categories = [(_id(item.id), _name(item, path)) for item in raw.categories]
     _check_once((image.id for image in images), "images", path)
     _check_once((number for number, _ in categories), "categories", path)
-    _check_pictures(images, path)
     known = {"image_id": {image.id for image in images}, "category_id": dict(categories)}
     read_one = partial(_annotation, known=known, path=path)
+    _count_again(raw.annotations or [], path)
     annotations = read_all(read_one, _take(raw.annotations or []))
     used = {annotation.category_id for annotation in annotations}
     return Content(
@@ -194,16 +196,7 @@ def _id(value: _Number) -> int | str:
 def _image(item: _RawImage, path: Path) -> Image:
     if not item.file_name.strip():
         raise UserError(f"{path}: image {item.id}: file_name wants a name, found none")
-    return Image(_id(item.id), item.file_name, (_side(item.height), _side(item.width)))
-
-
-def _side(value: Any) -> int:
-    """Whole pixels; 0 for what is no size: the picture knows."""
-    try:
-        side = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return 0
-    return int(side) if 1 <= side < math.inf else 0
+    return Image(_id(item.id), item.file_name, (side(item.height), side(item.width)))
 
 
 def _name(item: _RawCategory, path: Path) -> str:
@@ -238,15 +231,17 @@ def _annotation(item: _RawAnnotation, known: Mapping[str, Container], path: Path
         raise _wrong(path, item, "iscrowd", "0 or 1", item.iscrowd) from None
     # mmdetection leaves out what has no area; programs that do not measure it write 0 or null.
     area = item.area or width * height
-    if not all(map(math.isfinite, (*box, area))):
-        raise _wrong(path, item, "bbox and area", "finite numbers", (item.bbox, item.area))
+    corners = (x, y, x + width, y + height)
+    if not (math.isfinite(area) and all(-LARGEST <= c <= LARGEST for c in corners)):
+        found = item.bbox, item.area
+        raise _wrong(path, item, "bbox and area", "numbers below 3.4e38", found)
     image_id, category_id = _id(item.image_id), _id(item.category_id)
     for field, number in (("image_id", image_id), ("category_id", category_id)):
         if number not in known[field]:
             plural = {"image_id": "images", "category_id": "categories"}[field]
             some = ", ".join(map(repr, list(known[field])[:3])) or "nothing"
             raise _wrong(path, item, field, f"one of {plural}, as {some}", getattr(item, field))
-    return Annotation(image_id, category_id, (x, y, x + width, y + height), area, crowd)
+    return Annotation(image_id, category_id, corners, area, crowd)
 
 
 def _polygon_box(item: _RawAnnotation, path: Path) -> Sequence[float]:
@@ -276,12 +271,10 @@ def _check_once(ids: Iterable[Hashable], what: str, path: Path) -> None:
         )
 
 
-def _check_pictures(images: Sequence[Image], path: Path) -> None:
-    """Refuses one picture under two numbers: which objects are on it is not known then."""
-    seen: dict[str, Image] = {}
-    for image in images:
-        other = seen.setdefault(image.file_name, image)
-        if other is not image:
-            raise UserError(
-                f"{path}: images {other.id!r} and {image.id!r} are one picture, {image.file_name!r}"
-            )
+def _count_again(items: Sequence[_RawAnnotation], path: Path) -> None:
+    ids = [item.id for item in items if item.id is not None]
+    if again := len(ids) - len(set(ids)):
+        logging.getLogger("jaxdet").warning(
+            "%s: %d of %d annotations have the id of another one: each is an object",
+            *(path, again, len(items)),
+        )

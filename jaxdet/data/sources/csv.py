@@ -6,15 +6,15 @@ from collections import defaultdict
 import numpy as np
 
 from jaxdet.data.sources import csv_rows
-from jaxdet.data.sources.files import FileSource, label_indices, report_unused
-from jaxdet.data.sources.folders import (
-    check_only_split,
-    fill_sizes,
-    find_files,
-    read_sizes,
+from jaxdet.data.sources.files import (
+    FileSource,
+    check_distinct,
+    label_indices,
+    report_unused,
+    to_example,
 )
-from jaxdet.data.sources.sizes import put_sizes_right
-from jaxdet.types import Example
+from jaxdet.data.sources.folders import check_only_split, find_files
+from jaxdet.data.sources.sizes import fill_sizes, put_sizes_right, read_sizes
 
 
 def read_csv(
@@ -47,7 +47,7 @@ def read_csv(
         UserError: for a file or image that is missing, a row that is no object, or a class that
             is not in `classes`.
     """
-    check_only_split(split, annotations, images)
+    check_only_split(split, annotations)
     path = pathlib.Path(root, annotations.replace("{split}", split))
     folder = pathlib.Path(root, images.replace("{split}", split))
     rows = csv_rows.read(path)
@@ -55,29 +55,16 @@ def read_csv(
     for row in rows:
         by_image[row.image].append(row)
     paths = find_files(folder, list(by_image), root=pathlib.Path(root), where=path)
-    sizes = [max(row.size for row in its_rows) for its_rows in by_image.values()]
+    check_distinct(path, list(by_image), paths)
+    sizes = [its_rows[0].size for its_rows in by_image.values()]
     sizes = fill_sizes(sizes, paths, path) if any(map(all, sizes)) else read_sizes(paths)
-    boxes = {image: [row for row in its if row.box] for image, its in by_image.items()}
-    class_names = classes or tuple(sorted({row.name for its in boxes.values() for row in its}))
-    examples = [
-        _to_example(image, size, its_rows, class_names, path)
-        for (image, its_rows), size in zip(boxes.items(), sizes, strict=True)
-    ]
+    class_names = classes or tuple(sorted({row.name for row in rows if row.box}))
+    examples = []
+    for (image, its_rows), size in zip(by_image.items(), sizes, strict=True):
+        objects = [row for row in its_rows if row.box]
+        labels = label_indices([row.name for row in objects], class_names, where=path)
+        boxes = np.array([row.box for row in objects], np.float64).reshape(-1, 4)
+        examples.append(to_example(image, size, boxes, labels))
     examples = put_sizes_right(examples, paths, path)
-    report_unused(path, examples, sum(map(len, boxes.values())))
+    report_unused(path, examples, sum(row.box is not None for row in rows))
     return FileSource(tuple(class_names), examples, paths)
-
-
-def _to_example(image, size, rows, class_names, path):
-    boxes = np.array([row.box for row in rows], np.float64).reshape(-1, 4).astype(np.float32)
-    none = np.zeros(len(rows), bool)
-    return Example(
-        id=image,
-        image=b"",
-        boxes=boxes,
-        labels=np.array(label_indices([r.name for r in rows], class_names, where=path), np.int32),
-        crowd=none,
-        difficult=none,
-        area=np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float64),
-        size=size,
-    )

@@ -2,12 +2,16 @@
 
 import csv
 import io
+import itertools
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from jaxdet.data.sources import text
+from jaxdet.data.sources.several import read_all
+from jaxdet.data.sources.values import number, side
 from jaxdet.types import UserError
 
 # What each column may be called, in any case, with spaces or - for _.
@@ -22,10 +26,11 @@ COLUMNS = {
 _SIDES = {"height": ("height", "image_height"), "width": ("width", "image_width")}
 _CORNERS = ("x1", "y1", "x2", "y2")
 _PLAIN = ("image", *_CORNERS, "class")  # Of a table without a header.
+_SEPARATOR = re.compile('"?sep=([,;\t])')  # A first line that Excel writes.
 
 
 class Row(NamedTuple):
-    """A row; without a box it names an image without objects. Sides are 0 where it has none."""
+    """A row; without a box it names an image without objects. Sides are 0 where none is said."""
 
     image: str
     box: tuple[float, float, float, float] | None
@@ -37,36 +42,68 @@ def read(path: Path) -> list[Row]:
     """Reads a table, whose cells are divided by commas, semicolons or tabs.
 
     Raises:
-        UserError: if there is none, its columns are others, or a row says what can mean two things.
+        UserError: if there is none, its columns are others, or rows say what can mean two things.
     """
     if not path.is_file():
         raise UserError(f"no annotation file {path}")
-    content = text.read_text(path)
+    lines = _lines(text.read_text(path), path)
+    number, names = next(lines, (0, None))
+    if names is None:
+        raise UserError(f"{path}: wanted rows of boxes, found none")
+    try:
+        places = _places(names)
+    except ValueError as error:
+        raise UserError(f"{path}:{number}: {error}") from None
+    if _is_plain(names):  # They are no names of columns.
+        lines = itertools.chain([(number, names)], lines)
+    before: dict[str, Row] = {}
+
+    def read_one(line):
+        number, cells = line
+        try:
+            if len(cells) != len(names):
+                raise ValueError(f"wants {len(names)} cells, found {len(cells)}")
+            row = _row(cells, places)
+            before[row.image] = _agreed(row, before.get(row.image, row))
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: {error}") from None
+        return row
+
+    rows = read_all(read_one, lines)
+    if not rows:
+        raise UserError(f"{path}: wanted rows of boxes, found none")
+    return [row._replace(size=before[row.image].size) for row in rows]
+
+
+def _lines(content: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each row that has one, and its line."""
     first = next((line for line in content.splitlines() if line.strip()), "")
-    delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
-    rows, places, width = [], {}, 0
-    boxed: dict[str, bool] = {}
+    excel = _SEPARATOR.match(first)
+    delimiter = excel[1] if excel else max(",;\t", key=first.count)
+    reader = csv.reader(
+        io.StringIO(content, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True
+    )
     try:
         for cells in reader:
             cells = [cell.strip() for cell in cells]
-            if not any(cells):
-                continue
-            if not places:
-                places, width = _places(cells), len(cells)
-                if not _is_plain(cells):
-                    continue  # They are the names of the columns.
-            if len(cells) != width:
-                raise ValueError(f"wants {width} cells, found {len(cells)}")
-            row = _row(cells, places)
-            if boxed.setdefault(row.image, bool(row.box)) != bool(row.box):
-                raise ValueError(f"{row.image!r} has an object in one row, and none in another")
-            rows.append(row)
-    except (ValueError, csv.Error) as error:
+            if any(cells) and not excel:
+                yield reader.line_num, cells
+            excel = excel if not any(cells) else None
+    except csv.Error as error:
         raise UserError(f"{path}:{reader.line_num}: {error}") from None
-    if not rows:
-        raise UserError(f"{path}: wanted rows of boxes, found none")
-    return rows
+
+
+def _agreed(row: Row, before: Row) -> Row:
+    """What two rows say of one image; a size that lacks a side is none."""
+    if bool(row.box) != bool(before.box):
+        raise ValueError(f"{row.image!r} has an object in one row, and none in another")
+    sizes = {each.size for each in (row, before) if all(each.size)}
+    if len(sizes) > 1:
+        here, there = (" x ".join(map(str, each.size)) for each in (row, before))
+        raise ValueError(
+            f"{row.image!r} is {here} pixels here (height x width), and {there} in another row"
+        )
+    return row._replace(size=next(iter(sizes), (0, 0)))
 
 
 def _places(cells: Sequence[str]) -> dict[str, int]:
@@ -97,7 +134,7 @@ def _is_plain(cells: Sequence[str]) -> bool:
     if len(cells) != len(_PLAIN):
         return False
     corners = cells[1:5]
-    return not any(cells[1:]) or all(math.isfinite(_number(corner)) for corner in corners)
+    return not any(cells[1:]) or all(math.isfinite(number(corner)) for corner in corners)
 
 
 def _row(cells: Sequence[str], places: dict[str, int]) -> Row:
@@ -105,29 +142,15 @@ def _row(cells: Sequence[str], places: dict[str, int]) -> Row:
     corners = [cells[places[corner]] for corner in _CORNERS]
     if not image:
         raise ValueError("the image wants a name, found none")
-    size = tuple(_side(cells[places[side]]) if side in places else 0 for side in _SIDES)
+    size = tuple(side(cells[places[name]]) if name in places else 0 for name in _SIDES)
     if not name and not any(corners):
         return Row(image, None, "", size)
     if not name:
         raise ValueError("the class wants a name, found none")
-    x1, y1, x2, y2 = box = tuple(map(_number, corners))
+    x1, y1, x2, y2 = box = tuple(map(number, corners))
     for corner, cell, value in zip(_CORNERS, corners, box, strict=True):
         if not math.isfinite(value):
             raise ValueError(f"{corner} wants a finite number, found {cell!r:.40}")
     if x2 <= x1 or y2 <= y1:
         raise ValueError(f"wants x1 < x2 and y1 < y2, found {', '.join(corners)}")
     return Row(image, box, name, size)
-
-
-def _number(cell: str) -> float:
-    """NaN for what is no number."""
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan
-
-
-def _side(cell: str) -> int:
-    """Whole pixels; 0 for what is no size: the picture knows."""
-    side = _number(cell)
-    return int(side) if 1 <= side < math.inf else 0

@@ -5,6 +5,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from jaxtyping import Bool, Int, Num
+
 from jaxdet.data.sources.selection import find_usable, shows_object
 from jaxdet.types import Example, UserError
 
@@ -76,6 +79,47 @@ def label_indices(
                 f"{', '.join(map(repr, class_names))}"
             )
     return [class_names.index(name) for name in names]
+
+
+def check_distinct(where: object, ids: Sequence[str | int], paths: Sequence[pathlib.Path]) -> None:
+    """Refuses one picture with two ids, for what is on it is not known then; and two with one.
+
+    Args:
+        where: what names them, for the message.
+        ids: of the images; 1 and "1" are one.
+        paths: their files.
+
+    Raises:
+        UserError: if one is there twice.
+    """
+    texts = [str(image_id) for image_id in ids]
+    for keys, others, what in ((paths, texts, "are one picture"), (texts, paths, "have one id")):
+        first: dict[object, object] = {}
+        for key, other in zip(keys, others, strict=True):
+            if key in first:
+                raise UserError(f"{where}: {first[key]} and {other} {what}, {key}")
+            first[key] = other
+
+
+def to_example(
+    image_id: str,
+    size: tuple[int, int],
+    boxes: Num[np.ndarray, "N 4"],
+    labels: Sequence[int] | Int[np.ndarray, " N"],
+    difficult: Bool[np.ndarray, " N"] | None = None,
+) -> Example:
+    """An annotated image without its bytes, no object of which is a crowd; areas are the boxes'."""
+    boxes = boxes.astype(np.float32)
+    return Example(
+        id=image_id,
+        image=b"",
+        boxes=boxes,
+        labels=np.array(labels, np.int32),
+        crowd=np.zeros(len(boxes), bool),
+        difficult=np.zeros(len(boxes), bool) if difficult is None else difficult,
+        area=np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float64),
+        size=size,
+    )
 
 
 def report_unused(where: object, examples: Sequence[Example], total: int) -> None:

@@ -1,16 +1,11 @@
 """Pictures in folders: found by few looks at the disk, and none outside of what the user named."""
 
-import logging
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from jaxdet.data import decoding
 from jaxdet.types import UserError
-
-_HEAD = 2**17  # Bytes of a picture that are read for its size; EXIF may take 64 kB of a JPEG's.
-_THREADS = 8  # Pictures that are opened at once for their sizes; the disk is what takes time.
 
 
 def find_files(folder: Path, names: Sequence[str], *, root: Path, where: object) -> list[Path]:
@@ -44,32 +39,6 @@ def find_files(folder: Path, names: Sequence[str], *, root: Path, where: object)
     return [folder / place for place in places]
 
 
-def fill_sizes(
-    sizes: Sequence[tuple[int, int]], paths: Sequence[Path], where: object
-) -> list[tuple[int, int]]:
-    """The (height, width) of images, the pictures' own where an annotation says none.
-
-    Those are turned as their EXIF says, and (0, 0) where a picture cannot be read. How many
-    they are is logged.
-    """
-    missing = [i for i, size in enumerate(sizes) if min(size) <= 0]
-    sizes = list(sizes)
-    for i, size in zip(missing, read_sizes([paths[i] for i in missing]), strict=True):
-        sizes[i] = size
-    if missing:
-        logging.getLogger("jaxdet").warning(
-            "%s: %d of %d images have no width or height there: the pictures' own are taken",
-            *(where, len(missing), len(sizes)),
-        )
-    return sizes
-
-
-def read_sizes(paths: Sequence[Path]) -> list[tuple[int, int]]:
-    """The (height, width) of pictures as viewers show them; (0, 0) of one that cannot be read."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(_picture_size, paths))
-
-
 def list_pictures(folder: Path, *, root: Path, where: object) -> list[Path]:
     """The pictures in a folder and the folders in it, sorted.
 
@@ -91,16 +60,16 @@ def list_pictures(folder: Path, *, root: Path, where: object) -> list[Path]:
     return find_files(folder, sorted(names), root=root, where=where)
 
 
-def check_only_split(split: str, *templates: str) -> None:
-    """Refuses to read the same files as a second split: what is learnt would be evaluated.
+def check_only_split(split: str, annotations: str) -> None:
+    """Refuses to read the same annotations as a second split: what is learnt would be evaluated.
 
     Raises:
-        UserError: if no template has "{split}", and it is not "train".
+        UserError: if their template has no "{split}", and it is not "train".
     """
-    if split != "train" and not any("{split}" in template for template in templates):
+    if split != "train" and "{split}" not in annotations:
         raise UserError(
-            f"there is no split {split!r}: data.options has no '{{split}}', so that there is one, "
-            "'train'; data.val_fraction holds a part of it out"
+            f"there is no split {split!r}: data.options has no '{{split}}' for its annotations, so "
+            "that there is one, 'train'; data.val_fraction holds a part of it out"
         )
 
 
@@ -152,15 +121,3 @@ def _leads(link: str, inside: set[Path], led: dict[str, tuple[bool, set[str]]]) 
 def _stays(path: str | Path, inside: set[Path]) -> bool:
     place = Path(path).resolve()
     return any(place.is_relative_to(each) for each in inside)
-
-
-def _picture_size(path: Path) -> tuple[int, int]:
-    try:
-        with open(path, "rb") as file:
-            head = file.read(_HEAD)
-            try:
-                return decoding.size_of(head, name=path)
-            except decoding.UnreadableImage:  # What says the size may stand further behind.
-                return decoding.size_of(head + file.read(), name=path)
-    except (decoding.UnreadableImage, OSError):
-        return 0, 0

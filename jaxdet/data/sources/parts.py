@@ -3,6 +3,7 @@
 import bisect
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,10 +125,10 @@ class Joined:
 def hash_of(image_id: str | int) -> float:
     """A number in [0, 1) for an id, the same for ever.
 
-    The first 8 bytes of the SHA-256 of the id's text in UTF-8, the first one the highest,
-    over 2**64.
+    The first 8 bytes of the SHA-256 of the id's text in UTF-8 (bytes of a file's name that are
+    none stay what they are), the first one the highest, over 2**64.
     """
-    digest = hashlib.sha256(str(image_id).encode()).digest()
+    digest = hashlib.sha256(str(image_id).encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
@@ -144,9 +145,13 @@ def divide(
         listed: a text file with an id a line; these are.
 
     Raises:
-        UserError: if one of the two has no image, or the file lists an id that the source lacks.
+        UserError: if one of the two has no image, two images have one id, or the file
+            lists an id that the source lacks.
     """
     ids = source.ids() if hasattr(source, "ids") else [source[i].id for i in range(len(source))]
+    twice, times = next(iter(Counter(map(str, ids)).most_common(1)), ("", 0))
+    if times > 1:
+        raise UserError(f"{times} images have the id {twice!r}: which is held out is not known")
     if listed:
         held = _listed(Path(listed), set(map(str, ids)))
         chosen = [str(image_id) in held for image_id in ids]

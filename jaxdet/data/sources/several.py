@@ -17,7 +17,8 @@ class SeveralMistakes(UserError):
 
     def __init__(self, lines: list[str]):
         """Takes the messages, one at least."""
-        more = f" (and {len(lines) - 1} more mistakes: see `jaxdet check`)"
+        others = "others or more" if len(lines) == MOST else "more mistakes"
+        more = f" (and {len(lines) - 1} {others}: see `jaxdet check`)"
         super().__init__(lines[0] + more * (len(lines) > 1))
         self.lines = lines
 
@@ -33,9 +34,9 @@ def read_all(read: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         try:
             found.append(read(item))
         except UserError as error:
-            lines.append(str(error))
-            if len(lines) == MOST:
+            lines += getattr(error, "lines", [str(error)])
+            if len(lines) >= MOST:
                 break
     if lines:
-        raise SeveralMistakes(lines)
+        raise SeveralMistakes(lines[:MOST])
     return found

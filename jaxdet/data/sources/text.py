@@ -2,11 +2,14 @@
 
 import codecs
 import logging
+from collections import Counter
 from collections.abc import Container, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from jaxdet.types import UserError
 
+T = TypeVar("T")
 # The longer marks first: UTF-32's begins like UTF-16's.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -73,14 +76,27 @@ def read_list(path: Path, known: Container[str], suffixes: Iterable[str]) -> lis
     if not names:
         found = f"{hidden} with the flag -1" if hidden else "an empty file"
         raise UserError(f"{path}: wanted names of images, one a line; found {found}")
-    once = list(dict.fromkeys(names))
-    if len(once) < len(names):
-        twice = next(name for name in once if names.count(name) > 1)
+    return take_once(zip(names, names, strict=True), path)
+
+
+def take_once(named: Iterable[tuple[str, T]], where: object) -> list[T]:
+    """What is behind each name that is listed, in the order of their first times.
+
+    How many names are there again is logged.
+
+    Args:
+        named: the names, and what is behind them.
+        where: the list, for the message.
+    """
+    named = list(named)
+    found = dict(reversed(named))  # The first of each counts.
+    if len(found) < len(named):
+        twice = Counter(name for name, _ in named).most_common(1)[0][0]
         logging.getLogger("jaxdet").warning(
             "%s: %d of %d names are listed more than once, such as %r: each is taken once",
-            *(path, len(names) - len(once), len(names), twice),
+            *(where, len(named) - len(found), len(named), twice),
         )
-    return once
+    return [found[name] for name in dict.fromkeys(name for name, _ in named)]
 
 
 def _stem(name: str, known: Container[str], suffixes: tuple[str, ...]) -> str:

@@ -9,12 +9,18 @@ import numpy as np
 
 from jaxdet.data.decoding import SUFFIXES
 from jaxdet.data.sources import voc_xml
-from jaxdet.data.sources.files import FileSource, label_indices, report_unused
-from jaxdet.data.sources.folders import check_only_split, fill_sizes, find_files
+from jaxdet.data.sources.files import (
+    FileSource,
+    check_distinct,
+    label_indices,
+    report_unused,
+    to_example,
+)
+from jaxdet.data.sources.folders import check_only_split, find_files
 from jaxdet.data.sources.several import read_all
-from jaxdet.data.sources.sizes import put_sizes_right
-from jaxdet.data.sources.text import read_list
-from jaxdet.types import Example, UserError
+from jaxdet.data.sources.sizes import fill_sizes, put_sizes_right
+from jaxdet.data.sources.text import read_list, take_once
+from jaxdet.types import UserError
 
 
 def read_voc(
@@ -55,13 +61,15 @@ def read_voc(
     """
     folders = (image_folder, annotation_folder, list_folder)
     records = [record for part in split.split("+") for record in _read_split(root, part, folders)]
+    records = take_once(((record[2], record) for record in records), f"{root} ({split})")
     names = {name for *_, objects in records for name, *_ in objects}
     class_names = tuple(classes) or tuple(sorted(names))
     examples = [
-        _to_example(image_id, size, objects, class_names, xml_path)
+        _read_example(image_id, size, objects, class_names, xml_path)
         for xml_path, _, image_id, size, objects in records
     ]
     paths = [image_path for _, image_path, *_ in records]
+    check_distinct(f"{root} ({split})", [example.id for example in examples], paths)
     examples = put_sizes_right(examples, paths, f"{root} ({split})")
     total = sum(len(objects) for *_, objects in records)
     report_unused(f"{root} ({split})", examples, total)
@@ -97,7 +105,7 @@ def _read_split(root, part, folders):
             raise UserError(f"no split file {list_path}; found: {known}")
         stems = read_list(list_path, images, SUFFIXES)
     else:
-        check_only_split(name, *folders)
+        check_only_split(name, folders[1])
         list_path, stems = xml_folder, _annotated(xml_folder, images)
     for stem in stems:
         named = images.get(stem, ())
@@ -116,7 +124,7 @@ def _read_split(root, part, folders):
 
 def _annotated(folder, images):
     """The stems of the xml files in a folder; pictures without one are counted in a line."""
-    stems = sorted(path.stem for path in folder.glob("*.xml"))
+    stems = sorted(path.stem for path in folder.glob("*.xml") if path.name[0] != ".")
     if not stems:
         raise UserError(f"no xml file in {folder}")
     rest = sorted(set(images) - set(stems))
@@ -133,23 +141,16 @@ def _pictures(folder):
     found = defaultdict(list)
     for name in sorted(os.listdir(folder)):
         stem, ending = os.path.splitext(name)
-        if ending.lower() in SUFFIXES:
+        if ending.lower() in SUFFIXES and name[0] != ".":  # macOS writes ._a.jpg beside a.jpg.
             found[stem].append(name)
     return found
 
 
-def _to_example(image_id, size, objects, class_names, xml_path):
-    labels = label_indices([name for name, *_ in objects], class_names, where=xml_path)
+def _read_example(image_id, size, objects, class_names, xml_path):
+    names = [name for name, *_ in objects]
+    labels = np.array(label_indices(names, class_names, where=xml_path), np.int32)
     corners = np.array([corners for *_, corners in objects], np.float64).reshape(-1, 4)
     keep = np.all(corners[:, 2:] > corners[:, :2], axis=1)
-    boxes = (corners - [1, 1, 0, 0])[keep].astype(np.float32)
-    return Example(
-        id=image_id,
-        image=b"",
-        boxes=boxes,
-        labels=np.array(labels, np.int32)[keep],
-        crowd=np.zeros(len(boxes), bool),
-        difficult=np.array([difficult for _, difficult, _ in objects], bool)[keep],
-        area=np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float64),
-        size=size,
-    )
+    difficult = np.array([difficult for _, difficult, _ in objects], bool)
+    boxes = corners - [1, 1, 0, 0]
+    return to_example(image_id, size, boxes[keep], labels[keep], difficult[keep])

@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException, ElementTree
 
+from jaxdet.data.sources.values import number, side
 from jaxdet.types import UserError
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -50,20 +51,14 @@ def read(path: Path) -> tuple[tuple[int, int], list[Object]]:
         raise UserError(f"{path}: not a VOC annotation ({line})") from None
     for element in tree.iter():
         element.tag = element.tag.rpartition("}")[2]
-    size = tuple(_side(tree.findtext(f"size/{side}")) for side in ("height", "width"))
+    size = tuple(side(tree.findtext(f"size/{name}")) for name in ("height", "width"))
     objects = []
-    for number, item in enumerate(tree.iter("object"), 1):
+    for place, item in enumerate(tree.iter("object"), 1):
         try:
             objects += _objects(item)
         except ValueError as error:
-            raise UserError(f"{path}: object {number}: {error}") from None
+            raise UserError(f"{path}: object {place}: {error}") from None
     return size, objects
-
-
-def _side(text: str | None) -> int:
-    """Whole pixels; 0 for what is no size: the picture knows."""
-    side = _number(text)
-    return int(side) if 1 <= side < math.inf else 0
 
 
 def _objects(item: Element) -> list[Object]:
@@ -81,10 +76,10 @@ def _corners(box: Element) -> tuple[float, ...]:
     corners = []
     for corner in _CORNERS:
         text = box.findtext(corner)
-        if not math.isfinite(_number(text)):
+        corners.append(number(text))
+        if math.isnan(corners[-1]):
             found = "none" if text is None else repr(text.strip())
             raise ValueError(f"bndbox/{corner} wants a finite number, found {found}")
-        corners.append(float(text))
     return tuple(corners)
 
 
@@ -93,16 +88,8 @@ def _around(polygon: Element | None) -> tuple[float, ...]:
     places = {"x": [], "y": []}
     for point in () if polygon is None else polygon.iter():
         if point.tag[:1] in places and point.tag[1:].isdecimal() | (len(point.tag) == 1):
-            places[point.tag[0]].append(_number(point.text))
+            places[point.tag[0]].append(number(point.text))
     xs, ys = places.values()
-    if not xs or len(xs) != len(ys) or not all(map(math.isfinite, xs + ys)):
+    if not xs or len(xs) != len(ys) or any(map(math.isnan, xs + ys)):
         raise ValueError("wants a bndbox, or a polygon of finite numbers; found none")
     return min(xs), min(ys), max(xs), max(ys)
-
-
-def _number(text: str | None) -> float:
-    """NaN for what is no number."""
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return math.nan

@@ -3,13 +3,24 @@
 import logging
 import os
 import pathlib
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
+from jaxdet.data.decoding import SUFFIXES
 from jaxdet.data.sources import yolo_labels, yolo_layout
-from jaxdet.data.sources.files import FileSource, label_indices, report_unused
-from jaxdet.data.sources.folders import read_sizes
-from jaxdet.types import Example
+from jaxdet.data.sources.files import (
+    FileSource,
+    check_distinct,
+    label_indices,
+    report_unused,
+    to_example,
+)
+from jaxdet.data.sources.several import read_all
+from jaxdet.data.sources.sizes import read_sizes
+
+_NOTHING = yolo_labels.Objects([], np.zeros((0, 4)), 0)
 
 
 def read_yolo(
@@ -21,7 +32,8 @@ def read_yolo(
     pictures in no folder called images they are beside them. A picture without such a file, or
     with an empty one, has no objects. Boxes are parts of the picture as viewers show it, so that
     each picture's head is read for its size. A line that is there twice counts once, as ultralytics
-    has it, and is logged; boxes stay as they are otherwise.
+    has it, and is logged; boxes stay as they are otherwise. Logged is, too, how many label files
+    are no picture's, and how many pictures cannot be read; boxes of these have no area.
 
     Args:
         root: the folder of data.yaml, obj.data or classes.txt.
@@ -40,30 +52,36 @@ def read_yolo(
     """
     folder = pathlib.Path(root)
     layout = yolo_layout.read(folder, split, file)
+    ids = [path.relative_to(folder).with_suffix("").as_posix() for path in layout.pictures]
+    check_distinct(layout.file, ids, layout.pictures)
     files = [_label_file(path, folder) for path in layout.pictures]
     there = _existing(files)
+    read_one = partial(yolo_labels.read, num_classes=len(layout.names), pose=layout.pose)
+    objects = dict(zip(there, read_all(read_one, there), strict=True))
     sizes = read_sizes(layout.pictures)
     class_names = classes or tuple(dict.fromkeys(layout.names))
     examples, repeated = [], 0
-    for path, labels, size in zip(layout.pictures, files, sizes, strict=True):
-        found = yolo_labels.Objects([], np.zeros((0, 4)), 0)
-        if labels in there:
-            found = yolo_labels.read(labels, len(layout.names), pose=layout.pose)
+    for image_id, labels, size in zip(ids, files, sizes, strict=True):
+        found = objects.get(labels, _NOTHING)
         names = [layout.names[number] for number in found.numbers]
         numbers = label_indices(names, class_names, where=labels)
-        image_id = path.relative_to(folder).with_suffix("").as_posix()
-        examples.append(_to_example(image_id, size, numbers, found.corners))
+        height, width = size
+        boxes = found.corners * [width, height, width, height]
+        examples.append(to_example(image_id, size, boxes, numbers))
         repeated += found.repeated
     if repeated:
         logging.getLogger("jaxdet").warning(
             "%s (%s): %d lines say what another one of their file said: each is taken once",
             *(root, split, repeated),
         )
-    report_unused(f"{root} ({split})", examples, sum(len(each.labels) for each in examples))
-    ids = tuple(layout.names.index(n) for n in class_names if n in layout.names)
-    known = len(ids) == len(class_names) and len(set(layout.names)) == len(layout.names)
+    _report_lost(layout.pictures, files, root)
+    # A box is a part of its picture: in one that cannot be read it has no area.
+    seen = [example for example in examples if all(example.size)]
+    report_unused(f"{root} ({split})", seen, sum(len(each.labels) for each in seen))
+    places = tuple(layout.names.index(n) for n in class_names if n in layout.names)
+    known = len(places) == len(class_names) and len(set(layout.names)) == len(layout.names)
     return FileSource(
-        tuple(class_names), examples, layout.pictures, ids if known else None, bool(there)
+        tuple(class_names), examples, layout.pictures, places if known else None, bool(there)
     )
 
 
@@ -75,25 +93,32 @@ def _label_file(picture: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
     return root.joinpath(*parts).with_suffix(".txt")
 
 
-def _existing(files: list[pathlib.Path]) -> set[pathlib.Path]:
-    """Those of the files that there are; folders are listed, and files not asked for."""
+def _existing(files: list[pathlib.Path]) -> list[pathlib.Path]:
+    """Those of the files that there are, in order; folders are listed, and files not asked for."""
     found = {}
     for folder in {path.parent for path in files}:
         found[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
-    return {path for path in files if path.name in found[path.parent]}
+    return [path for path in files if path.name in found[path.parent]]
 
 
-def _to_example(image_id, size, labels, fractions):
-    height, width = size
-    boxes = (fractions * [width, height, width, height]).astype(np.float32)
-    none = np.zeros(len(boxes), bool)
-    return Example(
-        id=image_id,
-        image=b"",
-        boxes=boxes,
-        labels=np.array(labels, np.int32),
-        crowd=none,
-        difficult=none,
-        area=np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float64),
-        size=size,
-    )
+def _report_lost(
+    pictures: Sequence[pathlib.Path], files: Sequence[pathlib.Path], root: str
+) -> None:
+    """Logs how many label files, in the folders of these, belong to no picture of any split."""
+    lost, total = [], 0
+    folders = {file.parent: picture.parent for file, picture in zip(files, pictures, strict=True)}
+    for folder, beside in folders.items():
+        if folder == pathlib.Path(root) or not folder.is_dir():
+            continue  # Texts there are lists and notes.
+        parts = map(os.path.splitext, os.listdir(beside))
+        wanted = {f"{stem}.txt" for stem, ending in parts if ending.lower() in SUFFIXES}
+        texts = [name for name in os.listdir(folder) if name.lower().endswith(".txt")]
+        texts = [name for name in texts if name[0] != "." and name != yolo_layout.NAMES_ALONE]
+        lost += [folder / name for name in texts if name not in wanted]
+        total += len(texts)
+    if lost:
+        logging.getLogger("jaxdet").warning(
+            "%s: %d of %d label files belong to no picture that is read, such as %s: they are "
+            "left out",
+            *(root, len(lost), total, min(lost)),
+        )

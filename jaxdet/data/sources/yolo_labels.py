@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdet.data.sources import text
+from jaxdet.data.sources.several import read_all
+from jaxdet.data.sources.values import number
 from jaxdet.types import UserError
 
 _BOX = 4  # Numbers of a box; polygons have 6 or more.
@@ -43,29 +45,30 @@ def read(path: Path, num_classes: int, *, pose: int = 0) -> Objects:
         pose: numbers behind the box that place key points, which are not read; 0 for none.
 
     Raises:
-        UserError: for a line that is no object, with its number.
+        UserError: for lines that are no objects, with their numbers.
         OSError: if it cannot be read.
     """
-    numbers, corners, seen, lines = [], [], set(), 0
-    for place, line in enumerate(text.read_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
+
+    def read_one(item):
+        place, words = item
         try:
-            number, box = _object(line.split(), num_classes, pose)
+            numbers = tuple(map(_finite, words))
+            return numbers, _object(words, numbers, num_classes, pose)
         except ValueError as error:
             raise UserError(f"{path}:{place}: {error}") from None
-        lines += 1
-        said = tuple(map(float, line.split()))
-        if said not in seen:
-            seen.add(said)
-            numbers.append(number)
-            corners.append(box)
-    return Objects(numbers, np.array(corners, np.float64).reshape(-1, 4), lines - len(numbers))
+
+    lines = enumerate(map(str.split, text.read_text(path).splitlines()), 1)
+    said = read_all(read_one, ((place, words) for place, words in lines if words))
+    once = list(dict(said).values())
+    corners = np.array([box for _, box in once], np.float64).reshape(-1, 4)
+    return Objects([label for label, _ in once], corners, len(said) - len(once))
 
 
-def _object(words: list[str], num_classes: int, pose: int) -> tuple[int, tuple[float, ...]]:
-    number, *values = map(_number, words)
-    if not number.is_integer() or not 0 <= number < num_classes:
+def _object(
+    words: list[str], numbers: tuple[float, ...], num_classes: int, pose: int
+) -> tuple[int, tuple[float, ...]]:
+    label, *values = numbers
+    if not label.is_integer() or not 0 <= label < num_classes:
         raise ValueError(f"class wants a whole number below {num_classes}, found {words[0]}")
     if pose and len(values) != _BOX + pose:
         raise ValueError(
@@ -83,16 +86,12 @@ def _object(words: list[str], num_classes: int, pose: int) -> tuple[int, tuple[f
             raise ValueError(f"wants parts of the image's sides, from 0 to 1, found {word}")
     if len(values) == _BOX:
         x, y, width, height = values
-        return int(number), (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        return int(label), (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
     xs, ys = values[::2], values[1::2]
-    return int(number), (min(xs), min(ys), max(xs), max(ys))
+    return int(label), (min(xs), min(ys), max(xs), max(ys))
 
 
-def _number(word: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+def _finite(word: str) -> float:
+    if math.isnan(value := number(word)):
         raise ValueError(f"wants finite numbers, found {word!r:.40}")
     return value

@@ -57,17 +57,15 @@ def read(root: Path, split: str, file: str = "") -> Layout:
     else:
         said = yaml_text.read_mapping(path)
         names, pose = _names(path, said), _pose(path, said)
-    known = _splits(said)
+    known = _splits(path, said)
     key = split if split in known else {"valid": "val", "val": "valid"}.get(split)
     if key not in known:
         raise UserError(f"{path}: no split {split!r}; it has {', '.join(known) or 'none'}")
-    pictures = [
-        picture for part in _parts(said[key]) for picture in _pictures(root, path, said, part, key)
-    ]
-    if len(set(pictures)) < len(pictures):
-        twice = next(each for each in pictures if pictures.count(each) > 1)
-        raise UserError(f"{path}: {key} lists a picture twice: {twice}")
-    return Layout(path, names, pictures, pose)
+    listed = []
+    for part in _parts(path, key, said[key]):
+        listed += _pictures(root, path, said, part, key)
+    named = ((picture.relative_to(root).as_posix(), picture) for picture in listed)
+    return Layout(path, names, text.take_once(named, f"{path} ({key})"), pose)
 
 
 def find_file(root: Path, file: str = "") -> Path:
@@ -101,11 +99,11 @@ def splits(path: Path) -> list[str]:
     """
     if path.name == NAMES_ALONE:
         return ["train"]
-    return _splits(_darknet(path) if path.name == DARKNET else yaml_text.read_mapping(path))
+    return _splits(path, _darknet(path) if path.name == DARKNET else yaml_text.read_mapping(path))
 
 
-def _splits(said: dict[str, Any]) -> list[str]:
-    return [key for key in ("train", "val", "valid", "test") if _parts(said.get(key))]
+def _splits(path: Path, said: dict[str, Any]) -> list[str]:
+    return [key for key in ("train", "val", "valid", "test") if _parts(path, key, said.get(key))]
 
 
 def _names(path: Path, said: dict[str, Any]) -> list[str]:
@@ -153,9 +151,12 @@ def _lines(path: Path) -> list[str]:
     return names
 
 
-def _parts(value: Any) -> Sequence[str]:
-    values = value if isinstance(value, list) else [value]
-    return [each for each in values if isinstance(each, str) and each not in _NONE]
+def _parts(path: Path, key: str, value: Any) -> Sequence[str]:
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    for each in values:
+        if not isinstance(each, str):
+            raise UserError(f"{path}: {key} wants places, found {each!r:.60}")
+    return [each for each in values if each not in _NONE]
 
 
 def _pictures(root: Path, path: Path, said: dict[str, Any], part: str, key: str) -> list[Path]:
