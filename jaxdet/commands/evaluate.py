@@ -77,7 +77,8 @@ def evaluate(arguments: command_line.Arguments) -> int:
         return 0
     file = workdir / _name_results(split, flags.checkpoint, own=config.data.eval_split)
     write_json(file, found)
-    print(f"checkpoint {step} ({flags.checkpoint}) on {split}; written to {file}")
+    where = opening.describe_split(config.data, split)
+    print(f"checkpoint {step} ({flags.checkpoint}) on {where}; written to {file}")
     return 0
 
 
