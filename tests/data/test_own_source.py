@@ -243,17 +243,22 @@ def test_a_name_means_the_file_beside_a_config(module, tmp_path):
     assert own.locate("voc", tmp_path) == "voc"
 
 
-def test_the_example_reads_labelme_s_files(tmp_path):
+def test_the_example_reads_labelme_s_files(tmp_path, caplog):
     (tmp_path / "a.jpg").write_bytes(encode(draw((40, 60), [])))
     shapes = [
         {"label": "dog", "shape_type": "rectangle", "points": [[30, 5], [10.5, 20]]},
         {"label": "cat", "shape_type": "polygon", "points": [[1, 2], [9, 3], [4, 8]]},
+        {"label": "dog", "shape_type": "circle", "points": [[20, 20], [23, 24]]},
     ]
     content = {"shapes": shapes, "imagePath": "a.jpg", "imageHeight": 40, "imageWidth": 60}
     (tmp_path / "a.json").write_text(json.dumps(content))
     settings = {"root": str(tmp_path), "split": "train"}
     source = sources.build(f"{LABELME}:read", **settings)
     assert source.class_names == ("dog",)
+    assert "shapes are left out" in caplog.text
+    assert "1 of kind 'circle', 1 of kind 'polygon'" in caplog.text
+    circles = sources.build(f"{LABELME}:read", **settings, shapes=("circle",))
+    np.testing.assert_array_equal(circles[0].boxes, [[15, 15, 25, 25]])
     np.testing.assert_array_equal(source[0].boxes, [[10.5, 5, 30, 20]])
     both = sources.build(f"{LABELME}:read", **settings, shapes=("rectangle", "polygon"))
     np.testing.assert_array_equal(both[0].boxes, [[10.5, 5, 30, 20], [1, 2, 9, 8]])

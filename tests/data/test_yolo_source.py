@@ -1,4 +1,4 @@
-import logging
+import os
 
 import numpy as np
 import pytest
@@ -205,11 +205,26 @@ def test_the_list_of_names_of_label_studio_is_read(root):
         read_yolo(root=str(root), split="val")
 
 
-def test_no_file_is_asked_for_by_itself(root, monkeypatch, caplog):
+def test_no_file_is_asked_for_by_itself(root, monkeypatch):
     """Of 118,000 pictures each would cost a look at the disk: folders are listed."""
     asked = []
-    real = type(root).is_file
-    monkeypatch.setattr(type(root), "is_file", lambda p: asked.append(p) or real(p))
-    with caplog.at_level(logging.WARNING):
-        read_yolo(root=str(root), split="train")
-    assert {path.name for path in asked} <= {"data.yaml"}
+
+    def count_calls(count):
+        for number in range(count):
+            (root / f"images/train/p{number}.jpg").write_bytes(encode(draw((30, 20), [])))
+            (root / f"labels/train/p{number}.txt").write_text("0 .5 .5 .5 .5")
+        asked.clear()
+        assert len(read_yolo(root=str(root), split="train")) == count + 2
+        return sorted(asked)
+
+    for name in ("stat", "lstat", "scandir", "listdir"):
+        real = getattr(os, name)
+
+        def noted(*arguments, name=name, real=real, **keywords):
+            asked.append(name)
+            return real(*arguments, **keywords)
+
+        monkeypatch.setattr(os, name, noted)
+    count_calls(1)  # What Python imports by then is asked for once.
+    few = count_calls(2)
+    assert "scandir" in few and count_calls(20) == few
