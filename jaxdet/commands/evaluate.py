@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from jaxdet import loading
+from jaxdet import loading, model_file
 from jaxdet.commands import command_line, config_files, opening, results, run_model
 from jaxdet.data import sources
 from jaxdet.training import steps
@@ -69,14 +69,16 @@ def evaluate(arguments: command_line.Arguments) -> int:
         count = results.write_proposals(proposals_file, source, pairs)
         print(f"proposals of {count} images are written to {proposals_file}")
     if results_file:
-        count = results.write_results(Path(results_file), source, pairs, _category_ids(run, source))
+        numbers = _category_ids(run, source, workdir) if run.detector.tells_classes else None
+        count = results.write_results(Path(results_file), source, pairs, numbers)
         print(f"results of {count} images are written to {results_file}")
     if found is None:
         print(f"{split} has no annotations: there is nothing to evaluate")
         return 0
     file = workdir / _name_results(split, flags.checkpoint, own=config.data.eval_split)
     write_json(file, found)
-    print(f"checkpoint {step} ({flags.checkpoint}) on {split}; written to {file}")
+    where = opening.describe_split(config.data, split)
+    print(f"checkpoint {step} ({flags.checkpoint}) on {where}; written to {file}")
     return 0
 
 
@@ -88,8 +90,30 @@ def _name_file(flag: str, given: str | None, suffix: str, split: str) -> str:
     return file
 
 
-def _category_ids(run: opening.Run, source: Source) -> tuple[int, ...] | None:
-    return run_model.category_ids(source, run.source) if run.detector.tells_classes else None
+def _category_ids(run: opening.Run, source: Source, workdir: Path) -> tuple[int, ...] | None:
+    """The numbers of the classes in the data's files, as the split, the run or its data has them.
+
+    A split may leave out categories that label nothing in it, and then knows none.
+    """
+    if found := run_model.category_ids(source, run.source):
+        return found
+    try:
+        if (file := workdir / model_file.NAME).is_file():
+            contents, _ = model_file.read(file)
+            if contents.class_names == run.class_names and contents.category_ids:
+                return contents.category_ids
+        learnt = opening.open_source(run.config, run.config.data.train_split, run.class_names)
+        if found := run_model.category_ids(learnt):
+            return found
+        reason = "neither the split nor the training data has them all"
+    except UserError as error:
+        reason = str(error)
+    print(
+        f"warning: the categories have the numbers 1 to {len(run.class_names)} in the results, "
+        f"not the data's own: {reason}",
+        file=sys.stderr,
+    )
+    return None
 
 
 def _name_results(split: str, checkpoint: str, *, own: str) -> str:

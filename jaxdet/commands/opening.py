@@ -184,10 +184,24 @@ def open_source(
     return source
 
 
+def describe_split(data: ConfigDict, split: str) -> str:
+    """Its name, and what it is where that is a part that is held out of another."""
+    named = _holding_out(data)
+    if not named or split != data.eval_split:
+        return split
+    return f"{split} (held out of {data.train_split} by {named[0]})"
+
+
+def _holding_out(data: ConfigDict) -> list[str]:
+    """The settings that say what is held out."""
+    names = ("val_fraction", "val_every", "val_list")
+    return [f"data.{name}" for name in names if data[name]]
+
+
 def _open_split(data: ConfigDict, split: str, classes: tuple[str, ...]) -> Source:
     """A split of the data, or what is learnt or held out of `data.train_split`."""
     rule = {"fraction": data.val_fraction, "every": data.val_every, "listed": data.val_list}
-    named = [f"data.val_{key.replace('listed', 'list')}" for key, value in rule.items() if value]
+    named = _holding_out(data)
     if len(named) > 1:
         raise UserError(f"{' and '.join(named)} both say what is held out: leave one out")
     if named and data.eval_split == data.train_split:
@@ -209,7 +223,7 @@ def _open_split(data: ConfigDict, split: str, classes: tuple[str, ...]) -> Sourc
     if split == data.train_split:
         return learnt
     logging.getLogger("jaxdet").info(
-        "%s is %d of %d images of %s, held out by %s",
+        "%s is %d of %d images of %s, held out by %s, and no split of the data's own",
         *(split, len(held_out), len(source), data.train_split, named[0]),
     )
     return held_out

@@ -63,15 +63,14 @@ def report(flags: argparse.Namespace, changes: Changes) -> int:
             f"{contents.detector} tells no classes apart: a report is about classes; "
             "jaxdet eval gives the recall of its proposals"
         )
-    if flags.split:
-        changes = [*changes, ("data.eval_split", flags.split)]
     config, own_split = _read_config(path, contents, changes)
-    split = config.data.eval_split
+    # Not put into the config: that name would be of what is held out, where the config says so.
+    split = flags.split or config.data.eval_split
     steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
     source = opening.open_source(config, split, contents.class_names)
     out = Path(flags.out).expanduser() if flags.out else _name_page(path, split, own_split)
     predict = results.make_predict(config, detector)
-    print(write(config, contents, source, predict, out, name=path.name))
+    print(write(config, contents, source, predict, out, name=path.name, split=split))
     return 0
 
 
@@ -88,6 +87,7 @@ def write(
     out: Path,
     *,
     name: str,
+    split: str,
 ) -> str:
     """Predicts, measures and writes the page.
 
@@ -98,6 +98,7 @@ def write(
         predict: `(variables, images) -> Detections`, for the local devices.
         out: file of the page.
         name: of the model, for the title.
+        split: of the source.
 
     Returns:
         Lines that say what was found, and where.
@@ -110,10 +111,11 @@ def write(
     drawn = (_draw(numbered, examples[i], found[i], measured, i) for i in _worst(measured))
     # Those that cannot be read are nothing to look at.
     pictures = list(itertools.islice(filter(None, drawn), PICTURES))
+    where = opening.describe_split(config.data, split)
     facts = pages.Facts(
         model=name,
         detector=contents.detector,
-        data=f"{config.data.source} {config.data.root}, split {config.data.eval_split}",
+        data=f"{config.data.source} {config.data.root}, split {where}",
         version=importlib.metadata.version("jaxdet"),
         unreadable=results.count_unreadable(pairs),
         unusable=sum(len(e.labels) - len(transforms.clean(e).labels) for e in examples),

@@ -191,16 +191,24 @@ def options(source: str) -> dict[str, Key]:
 
 def _own_options(owner: Callable, names: Iterable[str]) -> dict[str, Key]:
     """The settings of a function of the user's, which may lack types and meanings."""
-    parameters, meanings = inspect.signature(owner, eval_str=True).parameters, meanings_in(owner)
-    types = {name: parameters[name].annotation for name in names}
+    parameters, meanings = inspect.signature(owner).parameters, meanings_in(owner)
     return {
         name: Key(
-            parameters[name].default,
-            Any if annotation is inspect.Parameter.empty else annotation,
-            meanings.get(name, ""),
+            parameters[name].default, _type_of(parameters[name], owner), meanings.get(name, "")
         )
-        for name, annotation in types.items()
+        for name in names
     }
+
+
+def _type_of(parameter: inspect.Parameter, owner: Callable) -> Any:
+    """A type that is written as text may name what only type checkers import: it is any then."""
+    found = parameter.annotation
+    if isinstance(found, str):
+        try:
+            found = eval(found, inspect.unwrap(owner).__globals__)
+        except Exception:
+            return Any
+    return Any if found is inspect.Parameter.empty else found
 
 
 def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

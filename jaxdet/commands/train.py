@@ -151,7 +151,8 @@ def _leave_model(
     wanted = run.config.report and report.can_report(run.detector, run.class_names)
     if first_process and wanted and not (workdir / report.NAME).is_file():
         best = model_file.read(workdir / model_file.NAME)[0]
-        report.write(run.config, best, source, predict, workdir / report.NAME, name=workdir.name)
+        out, split = workdir / report.NAME, run.config.data.eval_split
+        report.write(run.config, best, source, predict, out, name=workdir.name, split=split)
 
 
 def _say_data(run: opening.Run, eval_source: Source) -> None:

@@ -25,7 +25,7 @@ from jaxdet.data.ranges import (
     check_resize_rule,
     check_steps,
 )
-from jaxdet.data.sources.selection import NonEmpty
+from jaxdet.data.sources.parts import NonEmpty
 from jaxdet.data.train_images import TrainImages
 from jaxdet.data.transforms import Augmentation
 from jaxdet.types import Source, UserError
@@ -130,7 +130,7 @@ def train_batches(
         max_proposals: P, slots for given proposals; the best are kept, of those
             that are in the picture. With 0 the batches have none.
         start_step: n of the first batch.
-        keep_empty: whether images that `selection.NonEmpty` would leave out are used, too.
+        keep_empty: whether images that `parts.NonEmpty` would leave out are used, too.
         use_difficult: whether difficult objects are learnt; else they are crowd.
         process_index: which process this is, of `process_count`.
         process_count: number of processes that share each batch.

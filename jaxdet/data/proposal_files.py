@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdet.data.proposal_shape import Content, check, read
-from jaxdet.data.sources import selection
+from jaxdet.data.sources.parts import Part
 from jaxdet.types import Example, Source, UserError
 
 
@@ -68,18 +68,11 @@ def write(
     _save(content, Path(file))
 
 
-class WithProposals:
-    """A source whose examples have the proposals of a file.
+class WithProposals(Part):
+    """A source whose examples have the proposals of a file, and which knows all that it knew.
 
     Arrays of the examples are views of the file's, which is read once.
-
-    Attributes:
-        class_names: the source's, as the other two.
-        category_ids: None where it has none.
-        annotated: whether it says what is on its images.
     """
-
-    class_names: tuple[str, ...]
 
     def __init__(self, source: Source, file: str | Path):
         """Reads the file, and looks whether it has all images of the source.
@@ -91,22 +84,12 @@ class WithProposals:
             UserError: if there is no such file, it is not as described above,
                 or it lacks images of the source.
         """
-        self.class_names = source.class_names
-        self.category_ids = getattr(source, "category_ids", None)
-        self.annotated = getattr(source, "annotated", True)
-        self._source, self._file = source, file
+        super().__init__(source, range(len(source)))
+        self._file = file
         ids, counts, self._boxes, self._scores = read(Path(file))
         self._row = {image_id: row for row, image_id in enumerate(ids.tolist())}
         self._ends = [0, *np.cumsum(counts).tolist()]
-        # What the source knows without reading an image, where it does.
-        for name in ("ids", "annotations"):
-            if hasattr(source, name):
-                setattr(self, name, getattr(source, name))
         self._check_images()
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self._source)
 
     def __getitem__(self, index: int) -> Example:
         """The example at `index`, with its proposals.
@@ -114,16 +97,12 @@ class WithProposals:
         Raises:
             UserError: if the file lacks the image.
         """
-        example = self._source[index]
+        example = super().__getitem__(index)
         row = self._row.get(str(example.id))
         if row is None:
             raise UserError(f"{self._file}: no proposals for image {str(example.id)!r}")
         found = slice(self._ends[row], self._ends[row + 1])
         return example._replace(proposals=self._boxes[found], proposal_scores=self._scores[found])
-
-    def has_object(self, index: int, *, use_difficult: bool = False) -> bool:
-        """Whether the image shows an object to learn; see `selection.has_object`."""
-        return selection.has_object(self._source, index, use_difficult=use_difficult)
 
     def _check_images(self):
         count, list_ids = len(self._source), getattr(self._source, "ids", None)

@@ -167,7 +167,10 @@ def _look(source: Source, index: int, known: Example | None, exif: str) -> Pictu
     digest, put_right = b"", PutRight()
     try:
         example = source[index]
-        digest = hashlib.blake2b(example.image, digest_size=16).digest()
+        image = example.image
+        # Pixels may be a view, such as turned from BGR to RGB.
+        image = np.ascontiguousarray(image) if isinstance(image, np.ndarray) else image
+        digest = hashlib.blake2b(image, digest_size=16).digest()
         example = transforms.decode(example, exif=exif, put_right=put_right)
     except (UnreadableImage, OSError) as error:
         return Picture(known or _blank(index), digest, " ".join(str(error).split()), ())

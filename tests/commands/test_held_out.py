@@ -1,5 +1,6 @@
 """A part of the data that is held out, and sources of one's own, by what a config says."""
 
+import logging
 import sys
 
 import numpy as np
@@ -60,6 +61,18 @@ def test_what_is_held_out_is_evaluated_and_the_rest_learnt(held_out):
     assert ids(held_out, "val") == [name for name in names if hash_of(name) < 0.3]
     assert ids(held_out, "train") == [name for name in names if hash_of(name) >= 0.3]
     assert ids(held_out, "test") == ["other"]  # A split of the data's own, as eval.py names it.
+
+
+def test_what_is_evaluated_is_said_to_be_no_split_of_the_data_s_own(voc, held_out, caplog):
+    config = configure(*voc, "--config.data.val_every=10")  # There is a list test, too.
+    with caplog.at_level(logging.INFO, "jaxdet"):
+        ids(config, "test")
+    assert (
+        "test is 3 of 30 images of train, held out by data.val_every, and no split" in caplog.text
+    )
+    said = "test (held out of train by data.val_every)"
+    assert opening.describe_split(config.data, "test") == said
+    assert opening.describe_split(held_out.data, "test") == "test"
 
 
 def test_a_run_that_goes_on_holds_the_same_images_out(held_out, tmp_path):

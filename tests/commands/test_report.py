@@ -79,6 +79,18 @@ def test_a_model_file_is_measured_on_the_data_that_is_named(run, data, model, tm
     assert all(f">{name}</th>" in text for name in NAMES)
 
 
+def test_a_split_is_the_data_s_own_and_what_is_held_out_is_said(
+    run, data, model, tmp_path, finds_one_box
+):
+    out = tmp_path / "page.html"
+    named = "--data.source=coco", f"--data.root={data}", f"--out={out}", "--data.val_every=2"
+    named += "--data.train_split=val", "--data.eval_split=held"
+    assert "on 3 images" in run(model, *named).out
+    assert "split held (held out of val by data.val_every)" in out.read_text()
+    assert "on 2 images" in run(model, *named, "--split=val").out
+    assert "split val ·" in out.read_text()
+
+
 def test_worst_images_are_those_with_most_mistakes(run, data, model, tmp_path, finds_one_box):
     out = tmp_path / "page.html"
     run(model, "--data.source=coco", f"--data.root={data}", "--split=val", f"--out={out}")

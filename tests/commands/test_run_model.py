@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from commands.conftest import CONFIG
+from data.drawn_data import write_coco
 
 import jaxdet
 from jaxdet import model_file
-from jaxdet.commands import report, run_model
+from jaxdet.commands import command_line, evaluate, opening, report, run_model
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.types import UserError
 
@@ -73,3 +75,28 @@ def test_the_numbers_of_categories_are_those_of_either_split(of_eval, of_train):
     sources = [SimpleNamespace(category_ids=ids) for ids in (of_eval, of_train)]
     assert run_model.category_ids(*sources) == (of_eval or of_train)
     assert run_model.category_ids(object(), None) is None
+
+
+def test_results_have_the_numbers_of_the_training_data_where_the_split_lacks_one(
+    tmp_path, written, capsys
+):
+    image = {"id": 1, "file_name": "a.jpg", "height": 40, "width": 60}
+    numbers = [{"id": 3, "name": "square"}, {"id": 7, "name": "circle"}]
+    box = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [0, 0, 9, 9]}
+    content = {"images": [image], "annotations": [box], "categories": numbers}
+    write_coco(tmp_path, content)
+    root = write_coco(tmp_path, content | {"categories": numbers[:1]}, split="test")
+    arguments = [f"--config={CONFIG}", "--config.data.source=coco", f"--config.data.root={root}"]
+    config = command_line.read(["", *arguments]).config
+    run = opening.Run(config, ("circle", "square"), SimpleNamespace(), {})
+    source = opening.open_source(config, "test", run.class_names)
+    assert source.category_ids is None
+    assert evaluate._category_ids(run, source, tmp_path) == (7, 3)
+    assert not capsys.readouterr().err
+
+    config.data.train_split = "gone"
+    assert evaluate._category_ids(run, source, tmp_path) is None
+    said = capsys.readouterr().err
+    assert "the numbers 1 to 2 in the results, not the data's own: no annotation file" in said
+    model_file.write(tmp_path / model_file.NAME, written._replace(category_ids=(8, 9)))
+    assert evaluate._category_ids(run, source, tmp_path) == (8, 9)

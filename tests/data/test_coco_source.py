@@ -130,6 +130,16 @@ def test_a_category_that_only_names_the_group_of_all_others_is_no_class(
     assert read_coco(root=root, split="train").class_names == names
 
 
+def test_a_class_of_the_group_s_name_has_its_own_number(tmp_path, content):
+    names = [(0, "dog", "none"), (5, "dog", "dog"), (6, "car", "dog")]
+    keys = ("id", "name", "supercategory")
+    content["categories"] = [dict(zip(keys, each, strict=True)) for each in names]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 5
+    source = read_coco(root=write_coco(tmp_path, content), split="train")
+    assert (source.class_names, source.category_ids) == (("dog", "car"), (5, 6))
+
+
 def test_the_name_of_the_group_is_a_class_where_it_labels_an_object(tmp_path, content):
     content["categories"] = [
         {"id": 3, "name": "pet", "supercategory": "none"},

@@ -3,14 +3,17 @@
 import contextlib
 import io
 import itertools
+import json
 import pathlib
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from drawn_data import write_voc
+from drawn_data import draw, encode, write_voc
 from layouts import LAYOUTS, SPLITS, write_all
+from ml_collections import ConfigDict
 
+from jaxdet.commands import opening
 from jaxdet.data import pipeline
 from jaxdet.data.sources import build
 from jaxdet.data.sources.recognise import as_config, recognise
@@ -145,6 +148,120 @@ def test_the_layout_of_a_folder_is_recognised(drawn, name):
             **settings["options"],
         )
         assert len(source) == len(sources[part])
+
+
+def open_as_printed(found):
+    """The sources of both splits, by what is printed of a folder as by a config of it."""
+    rest = {"val_fraction": 0.0, "val_every": 0, "val_list": "", "proposals": ""}
+    config = ConfigDict({"data": rest})
+    exec(as_config(found), {"config": config, "ConfigDict": ConfigDict})
+    splits = config.data.train_split, config.data.eval_split
+    return [opening.open_source(config, split, ()) for split in splits]
+
+
+NAMES = "abcdefgh"  # Of some of them the hash is below .2, as file names and as numbers.
+COCO = json.dumps(
+    {
+        "images": [{"id": i + 1, "file_name": f"{name}.jpg"} for i, name in enumerate(NAMES)],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+)
+CSV = "image,x1,y1,x2,y2,class\n" + "".join(f"{name}.jpg,1,1,9,9,cat\n" for name in NAMES)
+LIST = "\n".join(NAMES)
+YAML = "train: ../train/images\nval: ../valid/images\nnames: [cat]\n"
+
+
+@pytest.mark.parametrize(
+    "files, splits, options",
+    [
+        ({"val.json": COCO}, ("val", "held_out"), {"annotations": "{split}.json", "images": ""}),
+        ({"all.json": COCO}, ("train", "val"), {"annotations": "all.json", "images": ""}),
+        ({"result.json": COCO}, ("train", "val"), {"annotations": "result.json", "images": ""}),
+        ({"val.csv": CSV}, ("val", "held_out"), {}),
+        ({"boxes.csv": CSV}, ("train", "val"), {"annotations": "boxes.csv"}),
+        (
+            {"test.json": COCO, "train.json": COCO, "val.json": COCO},
+            ("train", "val"),
+            {"annotations": "{split}.json", "images": ""},
+        ),
+        (
+            {f"annotations/{name}.json": COCO for name in ("test", "train", "val")},
+            ("train", "val"),
+            {"annotations": "annotations/{split}.json", "images": ""},
+        ),
+        (
+            {"annotations/inst[1]_train.json": COCO},
+            ("train", "val"),
+            {"annotations": "annotations/inst[1]_{split}.json", "images": ""},
+        ),
+        (
+            {"test_labels.csv": CSV, "train_labels.csv": CSV},
+            ("train", "test"),
+            {"annotations": "{split}_labels.csv"},
+        ),
+        (
+            {f"ImageSets/Main/{name}.txt": LIST for name in ("pretrain", "train", "val")},
+            ("train", "val"),
+            {},
+        ),
+        (
+            {f"ImageSets/Main/{name}.txt": LIST for name in ("my_val", "my_train")},
+            ("my_train", "my_val"),
+            {},
+        ),
+        ({"ImageSets/Main/val.txt": LIST}, ("val", "held_out"), {}),
+        ({"data.yaml": YAML}, ("train", "val"), {}),
+        (
+            {"obj.data": "train = train.txt\n", "settings.yaml": "a: 1", "obj.names": "cat\n"},
+            ("train", "val"),
+            {"file": "obj.data"},
+        ),
+    ],
+)
+def test_a_folder_can_be_opened_as_it_is_printed(tmp_path, files, splits, options):
+    """All splits have all pictures; of one alone those by their hash are held out."""
+    picture = encode(draw((40, 60), []))
+    places = {"ImageSets": "JPEGImages", "data.yaml": "train/images", "obj.data": "train"}
+    place = next((p for word, p in places.items() if any(word in name for name in files)), "")
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    for name in NAMES:
+        (tmp_path / place / f"{name}.jpg").write_bytes(picture)
+        if place == "JPEGImages":
+            (tmp_path / "Annotations").mkdir(exist_ok=True)
+            box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+            text = f"<annotation><object><name>cat</name>{box}</object></annotation>"
+            (tmp_path / "Annotations" / f"{name}.xml").write_text(text)
+        elif place:
+            labels = tmp_path / place.replace("images", "labels")
+            labels.mkdir(exist_ok=True)
+            (labels / f"{name}.txt").write_text("0 .5 .5 .2 .2\n")
+    if "obj.data" in files:
+        (tmp_path / "train.txt").write_text("".join(f"train/{name}.jpg\n" for name in NAMES))
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = recognise(tmp_path)
+    assert (found.settings["train_split"], found.settings["eval_split"]) == splits
+    assert found.settings["options"] == options
+    learnt, evaluated = open_as_printed(found)
+    held_out = "val_fraction" in found.settings
+    assert len(learnt) + len(evaluated) == 8 if held_out else len(learnt) == len(evaluated) == 8
+
+
+def test_tables_that_do_not_say_their_split_are_listed(tmp_path):
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text(CSV)
+    with pytest.raises(UserError, match="no telling which split is in which of a.csv, b.csv"):
+        recognise(tmp_path)
+
+
+def test_a_table_with_a_bad_row_is_one(tmp_path):
+    (tmp_path / "train.csv").write_text(CSV + "a.jpg,9,9,1,1,cat\n")
+    (tmp_path / "notes.csv").write_text("day,what\n1,rain\n")
+    found = recognise(tmp_path)
+    with pytest.raises(UserError, match="train.csv:10: wants x1 < x2"):
+        open_as_printed(found)
 
 
 def test_what_is_recognised_is_printed_as_lines_of_a_config(drawn):

@@ -1,4 +1,6 @@
+import dataclasses
 import logging
+import pathlib
 
 import numpy as np
 import pytest
@@ -6,7 +8,8 @@ from drawn_data import ListSource, make_example, write_coco, write_voc
 
 from jaxdet.data.proposal_files import WithProposals, write
 from jaxdet.data.sources.coco import read_coco
-from jaxdet.data.sources.parts import Joined, divide, hash_of
+from jaxdet.data.sources.files import FileSource
+from jaxdet.data.sources.parts import Joined, NonEmpty, Part, divide, hash_of
 from jaxdet.data.sources.voc import read_voc
 from jaxdet.types import UserError
 
@@ -107,6 +110,64 @@ def test_sources_are_joined_one_behind_the_other(voc, tmp_path):
     assert both[6].labels.tolist() == [0] and both.has_object(6) and not both.has_object(0)
     with pytest.raises(UserError, match="want the same classes: cat of the first, found red"):
         Joined([voc, ListSource([])])
+
+
+@pytest.fixture
+def known():
+    """A source of files that knows all that a source may, and whose files are not there."""
+    examples = [make_example([[2, 2, 9, 9]], id=f"p{n}")._replace(image=b"") for n in range(3)]
+    paths = [pathlib.Path(f"p{n}.jpg") for n in range(3)]
+    return FileSource(("cat",), examples, paths, (7,), dropped={1: [0], 2: [0, 0]})
+
+
+def _with_proposals(source, folder):
+    write(folder / "p.npz", source.ids(), [np.zeros((0, 4))] * 3, [np.zeros(0)] * 3)
+    return WithProposals(source, folder / "p.npz")
+
+
+@pytest.mark.parametrize(
+    "wrap, ids, places",
+    [
+        (lambda source, _: Part(source, [2, 1]), ["p2", "p1"], [2, 1]),
+        (lambda source, _: NonEmpty(source), ["p0", "p1", "p2"], [0, 1, 2]),
+        (_with_proposals, ["p0", "p1", "p2"], [0, 1, 2]),
+        (lambda source, _: Joined([Part(source, [0]), source]), None, [0, 0, 1, 2]),
+        (lambda source, folder: NonEmpty(_with_proposals(source, folder)), None, [0, 1, 2]),
+    ],
+)
+def test_what_a_source_knows_is_known_behind_all_that_is_laid_around_it(
+    known, tmp_path, wrap, ids, places
+):
+    found = wrap(known, tmp_path)
+    assert found.class_names == ("cat",) and found.category_ids == (7,) and found.annotated
+    assert found.ids() == ids if ids else len(found.ids()) == len(places)
+    assert [each.id for each in found.annotations()] == found.ids()
+    assert found.paths == [known.paths[place] for place in places]
+    lost = [known.dropped.get(place) for place in places]
+    assert [found.dropped.get(place) for place in range(len(found))] == lost
+    assert found.has_object(0)
+
+
+def test_joined_sources_have_no_numbers_of_classes_where_these_differ(known):
+    other = dataclasses.replace(known, category_ids=(8,), paths=[])
+    assert Joined([known, other]).category_ids is None and Joined([known, other]).paths == []
+    with pytest.raises(UserError, match="want one at least, found none"):
+        Joined([])
+
+
+def test_a_source_that_lists_too_few_ids_loses_no_image(known):
+    short = _source(4)
+    short.ids = lambda: [0, 1, 2]
+    with pytest.raises(UserError, match="one of its ids for each image, found 3 for 4 images"):
+        divide(short, every=2)
+    with pytest.raises(UserError, match="one of its paths for each image, found 2 for 3 images"):
+        Part(dataclasses.replace(known, paths=known.paths[:2]), [0])
+
+
+def test_the_name_of_a_file_may_be_no_utf_8():
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    # python -c "import hashlib; print(hashlib.sha256(b'caf\xe9').hexdigest()[:16])"
+    assert hash_of(name) == 0xDAFD66C0B98965E6 / 2**64
 
 
 def test_pictures_without_xml_are_counted_where_there_are_no_lists(tmp_path, caplog):

@@ -7,7 +7,7 @@ from drawn_data import ListSource, make_example, write_voc
 
 from jaxdet.data import proposal_files
 from jaxdet.data.proposal_files import WithProposals
-from jaxdet.data.sources.selection import NonEmpty
+from jaxdet.data.sources.parts import NonEmpty
 from jaxdet.data.sources.voc import read_voc
 from jaxdet.types import Source, UserError
 

@@ -7,7 +7,7 @@ from drawn_data import ListSource, make_example, write_coco, write_voc
 
 from jaxdet.data import transforms
 from jaxdet.data.sources import build, selection
-from jaxdet.data.sources.selection import NonEmpty
+from jaxdet.data.sources.parts import NonEmpty
 from jaxdet.types import UserError
 
 

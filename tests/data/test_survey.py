@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from drawn_data import ListSource, make_example, write_voc
 
@@ -57,6 +58,14 @@ def test_boxes_that_voc_drops_are_counted_and_named(tmp_path):
 
 def look(source):
     return survey.look(source, exif="boxes", threads=2, name="train")
+
+
+def test_pixels_that_were_turned_from_another_order_have_a_digest():
+    """A slice of every third number backwards is no block of memory."""
+    bgr = np.arange(40 * 60 * 3).reshape(40, 60, 3).astype(np.uint8)
+    pair = [make_example([GOOD])._replace(image=each) for each in (bgr[..., ::-1], bgr)]
+    first, second = look(ListSource(pair))
+    assert first.digest and not first.trouble and first.digest != second.digest
 
 
 def test_every_picture_is_looked_at():

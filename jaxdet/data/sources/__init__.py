@@ -48,6 +48,7 @@ def options(name: str) -> tuple[Callable, tuple[str, ...]]:
 
 def build(
     name: str,
+    /,
     *,
     root: str | None,
     split: str,

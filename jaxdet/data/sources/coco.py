@@ -76,7 +76,7 @@ def read_coco(
     ]
     examples = put_sizes_right(examples, paths, path)
     report_unused(path, examples, total=len(content.annotations))
-    ids = _category_ids(content.categories, class_names)
+    ids = _category_ids(content, class_names)
     return FileSource(class_names, examples, paths, ids, content.annotated)
 
 
@@ -99,9 +99,11 @@ def _to_example(image_id, size, annotations, label_of):
     )
 
 
-def _category_ids(categories, class_names):
+def _category_ids(content, class_names):
     """The number of each class; None where the json lacks one, or has two of a name."""
-    numbers = {name: number for number, name in categories.items()}
+    groups = {content.categories[number]: number for number in content.groups}
+    own = {n: name for n, name in content.categories.items() if n not in content.groups}
+    numbers = groups | {name: number for number, name in own.items()}
     found = tuple(numbers.get(name) for name in class_names)
-    known = len(numbers) == len(categories) and all(isinstance(n, int) for n in found)
+    known = len(set(own.values())) == len(own) and all(isinstance(n, int) for n in found)
     return found if known else None

@@ -4,19 +4,18 @@
 `classes` and its own settings, and gives a `jaxdet.types.Source`.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
-import os
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from jaxdet.types import Example, Source, UserError
+from jaxdet.data.decoding import UnreadableImage
+from jaxdet.data.sources.checked import Checked, explained
+from jaxdet.types import Source, UserError
 
 _GIVEN = ("root", "split", "classes")
 
@@ -59,34 +58,26 @@ def locate(name: str, folder: Path) -> str:
     return f"{file.resolve()}:{attribute}" if place and file.is_file() else name
 
 
-def call(name: str, *, root: str, split: str, classes: tuple[str, ...], **own: Any) -> Source:
-    """Opens the source of a function, and looks at what it gives.
+def call(name: str, /, *, root: str, split: str, classes: tuple[str, ...], **own: Any) -> Source:
+    """Opens the source of a function; what it gives is looked at, the first example at once.
 
     Raises:
         UserError: for whatever goes wrong in it, with the line, and if it gives no source, or one
             of other classes than it was asked for.
     """
-    function = find(name)
-    try:
-        source = function(root=root, split=split, classes=classes, **own)
-    except UserError:
-        raise
-    except Exception as error:
-        raise _said(error, name) from error
-    said = f"data.source {name!r}"
-    if not isinstance(source, Source) or isinstance(source, list | tuple | str):
-        found = type(source).__name__
-        raise UserError(f"{said} wants to give a source (docs/data.md), found {found}")
-    names = source.class_names
-    if not names or not all(isinstance(each, str) for each in names):
-        raise UserError(f"{said}: class_names wants a tuple of names, found {names!r:.80}")
-    if classes and tuple(names) != classes:
+    function, said = find(name), f"data.source {name!r}"
+    with explained(said):
+        found = function(root=root, split=split, classes=classes, **own)
+    source = Checked(found, said)
+    if classes and source.class_names != classes:
         raise UserError(
             f"{said}: class_names wants to be the classes that it is called with, "
-            f"{', '.join(classes)}; found {', '.join(names)}"
+            f"{', '.join(classes)}; found {', '.join(source.class_names)}"
         )
-    if len(source):
-        _check_first(source, said)
+    # What cannot be read is counted when it is needed.
+    with contextlib.suppress(OSError, UnreadableImage):
+        if len(source):
+            source[0]
     return source
 
 
@@ -101,57 +92,31 @@ def _load(place: str, name: str) -> Any:
     folder = str(file.parent if place.endswith(".py") else Path.cwd())
     sys.path.insert(0, folder)
     try:
-        if not place.endswith(".py"):
-            return importlib.import_module(place)
-        spec = importlib.util.spec_from_file_location(str(file), file)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[str(file)] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[str(file)]
-            raise
-        return module
-    except Exception as error:
-        raise _said(error, name) from error
+        with explained(f"data.source {name!r}"):
+            return _load_file(file) if place.endswith(".py") else importlib.import_module(place)
     finally:
         sys.path.remove(folder)
 
 
-def _said(error: Exception, name: str) -> UserError:
-    """What went wrong, with the line of the user's file where it was in one."""
-    skipped = (str(Path(__file__).parents[2]), os.path.dirname(importlib.__file__), "<")
-    frames = traceback.extract_tb(error.__traceback__)
-    frames = [frame for frame in frames if not frame.filename.startswith(skipped)]
-    # What the user's file calls may fail deep in another library.
-    frames = [frame for frame in frames if frame.filename == frames[0].filename]
-    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    reason = " ".join(str(error).split())
-    return UserError(f"data.source {name!r}: {type(error).__name__}: {reason}{place}")
-
-
-def _check_first(source: Source, said: str) -> None:
-    """Looks at the first example, where it can be read."""
+def _load_file(file: Path) -> Any:
+    """A file as a module of the package in whose folder it lies, which `from .` imports from."""
+    root = file.parent
+    while (root / "__init__.py").is_file() and root != root.parent:
+        root = root.parent
+    # A folder without __init__.py is a package, too, if one that nothing says to be one.
+    root = root if root != file.parent else root.parent
+    package = ".".join(file.parent.relative_to(root).parts)
+    # Not its own name: another module may have that. The last dot ends the name of the package.
+    path = f"{package}.{str(file).replace('.', '_')}"
+    spec = importlib.util.spec_from_file_location(path, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[str(file)] = sys.modules[path] = module
+    sys.path.append(str(root))
     try:
-        example = source[0]
-    except (OSError, ValueError):  # Counted as unreadable when it is needed.
-        return
-    except Exception as error:
-        raise _said(error, said) from error
-    if not isinstance(example, Example):
-        found = type(example).__name__
-        raise UserError(f"{said}: wants jaxdet.types.Example for each image, found {found}")
-    count = len(example.labels)
-    wanted = {"boxes": (count, 4), "crowd": (count,), "difficult": (count,), "area": (count,)}
-    for field, shape in wanted.items():
-        if np.shape(getattr(example, field)) != shape:
-            found = np.shape(getattr(example, field))
-            raise UserError(f"{said}: image {example.id!r}: {field} wants {shape}, found {found}")
-    labels = np.asarray(example.labels)
-    if count and not (
-        labels.dtype.kind in "iu" and 0 <= labels.min() <= labels.max() < len(source.class_names)
-    ):
-        raise UserError(
-            f"{said}: image {example.id!r}: labels want whole numbers below "
-            f"{len(source.class_names)}, found {labels.tolist()[:9]}"
-        )
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[str(file)], sys.modules[path]
+        raise
+    finally:
+        sys.path.remove(str(root))
+    return module

@@ -1,12 +1,15 @@
 """Sources made of others: some images of one, or several joined."""
 
 import bisect
+import functools
 import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jaxdet.data.sources import selection, text
 from jaxdet.types import Example, Source, UserError
@@ -35,10 +38,10 @@ class Part:
         self._source, self._indices = source, list(indices)
         for name in ("ids", "annotations"):
             if hasattr(source, name):
-                setattr(self, name, lambda name=name: self._take(getattr(source, name)()))
+                setattr(self, name, lambda name=name: self._take(name, getattr(source, name)()))
         # Of sources of files; empty for others.
         paths, dropped = getattr(source, "paths", ()), getattr(source, "dropped", {})
-        self.paths = self._take(paths) if paths else []
+        self.paths = self._take("paths", paths) if len(paths) else []
         self.dropped = {k: dropped[i] for k, i in enumerate(self._indices) if i in dropped}
 
     def __len__(self) -> int:
@@ -54,8 +57,22 @@ class Part:
         own = self._indices[index]
         return selection.has_object(self._source, own, use_difficult=use_difficult)
 
-    def _take(self, values: Sequence[Any]) -> list[Any]:
+    def _take(self, name: str, values: Sequence[Any]) -> list[Any]:
+        check_count(name, values, self._source)
         return [values[index] for index in self._indices]
+
+
+class NonEmpty(Part):
+    """The images of a source that show an object to learn; see `selection.shows_object`."""
+
+    def __init__(self, source: Source, *, use_difficult: bool = False):
+        """Looks through all annotations once; see `selection.has_object`."""
+        if hasattr(source, "annotations"):
+            shown = selection.show_objects(source.annotations(), use_difficult=use_difficult)
+        else:
+            ask = functools.partial(selection.has_object, source, use_difficult=use_difficult)
+            shown = [ask(index) for index in range(len(source))]
+        super().__init__(source, np.flatnonzero(shown).tolist())
 
 
 class Joined:
@@ -65,7 +82,10 @@ class Joined:
 
     Attributes:
         class_names: those of all, which must be the same.
+        category_ids: likewise; None where they differ.
         annotated: whether all say what is on their images.
+        paths: their files; empty where one has none.
+        dropped: see `FileSource`.
     """
 
     class_names: tuple[str, ...]
@@ -74,8 +94,11 @@ class Joined:
         """Takes the sources, one at least.
 
         Raises:
-            UserError: if their classes differ: open them with the same `classes`.
+            UserError: if there is none, or their classes differ: open them with the same
+                `classes`.
         """
+        if not sources:
+            raise UserError("sources that are joined want one at least, found none")
         self.class_names = tuple(sources[0].class_names)
         for number, source in enumerate(sources):
             if tuple(source.class_names) != self.class_names:
@@ -84,8 +107,17 @@ class Joined:
                     f"of the first, found {', '.join(source.class_names)} of number {number + 1}"
                 )
         self.annotated = all(getattr(source, "annotated", True) for source in sources)
+        numbers = [getattr(source, "category_ids", None) for source in sources]
+        self.category_ids = numbers[0] if numbers.count(numbers[0]) == len(numbers) else None
         self._sources = tuple(sources)
         self._ends = list(itertools.accumulate(map(len, sources)))
+        paths = [getattr(source, "paths", ()) for source in sources]
+        self.paths = list(itertools.chain(*paths)) if all(map(len, paths)) else []
+        self.dropped = {
+            start + place: labels
+            for start, source in zip([0, *self._ends], sources, strict=False)
+            for place, labels in getattr(source, "dropped", {}).items()
+        }
         if all(hasattr(source, "ids") for source in sources):
             self.ids = lambda: self._join(lambda k, s: [f"{k}/{i}" for i in s.ids()])
         if all(hasattr(source, "annotations") for source in sources):
@@ -122,13 +154,26 @@ class Joined:
         return list(itertools.chain(*(of(k, s) for k, s in enumerate(self._sources))))
 
 
+def check_count(name: str, values: Sequence[Any], source: Source) -> None:
+    """Looks whether there is one for each image; what is too few would lose images.
+
+    Raises:
+        UserError: if there is not.
+    """
+    if len(values) != len(source):
+        raise UserError(
+            f"a source wants one of its {name} for each image, found {len(values)} for "
+            f"{len(source)} images"
+        )
+
+
 def hash_of(image_id: str | int) -> float:
     """A number in [0, 1) for an id, the same for ever.
 
-    The first 8 bytes of the SHA-256 of the id's text in UTF-8 (bytes of a file's name that are
-    none stay what they are), the first one the highest, over 2**64.
+    The first 8 bytes of the SHA-256 of the id's text in UTF-8, the first one the highest,
+    over 2**64. Of a file whose name is no UTF-8 they are its name's own bytes.
     """
-    digest = hashlib.sha256(str(image_id).encode(errors="surrogateescape")).digest()
+    digest = hashlib.sha256(str(image_id).encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
@@ -149,6 +194,7 @@ def divide(
             lists an id that the source lacks.
     """
     ids = source.ids() if hasattr(source, "ids") else [source[i].id for i in range(len(source))]
+    check_count("ids", ids, source)
     twice, times = next(iter(Counter(map(str, ids)).most_common(1)), ("", 0))
     if times > 1:
         raise UserError(f"{times} images have the id {twice!r}: which is held out is not known")

@@ -1,14 +1,15 @@
 """Which format a folder of annotated images is in, by the files that it has."""
 
+import csv
 import fnmatch
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from jaxdet.data.decoding import SUFFIXES
-from jaxdet.data.sources import csv_rows, yolo_layout
+from jaxdet.data.sources import csv_rows, text, yolo_layout
 from jaxdet.types import UserError
 
 _DEPTH = 4  # Folders into each other; TFDS has name/config/version.
@@ -17,6 +18,7 @@ _HEAD = 2**16  # Bytes of a file that are looked at.
 _NAMES = re.compile(rb"^names\s*:", re.MULTILINE)  # What other YAML does not have.
 _FIRST = ("train", "trainval", "training", "train2017", "train2014", "default")
 _SECOND = ("val", "valid", "validation", "val2017", "val2014", "test", "testing")
+_ROLE = re.compile(rf"(?<![a-z0-9])({'|'.join((*_FIRST, *_SECOND))})(?![a-z0-9])", re.IGNORECASE)
 _FRACTION = 0.2
 _WANTED = (
     "YOLO (data.yaml, obj.data or classes.txt), COCO (json with images and annotations), "
@@ -93,40 +95,68 @@ def _yolo(folder: Path, names: list[str]) -> Iterator[Recognised]:
         raise UserError(f"{folder}: name one of {', '.join(yamls)} in data.options.file")
     if not yamls and yolo_layout.DARKNET not in names and not alone:
         return
-    path = folder / yamls[0] if yamls else yolo_layout.find_file(folder)
-    options = {} if path.stem == "data" or not yamls else {"file": path.name}
+    alone = yolo_layout.DARKNET if yolo_layout.DARKNET in names else yolo_layout.NAMES_ALONE
+    path = folder / (yamls or [alone])[0]
+    # Beside another .yaml each but data.yaml has to be named.
+    options = {"file": path.name} if path.stem != "data" and _matching(names, "*.y*ml") else {}
     who = {"obj.data": "CVAT and darknet", "classes.txt": "Label Studio"}
     reason = f"{path.name}, as {who.get(path.name, 'ultralytics and Roboflow')} write it"
-    yield _recognised("yolo", folder, yolo_layout.splits(path) or ["train"], reason, options)
+    splits = yolo_layout.splits(path) or ["train"]
+    # Roboflow's data.yaml names splits, too, that were not exported.
+    there = [split for split in splits if _is_there(folder, split, path.name)]
+    yield _recognised("yolo", folder, there or splits, reason, options)
+
+
+def _is_there(folder: Path, split: str, file: str) -> bool:
+    try:
+        return bool(yolo_layout.read(folder, split, file).pictures)
+    except UserError:
+        return False
 
 
 def _coco(folder: Path, names: list[str]) -> Iterator[Recognised]:
     patterns = ("*.json", "annotations/*.json", "*/_annotations.coco.json")
-    # COCO's captions and key points have images, too.
-    several = sorted(_matching(names, *patterns), key=lambda name: "instances" not in name)
-    for name in several:
-        path = PurePosixPath(name)
-        if not (_says(folder / name, b'"images"') or _says(folder / name, b'"annotations"')):
-            continue
-        if path.name == "_annotations.coco.json" and len(path.parts) > 1:
-            splits = [n.split("/")[0] for n in _matching(names, patterns[-1])]
-            options = {"annotations": f"{{split}}/{path.name}", "images": "{split}"}
-            yield _recognised("coco", folder, splits, f"{name}, as Roboflow writes it", options)
-            return
-        prefix, _, split = path.stem.rpartition("_")
-        if prefix and path.parts[0] == "annotations":
-            alike = _matching(names, f"annotations/{prefix}_*.json")
-            splits = [PurePosixPath(n).stem.removeprefix(f"{prefix}_") for n in alike]
-            options = {"annotations": f"annotations/{prefix}_{{split}}.json"}
-            options["images"] = _coco_images(folder, names, splits)
-            reason = f"{name}, as COCO and CVAT write it"
-            yield _recognised("coco", folder, splits, reason, options)
-            return
-        images = "" if path.name == "result.json" else _coco_images(folder, names, [])
-        options = {"annotations": name, "images": images}
-        who = "Label Studio writes it" if path.name == "result.json" else "COCO's annotations are"
-        yield _recognised("coco", folder, ["train"], f"{name}, as {who}", options)
+    tables = [
+        name
+        for name in _matching(names, *patterns)
+        if _says(folder / name, b'"images"') or _says(folder / name, b'"annotations"')
+    ]
+    ours = [name for name in tables if "/" in name and name.endswith("/_annotations.coco.json")]
+    if ours:
+        splits = [name.split("/")[0] for name in ours]
+        options = {"annotations": "{split}/_annotations.coco.json", "images": "{split}"}
+        yield _recognised("coco", folder, splits, f"{ours[0]}, as Roboflow writes it", options)
         return
+    # COCO's captions and key points have images, too.
+    tables = [name for name in tables if "instances" in name] or tables
+    if tables:
+        template, splits = _find_splits(folder, tables)
+        alone = template == "result.json"
+        images = "" if alone else _coco_images(folder, names, splits)
+        options = {"annotations": template, "images": images}
+        who = "Label Studio writes it" if alone else "COCO and CVAT write it"
+        yield _recognised("coco", folder, splits or ["train"], f"{tables[0]}, as {who}", options)
+
+
+def _find_splits(folder: Path, tables: Sequence[str]) -> tuple[str, list[str]]:
+    """The path of tables with {split} for what tells splits apart, and these; none of one alone.
+
+    Raises:
+        UserError: for several tables that do not say which split they hold.
+    """
+    found: dict[str, list[str]] = {}
+    for name in tables:
+        if words := _ROLE.findall(name.rpartition(".")[0]):
+            template = _ROLE.sub(lambda m, w=words[-1]: "{split}" if m[0] == w else m[0], name)
+            found.setdefault(template, []).append(words[-1])
+    if len(found) == 1:
+        return next(iter(found.items()))
+    if len(tables) == 1:
+        return tables[0], []
+    raise UserError(
+        f"{folder}: no telling which split is in which of {', '.join(tables)}: name one in "
+        "data.options.annotations, with {split} for what tells splits apart"
+    )
 
 
 def _coco_images(folder: Path, names: list[str], splits: list[str]) -> str:
@@ -143,7 +173,10 @@ def _voc(folder: Path, names: list[str]) -> Iterator[Recognised]:
         stems = [PurePosixPath(n) for n in lists]
         places = [(*p.parts[:-3], p.stem) for p in stems]
         # Lists of single classes, cat_train, stand beside those of splits.
-        splits = ["/".join(p) for p in places if "_" not in p[-1]] or ["/".join(places[0])]
+        splits = ["/".join(p) for p in places if "_" not in p[-1]]
+        roles = {_role(p[-1]): "/".join(p) for p in places}
+        splits = splits or (list(roles.values()) if len(roles) == len(places) else [])
+        splits = splits or ["/".join(places[0])]
         yield _recognised("voc", folder, splits, f"{lists[0]}, as Pascal VOC and CVAT have it")
         return
     xmls = [n for n in _matching(names, "*.xml", "*/*.xml", "*/*/*.xml")]
@@ -177,30 +210,42 @@ def _csv(folder: Path, names: list[str]) -> Iterator[Recognised]:
         reason = f"{path}, as Roboflow writes it"
         yield _recognised("csv", folder, splits, reason, options)
         return
-    splits = [PurePosixPath(n).stem for n in tables if "/" not in n]
-    known = [s for s in splits if s in (*_FIRST, *_SECOND)]
-    options = {} if known else {"annotations": str(path)}
-    yield _recognised("csv", folder, known or ["train"], f"{path}, a table of boxes", options)
+    template, splits = _find_splits(folder, tables)
+    options = {} if template == "{split}.csv" else {"annotations": template}
+    yield _recognised("csv", folder, splits or ["train"], f"{path}, a table of boxes", options)
 
 
 def _is_table(path: Path) -> bool:
+    """Whether the first row has the columns; what is wrong below is said when it is read."""
     try:
-        return bool(csv_rows.read(path))
-    except UserError:
+        lines = text.read_text(path).splitlines()
+        first = next((line for line in lines if line.strip()), "")
+        delimiter = max(",;\t", key=first.count)
+        return bool(csv_rows._places(next(csv.reader([first], delimiter=delimiter))))
+    except (UserError, ValueError, csv.Error, StopIteration):
         return False
 
 
 def _recognised(source, folder, splits, reason, options=None) -> Recognised:
     settings = {"source": source, "root": str(folder)}
-    learnt = next((s for name in _FIRST for s in splits if s.endswith(name)), splits[0])
-    others = [s for s in dict.fromkeys(splits) if s != learnt]
-    ranked = [s for name in _SECOND for s in others if s.rpartition("/")[2] == name] or others
+    roles = {split: _role(split) for split in splits}
+    ranked = [s for name in _FIRST for s in roles if roles[s] == name]
+    learnt = next(iter(ranked or [s for s in roles if not roles[s]] or splits))
+    others = [s for s in roles if s != learnt]
+    ranked = [s for name in _SECOND for s in others if roles[s] == name] or others
     settings["train_split"] = learnt
-    settings["eval_split"] = ranked[0] if ranked else "val"
+    # A name of its own for what is held out where there is one split alone.
+    settings["eval_split"] = ranked[0] if ranked else "held_out" if learnt == "val" else "val"
     if not ranked:
         settings["val_fraction"] = _FRACTION
     settings["options"] = options or {}
     return Recognised(source, settings, reason)
+
+
+def _role(split: str) -> str:
+    """What a split is for, by the last of the usual words in its name; "" for none."""
+    words = _ROLE.findall(split.rpartition("/")[2])
+    return words[-1].lower() if words else ""
 
 
 def _list(folder: Path) -> list[str]:

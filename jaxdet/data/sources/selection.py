@@ -1,4 +1,4 @@
-"""Part of another source."""
+"""Which images show an object to learn."""
 
 from collections.abc import Sequence
 
@@ -10,36 +10,6 @@ from jaxdet.types import Example, Source
 
 # Images with a shorter side below this teach nothing; mmdetection leaves them out, too.
 MIN_IMAGE_SIDE = 32
-
-
-class NonEmpty:
-    """The images of a source that show an object to learn; see `shows_object`.
-
-    Attributes:
-        class_names: the source's.
-    """
-
-    class_names: tuple[str, ...]
-
-    def __init__(self, source: Source, *, use_difficult: bool = False):
-        """Looks through all annotations once; see `has_object`."""
-        self.class_names = source.class_names
-        self._source = source
-        if hasattr(source, "annotations"):
-            shown = show_objects(source.annotations(), use_difficult=use_difficult)
-            self._indices = np.flatnonzero(shown).tolist()
-            return
-        self._indices = [
-            i for i in range(len(source)) if has_object(source, i, use_difficult=use_difficult)
-        ]
-
-    def __len__(self) -> int:
-        """The number of images that are left."""
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> Example:
-        """The example at `index` among those left."""
-        return self._source[self._indices[index]]
 
 
 def has_object(source: Source, index: int, *, use_difficult: bool = False) -> bool:
