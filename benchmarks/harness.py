@@ -155,7 +155,8 @@ def keep(path: Path | None, measured: Sequence[tuple[str, Measured]]) -> None:
         {
             "name": name,
             "side": each.side.name,
-            "case": dict(each.side.case),
+            # Where a peer's code lies says nothing elsewhere.
+            "case": {key: value for key, value in each.side.case.items() if key != "code"},
             "facts": dict(each.facts),
             "median_s": each.median,
             "spread_s": each.spread,
