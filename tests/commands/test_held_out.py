@@ -123,8 +123,8 @@ def mine(tmp_path, monkeypatch):
     """A config that names a module beside it, read from another folder."""
     (tmp_path / "my_data.py").write_text(MODULE)
     (tmp_path / "mine.py").write_text(
-        f"import sys\nsys.path.insert(0, {str(CONFIG.parent)!r})\nimport tiny_config\n"
-        "sys.path.pop(0)\n\ndef get_config():\n    config = tiny_config.get_config()\n"
+        f"import runpy\n\ndef get_config():\n"
+        f"    config = runpy.run_path({str(CONFIG)!r})['get_config']()\n"
         "    config.data.source, config.data.root = 'my_data:read', 'anywhere'\n"
         "    config.data.options = {'count': 7, 'names': ('a',)}\n    return config\n"
     )
