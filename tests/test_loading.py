@@ -89,6 +89,9 @@ def test_prediction_needs_no_training_and_its_program_is_kept_on_disk(workdir, t
 def test_a_cache_that_is_set_up_stays_and_another_folder_may_be_named(
     workdir, tmp_path, cache, monkeypatch
 ):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    # A test before may have set it up for this process.
+    monkeypatch.setattr(type(jax.config), "jax_compilation_cache_dir", None, raising=False)
     set_up = []
     monkeypatch.setattr(jax.config, "update", lambda name, value: set_up.append((name, value)))
     jaxdet.load(workdir, cache=tmp_path if cache == "own" else cache)
