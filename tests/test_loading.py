@@ -1,9 +1,12 @@
 """`jaxdet.load`: model files and runs, what is missing, and the programs kept on disk."""
 
+import argparse
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,9 +14,11 @@ import pytest
 from prediction import tiny_model
 
 import jaxdet
-from jaxdet import model_file
+from jaxdet import loading, model_file
+from jaxdet.commands import command_line, config_files, evaluate, train
 from jaxdet.types import UserError
 
+TINY = Path(__file__).parent / "training" / "tiny_config.py"
 TRAINING = "absl faster_coco_eval grain ml_collections orbax tensorboardX tensorflow_datasets torch"
 
 
@@ -102,6 +107,32 @@ def test_a_cache_that_is_set_up_stays_and_another_folder_may_be_named(
     monkeypatch.setattr(type(jax.config), "jax_compilation_cache_dir", "mine", raising=False)
     jaxdet.load(workdir)
     assert set_up == []
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_training_and_evaluation_keep_their_programs_as_the_config_says(
+    wanted, tmp_path, monkeypatch
+):
+    class Reached(Exception):
+        pass
+
+    def keep(cache):
+        raise Reached(cache)
+
+    monkeypatch.setattr(loading, "keep_programs", keep)
+    flag = f"--config.keep_programs={wanted}"
+    config = command_line.read(["train.py", f"--config={TINY}", flag]).config
+    with pytest.raises(Reached, match=str(wanted)):
+        train._train(config, tmp_path, True)
+    (tmp_path / "checkpoints").mkdir()
+    saved = SimpleNamespace(find=lambda named: 1)
+    monkeypatch.setattr(evaluate, "Checkpoints", lambda folder: saved)
+    monkeypatch.setattr(config_files, "with_classes_of_run", lambda config, _: config)
+    monkeypatch.setattr(config_files, "changes_of_run", lambda *_: [])
+    monkeypatch.setattr(config_files, "last_saved", lambda *_: None)
+    flags = argparse.Namespace(split="", write_proposals="", results="", checkpoint="latest")
+    with pytest.raises(Reached, match=str(wanted)):
+        evaluate.evaluate(command_line.Arguments(config, tmp_path, flags))
 
 
 def test_what_is_loaded_finds_something(workdir):

@@ -63,6 +63,9 @@ def test_sides_are_timed_in_turn_and_laid_beside_each_other(harness, side, tmp_p
     assert cells[8] == f"{5e9 / ours.median / 989e12:.1%}"
     assert float(second.split("|")[-2]) == pytest.approx(ours.median / theirs.median, abs=0.01)
 
+    times = harness.Measured(sides[0], {}, (5.0, 1.0, 2.0, 4.0, 3.0), 0)
+    assert (times.median, times.spread) == (3.0, 2.0)  # From the quarter at 2 to that at 4.
+
     harness.keep(tmp_path / "kept" / "a.json", measured)
     kept = json.loads((tmp_path / "kept" / "a.json").read_text())["measured"]
     assert [row["side"] for row in kept] == ["jaxdet", "torch"]

@@ -47,26 +47,26 @@ def read(path: Path) -> list[Row]:
     if not path.is_file():
         raise UserError(f"no annotation file {path}")
     lines = _lines(text.read_text(path), path)
-    number, names = next(lines, (0, None))
+    first, names = next(lines, (0, None))
     if names is None:
         raise UserError(f"{path}: wanted rows of boxes, found none")
     try:
         places = _places(names)
     except ValueError as error:
-        raise UserError(f"{path}:{number}: {error}") from None
+        raise UserError(f"{path}:{first}: {error}") from None
     if _is_plain(names):  # They are no names of columns.
-        lines = itertools.chain([(number, names)], lines)
+        lines = itertools.chain([(first, names)], lines)
     before: dict[str, Row] = {}
 
     def read_one(line):
-        number, cells = line
+        place, cells = line
         try:
             if len(cells) != len(names):
                 raise ValueError(f"wants {len(names)} cells, found {len(cells)}")
             row = _row(cells, places)
             before[row.image] = _agreed(row, before.get(row.image, row))
         except ValueError as error:
-            raise UserError(f"{path}:{number}: {error}") from None
+            raise UserError(f"{path}:{place}: {error}") from None
         return row
 
     rows = read_all(read_one, lines)
