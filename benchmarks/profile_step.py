@@ -39,7 +39,7 @@ def main() -> None:
     """Reads the flags, runs, and prints both tables."""
     flags = _read()
     case = {key: getattr(flags, key) for key in ("model", "batch", "size", "dtype", "settings")}
-    compiled, call = (_prediction if flags.predict else _step)(case)
+    compiled, call = _open(case, flags.predict)
     times = _trace(call)
     found = places.of_operations(compiled.as_text())
     total = sum(times.values())
@@ -56,20 +56,15 @@ def main() -> None:
         flags.json.write_text(json.dumps({"places": by_place, "operations": times}, indent=1))
 
 
-def _step(case):
-    """The compiled step, and what runs it once."""
+def _open(case, predict):
+    """The compiled step or prediction, and what runs it once."""
     run = side_jaxdet.open_run(**case)
     variables, batch = side_jaxdet.fill_run(run)
-    arguments = jax.device_put((state.create(variables, run.tx), batch))
-    compiled = jax.jit(costs.one_device_step(run)).lower(*arguments).compile()
-    return compiled, partial(compiled, *arguments)
-
-
-def _prediction(case):
-    run = side_jaxdet.open_run(**case)
-    variables, batch = side_jaxdet.fill_run(run)
-    arguments = jax.device_put((variables, batch.images))
-    compiled = jax.jit(run.detector.predict).lower(*arguments).compile()
+    function, arguments = costs.one_device_step(run), (state.create(variables, run.tx), batch)
+    if predict:
+        function, arguments = run.detector.predict, (variables, batch.images)
+    arguments = jax.device_put(arguments)
+    compiled = jax.jit(function).lower(*arguments).compile()
     return compiled, partial(compiled, *arguments)
 
 

@@ -11,6 +11,10 @@ STRIDES = (4, 8, 16, 32)
 # The last norm of a residual block is scaled by it: under frozen norms random weights would
 # let maps grow without bound, and boxes and suppression with them.
 CALM = 0.2
+# So small a learning rate that these weights stay where they are, whatever the number of calls.
+RATE = 1e-6
+# What input is made for: (height, width) of the canvas, (short, long) sides of the resize.
+TARGETS = {"small": ((320, 480), (320, 480)), "large": ((800, 1344), (800, 1333))}
 
 
 class Scenes(NamedTuple):

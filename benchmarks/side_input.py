@@ -10,9 +10,6 @@ import worker
 from jaxdet.data import pipeline
 from jaxdet.types import Example
 
-CANVAS = {"small": (320, 480), "large": (800, 1344)}
-RESIZE = {"small": (320, 480), "large": (800, 1333)}
-
 
 class Drawn:
     """The encoded pictures of `scenes`, as a source."""
@@ -47,12 +44,13 @@ class Drawn:
 
 def batches(*, size, target, batch, threads, mosaic=0.0) -> worker.Work:
     """Decoded, resized, flipped, padded; or mosaics of four."""
+    canvas, resize = scenes.TARGETS[target]
     loader = pipeline.train_batches(
         Drawn(tuple(size)),
         batch_size=batch,
         seed=0,
-        canvas=CANVAS[target],
-        resize=RESIZE[target],
+        canvas=canvas,
+        resize=resize,
         max_boxes=100,
         num_threads=threads,
         horizontal_flip=0.5,
@@ -65,7 +63,7 @@ def opencv(*, size, target, batch, **_) -> worker.Work:
     """The least that a picture costs: decoded and resized by OpenCV, on one thread."""
     cv2.setNumThreads(1)
     files = itertools.cycle(scenes.draw_files(tuple(size)))
-    short, long = RESIZE[target]
+    _, (short, long) = scenes.TARGETS[target]
     scale = min(short / min(size), long / max(size))
     wanted = tuple(round(side * scale) for side in reversed(size))
 

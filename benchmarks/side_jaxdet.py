@@ -24,8 +24,6 @@ CONFIGS = {
     "retinanet": "retinanet_r50_fpn_1x_coco",
     "yolox": "yolox_s_coco",
 }
-# So small that the random weights stay where they are, whatever the number of calls.
-RATE = 1e-6
 # Images of an epoch: the schedule of the recipe wants some number.
 EPOCH = 100_000
 
@@ -40,7 +38,7 @@ def open_run(*, model, batch, size, dtype, settings=(), **_) -> Run:
             f"--config.data.resize=({size[0]},{size[1]})",
             f"--config.batch_size={batch}",
             f"--config.model.dtype={dtype}",
-            f"--config.optimizer.learning_rate={RATE}",
+            f"--config.optimizer.learning_rate={scenes.RATE}",
             "--config.init_from=",
             *(f"--config.{setting}" for setting in settings),
         ]

@@ -22,7 +22,6 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from torchvision.transforms import v2
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-RATE = 1e-6
 torch.backends.cudnn.benchmark = True
 
 
@@ -31,11 +30,11 @@ def train_step(**case) -> worker.Work:
     model, images, targets = _open(**case)
     model.train()
     moving = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(moving, lr=RATE, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(moving, lr=scenes.RATE, momentum=0.9, weight_decay=1e-4)
 
     def start():
         with _precision(case["dtype"]):
-            losses = model(_put(images), targets())
+            losses = model(images(), targets())
         total = losses["total_loss"] if "total_loss" in losses else sum(losses.values())
         optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -51,7 +50,7 @@ def predict(**case) -> worker.Work:
 
     def start():
         with torch.inference_mode(), _precision(case["dtype"]):
-            found = model(_put(images))
+            found = model(images())
             return _suppress(found.float()) if case["model"] == "yolox" else found
 
     return worker.Work(start, _wait, _facts(case), _peak_bytes())
@@ -93,10 +92,7 @@ def batches(*, size, target, batch, threads) -> worker.Work:
     torch.set_num_threads(threads)
     files = [np.frombuffer(file, np.uint8) for file in scenes.draw_files(tuple(size))]
     files = itertools.cycle([torch.from_numpy(file.copy()) for file in files])
-    short, long, canvas = {
-        "small": (320, 480, (320, 480)),
-        "large": (800, 1333, (800, 1344)),
-    }[target]
+    canvas, (short, long) = scenes.TARGETS[target]
     change = v2.Compose(
         [v2.Resize(short, max_size=long, antialias=True), v2.RandomHorizontalFlip(0.5)]
     )
@@ -212,10 +208,6 @@ def _images(pixels, whole):
 
 def _layout():
     return torch.channels_last if DEVICE.type == "cuda" else torch.contiguous_format
-
-
-def _put(images):
-    return images()
 
 
 def _precision(dtype):
