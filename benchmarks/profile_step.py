@@ -28,7 +28,6 @@ import places
 import side_jaxdet
 
 from jaxdet.commands import costs
-from jaxdet.training import state
 
 CALLS = 3
 # Operations that only hold others.
@@ -59,11 +58,11 @@ def main() -> None:
 def _open(case, predict):
     """The compiled step or prediction, and what runs it once."""
     run = side_jaxdet.open_run(**case)
-    variables, batch = side_jaxdet.fill_run(run)
-    function, arguments = costs.one_device_step(run), (state.create(variables, run.tx), batch)
     if predict:
-        function, arguments = run.detector.predict, (variables, batch.images)
-    arguments = jax.device_put(arguments)
+        variables, batch = side_jaxdet.fill_run(run)
+        function, arguments = run.detector.predict, jax.device_put((variables, batch.images))
+    else:
+        function, arguments = costs.one_device_step(run), side_jaxdet.step_arguments(run)
     compiled = jax.jit(function).lower(*arguments).compile()
     return compiled, partial(compiled, *arguments)
 

@@ -67,6 +67,13 @@ def fill_run(run: Run, *, objects: int = 20) -> tuple[Any, Batch]:
     return _calm(jax.jit(run.detector.init)(jax.random.key(0), one)), batch
 
 
+def step_arguments(run: Run, *, objects: int = 20) -> tuple[state.TrainState, Batch]:
+    """What `costs.one_device_step` takes, on the device."""
+    variables, batch = fill_run(run, objects=objects)
+    first = state.create(variables, run.tx, ema=run.config.ema_decay > 0)
+    return jax.device_put((first, batch))
+
+
 def subject_of(run: Run, *, training: bool) -> Subject:
     """A run as `jaxdet summary` measures it."""
     return Subject(

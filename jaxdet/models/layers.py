@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxdet.models.convolution import convolve
+
 NORM_KINDS = ("frozen", "batch", "sync", "group")
 NORM_EPSILON = 1e-5  # torch's default for both batch and group norm.
 BATCH_NORM_MOMENTUM = 0.9  # The share that is kept; torch calls this momentum 0.1.
@@ -29,8 +31,7 @@ class Conv(nn.Module):
     """A square convolution, padded by (kernel_size - 1) // 2 on every side as in torch.
 
     A 1x1 convolution runs as a matrix product on the subsampled map: the same
-    numbers, and on CPUs a gradient several times as fast. XLA's "SAME" is not
-    used: with a stride it pads the other side than torch does.
+    numbers, and on CPUs a gradient several times as fast. The others are `convolve`'s.
 
     Attributes:
         features: channels of the output.
@@ -68,15 +69,7 @@ class Conv(nn.Module):
                 x = jax.lax.optimization_barrier(x[:, ::stride, ::stride])
             y = x @ kernel[0, 0]
         else:
-            padding = [((size - 1) // 2,) * 2] * 2
-            y = jax.lax.conv_general_dilated(
-                x,
-                kernel,
-                (stride, stride),
-                padding,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                feature_group_count=self.groups,
-            )
+            y = convolve(x, kernel, stride, self.groups)
         if self.use_bias:
             y = y + self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
         return y

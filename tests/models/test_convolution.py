@@ -1,0 +1,89 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models.drawn_variables import normal
+
+from jaxdet.models import convolution
+from jaxdet.models.convolution import convolve
+
+FORMS = ("whole", "parts", "products")
+
+
+def by_xla(x, kernel, stride):
+    padding = [((kernel.shape[0] - 1) // 2,) * 2] * 2
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=numbers
+    )
+
+
+@pytest.fixture(params=FORMS)
+def form(request, monkeypatch):
+    """Small maps meet the form: its limits are lowered."""
+    if request.param != "whole":
+        monkeypatch.setattr(convolution, "PART_BYTES", 300)
+    if request.param == "products":
+        monkeypatch.setattr(convolution, "WIDE", 1)
+    return request.param
+
+
+# Odd sides; fewer and more images than parts; rows that two parts of a strided map both see.
+CASES = [
+    ((2, 9, 6, 3), 3, 1),
+    ((1, 7, 8, 3), 3, 2),
+    ((1, 8, 7, 3), 3, 2),
+    ((11, 2, 3, 3), 3, 1),
+    ((1, 1, 5, 3), 5, 1),
+    ((1, 9, 9, 3), 7, 2),
+]
+
+
+@pytest.mark.parametrize("shape, size, stride", CASES)
+def test_derivatives_are_xlas(form, shape, size, stride):
+    rng = np.random.default_rng(1)
+    x, kernel = normal(rng, *shape), normal(rng, size, size, shape[-1], 4)
+    gradient = normal(rng, *jax.eval_shape(lambda: by_xla(x, kernel, stride)).shape)
+
+    @jax.jit
+    def both_ways(x, kernel):
+        results = []
+        for run in (lambda *a: convolve(*a, stride, 1), lambda *a: by_xla(*a, stride)):
+            y, pull = jax.vjp(run, x, kernel)
+            _, pushed = jax.jvp(run, (x, kernel), (x + 1, kernel - 1))
+            results.append((y, *pull(gradient), pushed))
+        return results
+
+    for found, wanted in zip(*both_ways(x, kernel), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gradient_takes_the_form_that_its_map_wants(form):
+    gradient = jax.grad(lambda kernel, x: jnp.sum(convolve(x, kernel, 1, 1)))
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((3, 3, 3, 4), (2, 9, 6, 3))]
+    lowered = jax.jit(gradient).trace(*shapes).lower(lowering_platforms=("cpu",)).as_text()
+    # Forward passes whose results no one wants are not lowered.
+    counts = lowered.count("stablehlo.convolution"), lowered.count("stablehlo.dot_general")
+    assert counts == {"whole": (1, 0), "parts": (6, 0), "products": (0, 9)}[form]
+
+
+@pytest.mark.parametrize("form", ["products"], indirect=True)
+def test_other_platforms_keep_xlas_gradient(form):
+    gradient = jax.grad(lambda kernel, x: jnp.sum(convolve(x, kernel, 1, 1)))
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((3, 3, 3, 4), (2, 9, 6, 3))]
+    lowered = jax.jit(gradient).trace(*shapes).lower(lowering_platforms=("tpu",)).as_text()
+    assert lowered.count("stablehlo.convolution") == 1
+
+
+@pytest.mark.parametrize("form", ["parts"], indirect=True)
+def test_each_image_may_have_a_gradient_of_its_own(form):
+    rng = np.random.default_rng(1)
+    x, kernel = normal(rng, 2, 5, 4, 3), normal(rng, 3, 3, 3, 4)
+
+    def own(run):
+        gradient = jax.grad(lambda kernel, x: jnp.sum(run(x[None], kernel) ** 2))
+        return jax.vmap(gradient, (None, 0))
+
+    found = jax.jit(own(lambda *a: convolve(*a, 1, 1)))(kernel, x)
+    wanted = jax.jit(own(lambda *a: by_xla(*a, 1)))(kernel, x)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-4)
