@@ -28,7 +28,7 @@ import orbax.checkpoint as ocp
 
 ROOT = Path(__file__).parents[1]
 NUM_STEPS = 60
-STOPWATCHES = {"images_per_second", "first_step_seconds"}
+STOPWATCHES = {"images_per_second", "data_wait", "first_step_seconds"}
 
 
 def main() -> None:

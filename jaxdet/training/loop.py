@@ -58,7 +58,8 @@ def train(
     before. A line is also written before each save, so that no window spans a
     place where a run may resume, and before pictures. The first step, which
     compiles, is left out of the rate; a canvas height that is drawn later
-    compiles within its window.
+    compiles within its window. "data_wait" is the part of the time in which batches
+    were waited for until the devices had nothing left to do: at most so much was lost.
 
     On SIGTERM or SIGINT the step is finished, evaluated if that is due, and
     saved. Where evaluating or drawing fails, the state is saved before the
@@ -106,7 +107,7 @@ def train(
         while done < num_steps:
             if done in reload_best_at:
                 state = _reload_best(done, state, checkpoints, writer)
-            batch = next(batches)
+            batch = window.wait_for(batches)
             state, metrics = step(state, batch, done)
             done += 1
             window.add(metrics, batch.index.size * jax.process_count())
@@ -155,6 +156,7 @@ def _log(done: int, values: dict[str, Any], writer: Writer, checkpoints: Checkpo
         writer.say(f"the first step took {values['first_step_seconds']:.1f} s (compilation)")
     if "images_per_second" in values:
         shown["images/s"] = values["images_per_second"]
+        shown["data wait"] = values["data_wait"]
     writer.show(shown)
 
 
@@ -194,7 +196,15 @@ class _Window:
         self._images = 0
         self._first_step_seconds: float | None = None
         self._compiled = False
-        self._start = time.perf_counter()
+        self.restart_clock()
+
+    def wait_for(self, batches: Iterator) -> Any:
+        """The next batch; the wait counts if the steps before it are done by then."""
+        start = time.perf_counter()
+        batch = next(batches)
+        if not self._metrics or all(x.is_ready() for x in jax.tree.leaves(self._metrics[-1])):
+            self._waited += time.perf_counter() - start
+        return batch
 
     def add(self, metrics: Metrics, images: int) -> None:
         """Takes a step's metrics without waiting for them, but for the first step's."""
@@ -221,7 +231,11 @@ class _Window:
         if self._first_step_seconds is not None:
             values["first_step_seconds"] = self._first_step_seconds
         if self._images:
-            values["images_per_second"] = self._images / self._seconds()
+            seconds = self._seconds()
+            values |= {
+                "images_per_second": self._images / seconds,
+                "data_wait": self._waited / seconds,
+            }
         self._metrics, self._images, self._first_step_seconds = [], 0, None
         self.restart_clock()
         return values
@@ -232,8 +246,8 @@ class _Window:
         return taken
 
     def restart_clock(self) -> None:
-        """Leaves the time since the last step out of the rate."""
-        self._start = time.perf_counter()
+        """Leaves the time since the last step out of the rate and the wait."""
+        self._start, self._waited = time.perf_counter(), 0.0
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._start

@@ -3,7 +3,7 @@
 import json
 
 # What a clock gives: the only entries of a line that may differ between two runs.
-TIMES = ("first_step_seconds", "images_per_second")
+TIMES = ("first_step_seconds", "images_per_second", "data_wait")
 
 
 def read_lines(workdir):

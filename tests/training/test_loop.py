@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from functools import partial
 from types import SimpleNamespace
 
@@ -43,7 +44,8 @@ def make_run(toy, **step_settings):
     create = partial(states.create, toy.variables(detector), tx, ema="ema_decay" in step_settings)
 
     def run(workdir, *, on_batch=lambda n, batch: batch, evaluate=None, draw=None, **settings):
-        settings = dict(num_steps=12, eval_every=6, checkpoint_every=4, log_every=3) | settings
+        defaults = dict(num_steps=12, eval_every=6, checkpoint_every=4, log_every=3)
+        settings = dict(step=step) | defaults | settings
         log = SimpleNamespace(evaluated=[], drawn=[], closed=0)
         state = create()
         checkpoints = Checkpoints(workdir / "checkpoints", metric="AP")
@@ -70,7 +72,6 @@ def make_run(toy, **step_settings):
         try:
             outcome = train(
                 put_state(state),
-                step=step,
                 batches=batches(int(state.step)),
                 evaluate=evaluate or measure,
                 draw=draw or remember,
@@ -138,6 +139,23 @@ def test_the_first_line_tells_the_seconds_of_the_first_step(unbroken):
     lines = [json.loads(x) for x in (unbroken.workdir / "metrics.jsonl").read_text().splitlines()]
     assert ["first_step_seconds" in line for line in lines] == [True] + [False] * (len(lines) - 1)
     assert all(line["images_per_second"] > 0 for line in lines if "loss" in line)
+
+
+@pytest.mark.parametrize("slow", ["batches", "step"])
+def test_a_wait_for_data_is_told_from_a_slow_step(run, tmp_path, slow):
+    def delay(_, passed):
+        time.sleep(0.05)
+        return passed
+
+    def slow_step(*args):
+        return delay(0, run.step(*args))
+
+    settings = {"on_batch": delay} if slow == "batches" else {"step": slow_step}
+    run(tmp_path, num_steps=6, **settings)
+    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    waits = [line["data_wait"] for line in lines if "loss" in line]
+    assert len(waits) == 3
+    assert all(0 <= wait <= 1 and (wait > 0.5) == (slow == "batches") for wait in waits)
 
 
 @pytest.mark.parametrize("killed_at", [2, 7, 11])
