@@ -112,7 +112,8 @@ def _beside(source, target, count):
     with _now(source):
         point = jnp.arange(count, dtype=jnp.int32)
         over = ((2 * point + 1) * source - target).astype(jnp.float32)
-        position = over / jnp.asarray(2 * target, jnp.float32)
+        # On the image just 2 * target; by that alone XLA would multiply with its inverse.
+        position = over / jnp.maximum(point, 2 * target).astype(jnp.float32)
         first = jnp.floor(position)
         part = position - first
         weights = (jnp.round(share * UNIT).astype(jnp.int32) for share in (1 - part, part))
