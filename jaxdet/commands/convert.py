@@ -4,18 +4,19 @@
     jaxdet convert SRC DST.pth|.npz|.safetensors --to=SYSTEM
 
 SRC is a .pth, .pt, .safetensors or .npz with the weights of torchvision
-(fasterrcnn_resnet50_fpn, retinanet_resnet50_fpn), mmdetection (faster_rcnn, retinanet,
-rpn on a ResNet-FPN), YOLOX (nano to x) or simple-faster-rcnn; or a model file of jaxdet,
-or the folder of a run. DST is a model file, which jaxdet predict and jaxdet.load take;
-with --to, weights under that system's names.
+(fasterrcnn_resnet50_fpn, retinanet_resnet50_fpn), mmdetection (faster_rcnn, fast_rcnn,
+retinanet, rpn on a ResNet-FPN), YOLOX (nano to x) or simple-faster-rcnn; or a model file
+of jaxdet, or the folder of a run. DST is a model file, which jaxdet predict and
+jaxdet.load take; with --to, weights under that system's names.
 
 Whose weights they are, of which detector, how deep, how wide and of how many classes
 is found out from names and shapes; the settings are those of the published detector.
 --names says what names and shapes do not tell: mmdetection or mmdetection_caffe (the
 style of the ResNet), yolox or yolox_legacy (version 0.1.0); --classes the names of the
-classes: coco, voc, "('cat', 'dog')", or a text file with a name a line. Any setting of
-the detector is changed by --model.SETTING=VALUE, such as --model.rpn.test.pre_nms=300;
-docs/settings.md lists them. docs/weights.md has a command for each system.
+classes: coco, voc, "('cat', 'dog')", or a text file with a name a line; without it they
+are those that a .pth of mmdetection's names in its meta. Any setting of the detector is
+changed by --model.SETTING=VALUE, such as --model.rpn.test.pre_nms=300; docs/settings.md
+lists them. docs/weights.md has a command for each system.
 
 What became of each array is counted, and listed with --verbose: "+" it is taken, "-" it
 is left, "!" its shape does not fit, "?" a part of the detector that nothing fills: then
@@ -106,10 +107,10 @@ def _read_own(source: Path, said: Said, to: str | None) -> tuple[Contents, Detec
 
 def _read_foreign(source: Path, said: Said, verbose: bool) -> tuple[Contents, Detector]:
     """Another system's weights as a model, all of whose parts they fill; says what it found."""
-    tensors = interop.load_file(source)
-    contents, names = foreign_model.describe(tensors, said, str(source))
+    weights = interop.read_file(source)
+    contents, names = foreign_model.describe(weights, said, str(source))
     bgr = SYSTEMS[names] if said.bgr is None else said.bgr
-    contents, report = foreign_model.fill(contents, tensors, bgr=bgr, source=str(source))
+    contents, report = foreign_model.fill(contents, weights.tensors, bgr=bgr, source=str(source))
     print(
         f"{source}: {contents.detector} of {len(contents.class_names)} classes with the names of "
         f"{names}, which read {_colours(bgr)} images"

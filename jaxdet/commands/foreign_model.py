@@ -17,6 +17,8 @@ WHICH = {
     "yolox": "YOLOX's weights are of version 0.1.1 or later, or of 0.1.0 (legacy)",
 }
 
+# Given with an image, of the detector that wants them; as our own configs have it.
+MAX_PROPOSALS = {"fast_rcnn": 1000}
 # Arrays of these are for more than boxes: without them the boxes are the same.
 OTHER_TASKS = ("roi_head.mask_", "roi_heads.mask_", "roi_heads.keypoint_")
 
@@ -41,14 +43,19 @@ class Said(NamedTuple):
     settings: Mapping[str, Any] = {}
 
 
-def describe(tensors: Mapping[str, np.ndarray], said: Said, source: str) -> tuple[Contents, str]:
+def describe(weights: interop.Weights, said: Said, source: str) -> tuple[Contents, str]:
     """All that a model file says, but for the weights; and whose they are, a key of `SYSTEMS`.
+
+    Args:
+        weights: as `interop.read_file` gives them.
+        said: comes before what the file says.
+        source: what to call them in messages.
 
     Raises:
         UserError: for what can't be found in the file and is not said, with the
             flag that says it; and for what is said and does not fit.
     """
-    found = interop.recognise(tensors, source=source)
+    found = interop.recognise(weights.tensors, source=source)
     known = " or ".join(f"--names={system}" for system in found.systems)
     if said.names is None and len(found.systems) > 1:
         raise UserError(
@@ -61,16 +68,7 @@ def describe(tensors: Mapping[str, np.ndarray], said: Said, source: str) -> tupl
     settings = interop.merged(interop.settings_for(names, found.detector), found.settings)
     settings = interop.merged(settings, said.settings)
     settings = nested.complete(detectors.find_builder(found.detector), settings)
-    if found.detector == "rpn":
-        class_names, category_ids = ("object",), None
-    elif said.classes is None:
-        raise UserError(
-            f"{source}: {names}'s {found.detector} of {found.num_classes} classes, whose names the "
-            "file does not have: say --classes=coco, --classes=voc, --classes=\"('cat', 'dog')\" "
-            "or --classes=FILE with a name a line"
-        )
-    else:
-        class_names, category_ids = interop.read_classes(said.classes, found.num_classes)
+    class_names, category_ids = _classes(weights, said, found, names, source)
     canvas, resize = interop.canvas_for(found.detector, settings)
     if said.canvas:
         canvas = said.canvas
@@ -83,9 +81,32 @@ def describe(tensors: Mapping[str, np.ndarray], said: Said, source: str) -> tupl
         resize=said.resize or resize,
         variables={},
         category_ids=category_ids,
+        max_proposals=MAX_PROPOSALS.get(found.detector, 0),
         resize_rule=interop.resize_rule_for(names),
     )
     return contents, names
+
+
+def _classes(
+    weights: interop.Weights, said: Said, found: interop.Recognised, names: str, source: str
+) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+    """The names of the classes, and their numbers in the data's own files."""
+    if found.detector == "rpn":
+        return ("object",), None
+    if said.classes is not None:
+        return interop.read_classes(said.classes, found.num_classes)
+    flags = "--classes=coco, --classes=voc, --classes=\"('cat', 'dog')\" or --classes=FILE"
+    if weights.class_names is None:
+        raise UserError(
+            f"{source}: {names}'s {found.detector} of {found.num_classes} classes, whose names the "
+            f"file does not have: say {flags} with a name a line"
+        )
+    if len(weights.class_names) != found.num_classes:
+        raise UserError(
+            f"{source}: its meta names {len(weights.class_names)} classes, its weights are of "
+            f"{found.num_classes} classes: say {flags} with a name a line"
+        )
+    return weights.class_names, interop.number_classes(weights.class_names)
 
 
 def fill(
@@ -103,7 +124,9 @@ def fill(
         UserError: if the settings do not work.
     """
     detector = build(contents, source)
-    images = model_file.blank_images(1, contents.canvas, resize_rule=contents.resize_rule)
+    images = model_file.blank_images(
+        1, contents.canvas, contents.max_proposals, contents.resize_rule
+    )
     try:
         shapes = jax.eval_shape(detector.init, jax.random.key(0), images)
     except (ArithmeticError, TypeError, ValueError) as error:

@@ -1,21 +1,22 @@
 """Images of any size onto the canvas, inside a program.
 
-It is what `data.transforms.resize` does with OpenCV: bilinear by its fixed-point
-weights, and, below half size, the mean of the area of each pixel. Sides may be
-numbers that are known when the program is written, or only when it runs.
+It is what `data.transforms.resize` does: by the rule "rounded" with OpenCV, bilinear by
+its fixed-point weights, and, below half size, the mean of the area of each pixel; by the
+rule "torchvision" bilinear in floats. Sides may be numbers that are known when the program
+is written, or only when it runs.
 """
 
 import contextlib
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Real, UInt8
 
-from jaxdet.data import transforms
-
-Side = int | Int[Array, ""]
+from jaxdet.export import sides
+from jaxdet.export.sides import Side
 
 UNIT = 2048  # OpenCV's weights of 8-bit images are whole numbers of this part.
 LEAST_OVERLAP = 1000  # It leaves out less than this part of a pixel at the ends of an area.
@@ -30,7 +31,7 @@ class Letterboxed(NamedTuple):
         scale: canvas pixels per original pixel.
     """
 
-    pixels: UInt8[Array, "B H W 3"]
+    pixels: Real[Array, "B H W 3"]
     size: tuple[Side, Side]
     scale: float | Float[Array, ""]
 
@@ -42,6 +43,7 @@ def letterbox(
     *,
     canvas: tuple[int, int],
     resize: tuple[int | tuple[int, ...], int],
+    rule: str = "rounded",
 ) -> Letterboxed:
     """Resizes images, all of one size, to their limits and the canvas.
 
@@ -52,50 +54,36 @@ def letterbox(
         width: w.
         canvas: (height, width).
         resize: (short, long) sides; of several short sides the largest counts.
+        rule: one of `types.RESIZE_RULES`, which says the type of the result, too.
     """
-    short, long = max(resize[0]) if isinstance(resize[0], tuple) else resize[0], resize[1]
-    if isinstance(height, int):
-        scale = transforms.fit_scale((height, width), short=short, long=long, canvas=canvas)
-        size = tuple(max(1, round(side * scale)) for side in (height, width))
-        small = scale < 0.5
+    size, scale, small = sides.fit(height, width, canvas=canvas, resize=resize, rule=rule)
+    axes = (height, size[0], canvas[0]), (width, size[1], canvas[1])
+    shrink, stretch = (partial(way, rows=axes[0], columns=axes[1]) for way in (_area, _bilinear))
+    if rule == "torchvision":
+        found = _bilinear_floats(pixels, *axes)
+    elif isinstance(small, bool):
+        found = (shrink if small else stretch)(pixels)
     else:
-        # More than the canvas is never reached, and products must not overflow.
-        short, long = (min(side, max(canvas)) for side in (short, long))
-        size, scale, small = _fit(height, width, short=short, long=long, canvas=canvas)
-    sides = (height, size[0], canvas[0]), (width, size[1], canvas[1])
-
-    def shrink(pixels):
-        return _area(pixels, *sides)
-
-    def stretch(pixels):
-        return _bilinear(pixels, *sides)
-
-    if isinstance(small, bool):
-        return Letterboxed((shrink if small else stretch)(pixels), size, scale)
-    return Letterboxed(lax.cond(small, shrink, stretch, pixels), size, scale)
+        found = lax.cond(small, shrink, stretch, pixels)
+    return Letterboxed(found, size, scale)
 
 
-def _fit(height, width, *, short, long, canvas):
-    """Sides on the canvas, scale, and whether that is below a half; by fractions, exactly."""
-    limits = [
-        (short, jnp.minimum(height, width)),
-        (long, jnp.maximum(height, width)),
-        (canvas[0], height),
-        (canvas[1], width),
-    ]
-    over, under = (jnp.int32(number) for number in limits[0])
-    for top, bottom in limits[1:]:
-        less = top * under < over * bottom
-        over, under = jnp.where(less, top, over), jnp.where(less, bottom, under)
-
-    def times(side):
-        whole, rest = lax.div(side * over, under), lax.rem(side * over, under)
-        odd = lax.rem(whole, jnp.int32(2))
-        up = (2 * rest > under) | ((2 * rest == under) & (odd == 1))
-        return jnp.maximum(whole + up.astype(jnp.int32), 1)
-
-    scale = over.astype(jnp.float32) / under.astype(jnp.float32)
-    return (times(height), times(width)), scale, 2 * over < under
+def _bilinear_floats(pixels, rows, columns):
+    """Between the two lines and the two columns beside each point, as `data.interpolation`."""
+    pixels = pixels.astype(jnp.float32)
+    for axis, (source, target, count) in enumerate((rows, columns), 1):
+        with _now(source):
+            step = jnp.float32(source) / jnp.asarray(target, jnp.float32)
+            place = (jnp.arange(count, dtype=jnp.float32) + 0.5) * step
+            # It never is more, but a compiler that knew would round product and difference once.
+            place = jnp.minimum(place, jnp.float32(source)) - 0.5
+            place = jnp.clip(place, 0, jnp.asarray(source - 1, jnp.float32))
+            first = jnp.floor(place)
+            share = (place - first).reshape([-1, 1, 1] if axis == 1 else [-1, 1])
+            first = first.astype(jnp.int32)
+        here = _take(pixels, first, source, axis)
+        pixels = here + share * (_take(pixels, first + 1, source, axis) - here)
+    return pixels
 
 
 def _bilinear(pixels, rows, columns):
@@ -124,7 +112,8 @@ def _beside(source, target, count):
     with _now(source):
         point = jnp.arange(count, dtype=jnp.int32)
         over = ((2 * point + 1) * source - target).astype(jnp.float32)
-        position = over / jnp.asarray(2 * target, jnp.float32)
+        # On the image just 2 * target; by that alone XLA would multiply with its inverse.
+        position = over / jnp.maximum(point, 2 * target).astype(jnp.float32)
         first = jnp.floor(position)
         part = position - first
         weights = (jnp.round(share * UNIT).astype(jnp.int32) for share in (1 - part, part))

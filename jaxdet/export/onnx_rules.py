@@ -131,6 +131,12 @@ def _rsqrt(graph, equation, value):
     return elementwise(graph, "Reciprocal", elementwise(graph, "Sqrt", value))
 
 
+@rule("log2")
+def _log2(graph, equation, value):
+    inverse = constant(np.array(1 / np.log(2), equation.invars[0].aval.dtype))
+    return elementwise(graph, "Mul", elementwise(graph, "Log", value), inverse)
+
+
 @rule("square")
 def _square(graph, equation, value):
     return elementwise(graph, "Mul", value, value)

@@ -119,6 +119,15 @@ def _stack(graph, equation, *values):
     return named(graph.emit("Concat", *parts, axis=axis), shape)
 
 
+@rule("unstack")
+def _unstack(graph, equation, value):
+    axis, data = equation.params["axis"], graph.full(value, equation.invars[0].aval.shape)
+    return [
+        named(graph.emit("Gather", data, np.array(place, np.int64), axis=axis), variable.aval.shape)
+        for place, variable in enumerate(equation.outvars)
+    ]
+
+
 @rule("split")
 def _split(graph, equation, value):
     axis, sizes = equation.params["axis"], equation.params["sizes"]

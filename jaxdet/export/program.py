@@ -12,7 +12,7 @@ from jaxtyping import Array
 from jaxdet import detectors
 from jaxdet.export.letterbox import letterbox
 from jaxdet.model_file import Contents
-from jaxdet.types import Detections, Detector, Images, UserError
+from jaxdet.types import Detections, Detector, Images
 
 DYNAMIC = "dynamic"  # Any number of images.
 OUTPUTS = Detections._fields
@@ -53,19 +53,18 @@ def make(
         category_ids: number of each in the data's own files, or None.
         batch: images at once; `DYNAMIC` takes any number, one after another.
         size: (height, width) of the images, or None for any.
-
-    Raises:
-        UserError: if images of the model are resized by a rule that is not within.
     """
-    if contents.resize_rule != "rounded":
-        raise UserError(
-            f"images of this model are resized by the rule {contents.resize_rule!r}, which no "
-            "exported file has yet"
-        )
     variables = jax.tree.map(jnp.asarray, contents.variables)
 
     def some(pixels, height, width):
-        boxed = letterbox(pixels, height, width, canvas=contents.canvas, resize=contents.resize)
+        boxed = letterbox(
+            pixels,
+            height,
+            width,
+            canvas=contents.canvas,
+            resize=contents.resize,
+            rule=contents.resize_rule,
+        )
         count = pixels.shape[0]
         content = _stack(boxed.size, jnp.int32)
         scales = jnp.full(count, boxed.scale, jnp.float32)
@@ -89,6 +88,7 @@ def make(
         "category_ids": category_ids,
         "canvas": contents.canvas,
         "resize": contents.resize,
+        "resize_rule": contents.resize_rule,
         "pixels": f"{_word(batch)} x {_words(size)} x 3, uint8, RGB",
         "boxes": "x1, y1, x2, y2 in pixels of the image, float32, x2 and y2 exclusive",
         "scores": "0 to 1, float32, best first",

@@ -67,6 +67,11 @@ def read_classes(said: str, count: int) -> tuple[tuple[str, ...], tuple[int, ...
     return names, numbers
 
 
+def number_classes(names: tuple[str, ...]) -> tuple[int, ...] | None:
+    """The number of each class in COCO's files if they are just COCO's, else None."""
+    return tuple(COCO) if names == tuple(COCO.values()) else None
+
+
 def _listed(said: str) -> tuple[str, ...]:
     try:
         names = ast.literal_eval(said)

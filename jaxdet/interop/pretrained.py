@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors.numpy import load_file as load_safetensors
@@ -13,21 +13,37 @@ from jaxdet.types import UserError
 
 # Keys under which training scripts keep the weights beside other things.
 WRAPPERS = ("state_dict", "model")
+# Where mmdetection keeps the names of the classes: below "meta", in versions up to 2 and since.
+CLASS_NAMES = (("CLASSES",), ("dataset_meta", "CLASSES"), ("dataset_meta", "classes"))
 # Types of arrays of objects, text, times and complex numbers.
 NO_NUMBERS = "OSUMmc"
 # Put before every name by torch's DataParallel.
 PARALLEL_PREFIX = "module."
 
 
+class Weights(NamedTuple):
+    """What a file of weights holds.
+
+    Attributes:
+        tensors: its arrays, with torch's names and layouts.
+        class_names: name of each label as mmdetection's files say them, else None.
+    """
+
+    tensors: dict[str, np.ndarray]
+    class_names: tuple[str, ...] | None = None
+
+
 def load_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of a file; see `read_file`."""
+    return read_file(path).tensors
+
+
+def read_file(path: str | os.PathLike) -> Weights:
     """Reads a .npz, .safetensors, .pth or .pt file.
 
     Weights that lie under "state_dict" or "model" in a torch file are taken
     out, and the prefix "module." is dropped. Torch files are read as plain
     tensors; nothing in them is executed.
-
-    Returns:
-        The arrays of the file, with torch's names and layouts.
 
     Raises:
         UserError: if there is no such file, its ending is another one, it
@@ -38,11 +54,13 @@ def load_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: no such file of weights")
     if path.suffix not in READERS:
         raise UserError(f"{path}: wanted a file ending in {', '.join(READERS)}")
-    tensors = READERS[path.suffix](path)
-    for name, value in tensors.items():
+    weights = READERS[path.suffix](path)
+    for name, value in weights.tensors.items():
         if value.dtype.kind in NO_NUMBERS:
             raise UserError(f"{path}: {name} wants numbers, found {value.dtype}")
-    return {name.removeprefix(PARALLEL_PREFIX): value for name, value in tensors.items()}
+    return weights._replace(
+        tensors={name.removeprefix(PARALLEL_PREFIX): v for name, v in weights.tensors.items()}
+    )
 
 
 def save_file(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
@@ -74,25 +92,25 @@ def save_file(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> Non
         partial.unlink(missing_ok=True)
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def _read_npz(path: Path) -> Weights:
     try:
         with path.open("rb") as file:  # np.load leaves a damaged file open.
             arrays = np.load(file, allow_pickle=False)
             if isinstance(arrays, np.ndarray):
                 raise ValueError("it holds one array without a name; np.savez writes names")
-            return dict(arrays)
+            return Weights(dict(arrays))
     except Exception as error:  # Whatever NumPy and its libraries meet in a damaged file.
         raise _unreadable(path, "a NumPy .npz archive", error) from error
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: Path) -> Weights:
     try:
-        return load_safetensors(path)
+        return Weights(load_safetensors(path))
     except Exception as error:  # Its own, the system's, and NumPy's of what it has no type for.
         raise _unreadable(path, "a .safetensors file", error) from error
 
 
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
+def _read_torch(path: Path) -> Weights:
     torch = _import_torch(path, "reading")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -101,12 +119,25 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             f"{path}: cannot be read as torch tensors, and nothing else is unpickled; "
             "if there is more in it, save its state_dict alone"
         ) from error
+    class_names = _class_names(content)
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: wanted a dictionary of tensors; found {type(content).__name__}")
-    return {name: _to_numpy(value) for name, value in content.items() if torch.is_tensor(value)}
+    tensors = {k: _to_numpy(value) for k, value in content.items() if torch.is_tensor(value)}
+    return Weights(tensors, class_names)
+
+
+def _class_names(content: Any) -> tuple[str, ...] | None:
+    """The names of the classes, where a file says them as mmdetection does."""
+    for path in CLASS_NAMES:
+        found = content
+        for key in ("meta", *path):
+            found = found.get(key) if isinstance(found, Mapping) else None
+        if isinstance(found, list | tuple) and found and all(isinstance(n, str) for n in found):
+            return tuple(found)
+    return None
 
 
 def _import_torch(path: Path, doing: str) -> Any:
@@ -129,7 +160,7 @@ def _unreadable(path: Path, wanted: str, error: Exception) -> UserError:
     return UserError(f"{path}: cannot be read as {wanted}: {reason[0]}")
 
 
-READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
+READERS: dict[str, Callable[[Path], Weights]] = {
     ".npz": _read_npz,
     ".safetensors": _read_safetensors,
     ".pth": _read_torch,

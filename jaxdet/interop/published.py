@@ -22,9 +22,11 @@ CAFFE = {"pixels": {"std": (1.0, 1.0, 1.0)}, "backbone": {"style": "caffe"}}
 # (whose names, detector) -> what differs from the detector's defaults, which are mmdetection's.
 PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
     ("mmdetection", "faster_rcnn"): {},
+    ("mmdetection", "fast_rcnn"): {},
     ("mmdetection", "retinanet"): {},
     ("mmdetection", "rpn"): RPN_ALONE,
     ("mmdetection_caffe", "faster_rcnn"): CAFFE,
+    ("mmdetection_caffe", "fast_rcnn"): CAFFE,
     ("mmdetection_caffe", "retinanet"): CAFFE,
     ("mmdetection_caffe", "rpn"): CAFFE | RPN_ALONE,
     ("yolox", "yolox"): {},
@@ -101,7 +103,8 @@ def settings_for(names: str, detector: str, *, size: str | None = None) -> dict[
         names: whose: "mmdetection", "mmdetection_caffe", "torchvision",
             "simple_faster_rcnn", "yolox" or, for those of its version 0.1.0,
             "yolox_legacy".
-        detector: "faster_rcnn", "retinanet", "rpn" or "yolox", as `jaxdet.build` takes it.
+        detector: "faster_rcnn", "fast_rcnn", "retinanet", "rpn" or "yolox", as `jaxdet.build`
+            takes it.
         size: of YOLOX: "nano", "tiny", "s", "m", "l" or "x".
 
     Returns:

@@ -69,6 +69,8 @@ def recognise(tensors: Mapping[str, Any], *, source: str = "weights") -> Recogni
                 f"{source}: these look like weights of {systems[0]}'s {detector}, but "
                 f"{error.args[0]} is missing or has another form"
             ) from None
+        if "mmdetection" in systems and detector == "faster_rcnn" and "rpn" not in settings:
+            detector = "fast_rcnn"
         return Recognised(systems, detector, settings, num_classes)
     if any(sign in shapes for sign in CLASSIFIER_SIGNS):
         raise UserError(
@@ -87,7 +89,8 @@ def _mmdetection(shapes: Shapes) -> tuple[dict[str, Any], int]:
             shapes, "bbox_head.cls_convs.{}.conv", "bbox_head.retina_cls", "bbox_head.retina_reg"
         )
         return settings | {"head": head}, num_classes
-    settings["rpn"] = {"head": {"channels": shapes["rpn_head.rpn_conv.weight"][0]}}
+    if any(name.startswith("rpn_head.") for name in shapes):
+        settings["rpn"] = {"head": {"channels": shapes["rpn_head.rpn_conv.weight"][0]}}
     if "roi_head.bbox_head.fc_cls.weight" not in shapes:
         return settings, 1
     prefix, head = "roi_head.bbox_head", {}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from detectors import tiny
 from interop import whole
-from interop.test_pretrained import put_torch
+from interop.test_pretrained import Tensor, put_torch
 from interop.test_whole_yolox import assert_found
 from prediction import tiny_model
 from safetensors.numpy import save_file
@@ -93,6 +93,28 @@ def test_weights_return_as_they_were_bit_for_bit(run, system):
     assert status == 0, said
     again, _ = model_file.read("again.safetensors")
     jax.tree.map(np.testing.assert_array_equal, again.variables, contents.variables)
+
+
+def test_classes_are_those_that_mmdetections_file_names_unless_others_are_said(run, monkeypatch):
+    settings = interop.merged(tiny.SETTINGS["fast_rcnn"], {"backbone": {"norm": "frozen"}})
+    fields = {"settings": settings, "max_proposals": tiny.GIVEN}
+    contents = tiny_model.draw_contents("fast_rcnn", **fields)
+    model_file.write("own.safetensors", contents)
+    run("own.safetensors", "theirs.npz", "--to=mmdetection")
+    tensors = {name: Tensor(value) for name, value in np.load("theirs.npz").items()}
+
+    def convert_named(*names, flags=()):
+        put_torch(monkeypatch, {"meta": {"CLASSES": names}, "state_dict": tensors})
+        Path("theirs.pth").touch()
+        return run("theirs.pth", "again.safetensors", "--names=mmdetection", *flags)
+
+    assert_fails(convert_named("cat"), "its meta names 1 classes, its weights are of 2 classes")
+    for names, flags in ((("cat", "dog"), []), (("a", "b"), ["--classes=('a','b')"])):
+        status, said = convert_named("cat", "dog", flags=flags)
+        assert status == 0, said
+        again, _ = model_file.read("again.safetensors")
+        assert (again.detector, again.class_names, again.category_ids) == ("fast_rcnn", names, None)
+        jax.tree.map(np.testing.assert_array_equal, again.variables, contents.variables)
 
 
 def test_only_settings_that_the_file_does_not_say_and_are_others_are_listed(run):
@@ -187,7 +209,7 @@ def test_images_are_resized_as_the_system_does_it(name, system, rule):
     shapes = json.loads((whole.GOLDENS / f"whole_{name}.json").read_text())["shapes"]
     tensors = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
     said = foreign_model.Said(names=system, classes=NAMES)
-    contents, names = foreign_model.describe(tensors, said, "weights")
+    contents, names = foreign_model.describe(interop.Weights(tensors), said, "weights")
     assert (names, contents.resize_rule) == (system, rule)
 
 

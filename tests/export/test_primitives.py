@@ -14,7 +14,8 @@ from jaxdet.types import UserError
 ALIASES = {
     *("jit", "pjit", "closed_call", "core_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
     *("checkpoint", "remat2", "copy_p", "copy", "tile", "expand_dims", "scatter_max"),
-    *("scatter_add", "scatter_min", "scatter_mul", "square", "integer_pow", "stack", "split"),
+    *("scatter_add", "scatter_min", "scatter_mul", "square", "integer_pow", "split"),
+    *("stack", "unstack", "log2"),
 }
 
 rng = np.random.default_rng(0)
@@ -80,6 +81,7 @@ CASES = {
         lambda x: (jnp.exp(x), jnp.log(abs(x)), jnp.sqrt(abs(x)), lax.rsqrt(abs(x)), jnp.tanh(x)),
         X,
     ),
+    "logarithms": (lambda x: (jnp.log2(abs(x)), jnp.log2(jnp.float32([0.25, 8, 1e-3]))), X),
     "waves": (lambda x: (jnp.sin(x), jnp.cos(x), lax.erf(x), jax.nn.sigmoid(x)), X),
     "powers": (lambda x, y: (x**2, x**3, jnp.square(x), abs(x) ** y), X, Y),
     "rounding": (lambda x: (jnp.floor(x), jnp.ceil(x), jnp.round(x * 4) / 4, jnp.trunc(x)), X),
@@ -121,6 +123,7 @@ CASES = {
         X,
         Y,
     ),
+    "taken apart": (lambda x: (*x, *jnp.unstack(x, axis=1), *x[None].T[1]), X),
     "padded": (
         lambda x, b: (
             jnp.pad(x, [(1, 2), (0, 1)]),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jaxdet.interop import load_file
+from jaxdet.interop import load_file, read_file
 from jaxdet.types import UserError
 
 WEIGHTS = {"conv1.weight": np.arange(4, dtype=np.float32), "bn1.num": np.array(3)}
@@ -77,6 +77,29 @@ def test_torch_weights_are_taken_out_of_their_wrapping(tmp_path, monkeypatch, wr
     path = tmp_path / "weights.pth"
     path.touch()
     assert_equals_weights(load_file(path))
+
+
+@pytest.mark.parametrize(
+    "meta, wanted",
+    [
+        ({"CLASSES": ("cat", "dog"), "epoch": 12}, ("cat", "dog")),  # mmdetection 2.
+        ({"dataset_meta": {"classes": ["cat"], "palette": [(1, 2, 3)]}}, ("cat",)),  # And 3.
+        ({"dataset_meta": {"CLASSES": ("cat",)}}, ("cat",)),
+        ({"CLASSES": None}, None),
+        ({"CLASSES": "cat"}, None),
+        ({"CLASSES": (1, 2)}, None),
+        ({"dataset_meta": 3}, None),
+        (None, None),
+    ],
+)
+def test_the_class_names_of_mmdetections_files_are_read(tmp_path, monkeypatch, meta, wanted):
+    weights = {name: Tensor(v) for name, v in WEIGHTS.items()}
+    put_torch(monkeypatch, {"state_dict": weights, "meta": meta})
+    path = tmp_path / "weights.pth"
+    path.touch()
+    found = read_file(path)
+    assert found.class_names == wanted
+    assert_equals_weights(found.tensors)
 
 
 def test_torchs_half_floats_are_read_as_float32(tmp_path, monkeypatch):

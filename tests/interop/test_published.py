@@ -1,8 +1,8 @@
 import jax
-import jax.numpy as jnp
 import pytest
 
 import jaxdet
+from jaxdet import model_file
 from jaxdet.interop import published, resize_rule_for, settings_for
 from jaxdet.types import RESIZE_RULES, UserError
 
@@ -10,7 +10,7 @@ from jaxdet.types import RESIZE_RULES, UserError
 @pytest.mark.parametrize("names, detector", published.PUBLISHED)
 def test_published_settings_build_a_detector_that_predicts(names, detector):
     built = jaxdet.build(detector, num_classes=3, **settings_for(names, detector))
-    images = jaxdet.Images(jnp.zeros((1, 64, 96, 3), jnp.uint8), jnp.array([[60, 90]]), jnp.ones(1))
+    images = model_file.blank_images(1, (64, 96), 9 if detector == "fast_rcnn" else 0)
     variables = jax.eval_shape(built.init, jax.random.key(0), images)
     found = jax.eval_shape(built.predict, variables, images)
     assert found.boxes.shape[0] == 1

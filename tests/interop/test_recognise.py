@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxdet.interop import read_classes, recognise, settings_for
+from jaxdet.interop import number_classes, read_classes, recognise, settings_for
 from jaxdet.types import UserError
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
@@ -51,6 +51,13 @@ def test_norms_that_count_steps_have_torchs_epsilon():
     assert "norm_epsilon" not in recognise(published).settings["backbone"]
 
 
+def test_a_faster_rcnn_without_an_rpn_is_a_fast_rcnn():
+    tensors = blank("mmdet_faster_rcnn")
+    found = recognise({k: v for k, v in tensors.items() if not k.startswith("rpn_head.")})
+    assert (found.systems[0], found.detector, found.num_classes) == ("mmdetection", "fast_rcnn", 5)
+    assert "rpn" not in found.settings and found.settings["roi"]["head"]["hidden"] == 1024
+
+
 @pytest.mark.parametrize(
     "names, message",
     [
@@ -76,6 +83,12 @@ def test_cocos_classes_have_their_ids(count, first, last):
     names, numbers = read_classes("coco", count)
     assert len(set(names)) == count and (numbers[0], numbers[-1]) == (first, last)
     assert names[numbers.index(1)] == "person" and names[-1] == "toothbrush"
+
+
+def test_cocos_classes_are_known_by_their_names():
+    names, numbers = read_classes("coco", 80)
+    assert number_classes(names) == numbers
+    assert number_classes(names[::-1]) is None and number_classes(("cat",)) is None
 
 
 def test_class_names_are_said_or_read(tmp_path):
