@@ -30,8 +30,9 @@ def workdir(tmp_path_factory):
 
 
 def run_python(code, **environment):
-    """What a process of its own prints."""
-    environment = {**os.environ, "XLA_FLAGS": "", **environment}
+    """What a process of its own with one device and without a cache prints."""
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", **environment}
+    del environment["JAX_COMPILATION_CACHE_DIR"]
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )
