@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # They cost a tenth of the tracing.
 # The suite compiles much and runs little: programs are made soon, and need not be fast.
 os.environ["XLA_FLAGS"] = " ".join(
     [
@@ -30,8 +31,6 @@ install_import_hook("jaxdet", "beartype.beartype(conf=beartype.BeartypeConf(is_p
 
 GOLDENS = Path(__file__).parent / "goldens"
 WORTH_KEEPING = 0.2  # Seconds: to compile it takes longer than to write and read.
-
-jax.config.update("jax_traceback_in_locations_limit", 0)  # Nobody reads them; they cost a tenth.
 
 hypothesis.settings.register_profile("jaxdet", deadline=None, max_examples=20, derandomize=True)
 hypothesis.settings.load_profile("jaxdet")

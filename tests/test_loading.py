@@ -25,7 +25,7 @@ TRAINING = "absl faster_coco_eval grain ml_collections orbax tensorboardX tensor
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    model_file.write(folder / model_file.NAME, tiny_model.draw_contents())
+    model_file.write(folder / model_file.NAME, tiny_model.draw_contents("retinanet"))
     return folder
 
 
