@@ -179,7 +179,7 @@ def test_the_backbone_of_the_page_is_given_in_python_and_named_on_the_command_li
     assert written.meaning == "channels of the first map." and written.type is int
 
 
-def test_the_doctests_of_the_ops_pass(soon_compiled):
+def test_the_doctests_of_the_ops_pass(one_device):
     # In a process of their own: the annotations of made-up functions in them are not checked there.
     modules = [f"jaxdet.ops.{module}" for module in [*MODULES, "contracts"]]
     code = (
@@ -189,7 +189,7 @@ def test_the_doctests_of_the_ops_pass(soon_compiled):
     )
     command = [sys.executable, "-c", code]
     result = subprocess.run(
-        command, cwd=ROOT, env=soon_compiled, capture_output=True, text=True, check=True
+        command, cwd=ROOT, env=one_device, capture_output=True, text=True, check=True
     )
 
     failed, attempted = result.stdout.split()[-2:]

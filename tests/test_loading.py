@@ -25,13 +25,14 @@ TRAINING = "absl faster_coco_eval grain ml_collections orbax tensorboardX tensor
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    model_file.write(folder / model_file.NAME, tiny_model.draw_contents())
+    model_file.write(folder / model_file.NAME, tiny_model.draw_contents("retinanet"))
     return folder
 
 
 def run_python(code, **environment):
-    """What a process of its own prints."""
-    environment = {**os.environ, "XLA_FLAGS": "", **environment}
+    """What a process of its own with one device and without a cache prints."""
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", **environment}
+    del environment["JAX_COMPILATION_CACHE_DIR"]
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )

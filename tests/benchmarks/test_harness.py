@@ -93,13 +93,14 @@ def test_the_ops_run_at_toy_size(tmp_path):
     assert done.stdout.count("| jaxdet |") == 5
 
 
-def test_a_prediction_is_timed_and_told_apart_by_its_parts(tmp_path, soon_compiled):
+def test_a_prediction_is_timed_and_told_apart_by_its_parts(tmp_path, one_device):
     tiny = "backbone.depth=10 backbone.width=8 neck.channels=8 head.channels=8".split()
     settings = [f"model.{setting}" for setting in tiny]
     toy = ["retinanet", "--size=64x64", "--batch=1", "--settings", *settings]
+    located = one_device | {"JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "10"}  # By which parts are told.
     run = lambda script, *more: subprocess.run(  # noqa: E731
         [sys.executable, FOLDER / script, *toy, *more],
-        **dict(capture_output=True, text=True, cwd=ROOT, env=soon_compiled),
+        **dict(capture_output=True, text=True, cwd=ROOT, env=located),
     )
     timed = run("predict.py", "--rounds=1")
     assert timed.returncode == 0, timed.stderr[-2000:]

@@ -21,7 +21,7 @@ COMMANDS = {"train.py": train.main, "eval.py": evaluate.main}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, soon_compiled):
+def place(tmp_path_factory, one_device):
     """A folder with the data, and an environment where TensorFlow leaves a trace."""
     base = tmp_path_factory.getbasetemp()
     # The workers of pytest-xdist share the folder, and so the run in it.
@@ -32,11 +32,9 @@ def place(tmp_path_factory, soon_compiled):
         f"open({str(folder / 'tensorflow_was_imported')!r}, 'w').close()\nraise ImportError\n"
     )
     environment = {
-        **soon_compiled,
+        **one_device,
         "PYTHONPATH": str(trap),
-        # The runs compile the same programs; the cache tells them apart by all of XLA_FLAGS.
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",  # The runs compile the same programs.
     }
     return SimpleNamespace(folder=folder, environment=environment)
 

@@ -1,7 +1,6 @@
 """Small detectors, drawn images and objects for the tests of this folder."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdet import detectors
@@ -75,7 +74,7 @@ def draw_batch(name, count=8, seed=0, first=0):
     images = Images(pixels, sizes, np.ones(count, np.float32), proposals)
     index = np.arange(first, first + count, dtype=np.uint32)
     batch = Batch(images, boxes, labels, valid, np.zeros_like(valid), index)
-    return jax.tree.map(jnp.asarray, batch)
+    return jax.device_put(batch)
 
 
 def draw_proposals(rng, boxes):
@@ -98,8 +97,10 @@ def drawn_variables(detector, batch):
         name = path[-1].key
         if name == "kernel":
             fan_in = np.prod(leaf.shape[:-1])
-            return jnp.asarray(rng.normal(size=leaf.shape) * np.sqrt(1 / fan_in), jnp.float32)
-        return jnp.full(leaf.shape, 1.0 if name in ("scale", "var") else 0.0)
+            return (rng.normal(size=leaf.shape) * np.sqrt(1 / fan_in)).astype(np.float32)
+        return np.full(leaf.shape, name in ("scale", "var"), np.float32)
 
     shapes = jax.eval_shape(detector.init, jax.random.key(0), batch.images)
-    return jax.tree.map_with_path(draw, shapes)
+    # In NumPy and put at once: jnp would compile a program for each shape, and its floats are
+    # of a weak type, for which all that takes them would be compiled again.
+    return jax.device_put(jax.tree.map_with_path(draw, shapes))

@@ -87,13 +87,13 @@ def _about(model):
     return {each.key: json.loads(each.value) for each in model.metadata_props}
 
 
-def test_stablehlo_finds_what_jaxdet_finds(tmp_path, soon_compiled):
+def test_stablehlo_finds_what_jaxdet_finds(tmp_path, one_device):
     model = write_model("rpn", tmp_path)
     images = {"all": np.stack([draw_photograph(SIZES[2], seed) for seed in range(3)])}
 
     export.export(str(model), "stablehlo", None, batch="dynamic")
     program = tmp_path / "model.stablehlo"
-    found, names = run_elsewhere("run_stablehlo.py", program, images, tmp_path, soon_compiled)
+    found, names = run_elsewhere("run_stablehlo.py", program, images, tmp_path, one_device)
 
     assert names == ("object",)
     for row, wanted in enumerate(jaxdet.load(model, cache=False)(list(images["all"]))):

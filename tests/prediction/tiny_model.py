@@ -13,12 +13,23 @@ NAMES, IDS = ("circle", "square"), (7, 90)
 SIZES = [(40, 50), (64, 96), (120, 80), (333, 222), (75, 400)]
 
 
+DRAWN = {}  # Variables by what they depend on: to trace a network takes seconds.
+
+
 def draw_contents(name="yolox", **changes):
     """Contents of a model file; the weights are drawn at random, and find something."""
     fields = dict(class_names=NAMES, category_ids=IDS, canvas=CANVAS, resize=RESIZE)
     fields |= dict(settings=tiny.SETTINGS[name]) | changes
-    detector = detectors.build(name, num_classes=2, **fields["settings"])
-    images = model_file.blank_images(1, CANVAS, fields.get("max_proposals", 0))
+    slots = fields.get("max_proposals", 0)
+    key = repr((name, fields["settings"], slots))
+    if key not in DRAWN:
+        DRAWN[key] = _draw_variables(name, fields["settings"], slots)
+    return model_file.Contents(detector=name, variables=DRAWN[key], **fields)
+
+
+def _draw_variables(name, settings, slots):
+    detector = detectors.build(name, num_classes=2, **settings)
+    images = model_file.blank_images(1, CANVAS, slots)
     shapes = jax.eval_shape(detector.init, jax.random.key(0), images)
     rng = np.random.default_rng(0)
 
@@ -29,8 +40,7 @@ def draw_contents(name="yolox", **changes):
         spread = np.sqrt(2 / np.prod(leaf.shape[:-1])) if kind == "kernel" else 0.1
         return rng.normal(0, spread, leaf.shape).astype(leaf.dtype)
 
-    variables = jax.tree.map_with_path(draw, shapes)
-    return model_file.Contents(detector=name, variables=variables, **fields)
+    return jax.tree.map_with_path(draw, shapes)
 
 
 def draw_photograph(size, seed):
