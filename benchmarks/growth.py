@@ -107,10 +107,13 @@ def _read():
     add("--axes", type=lambda text: text.split(","), default=list(AXES), help="by commas; all")
     add("--json", type=Path, metavar="FILE", help="keep what was measured")
     flags = parser.parse_args()
-    for name, known in (("models", detectors.MODELS), ("axes", AXES)):
-        unknown = sorted(set(getattr(flags, name)) - set(known))
+    for kind, named, known in (
+        ("model", flags.models, detectors.MODELS),
+        ("axis", flags.axes, AXES),
+    ):
+        unknown = sorted(set(named) - set(known))
         if unknown:
-            parser.error(f"no {name[:-1]} {unknown[0]!r}; there are {', '.join(known)}")
+            parser.error(f"no {kind} {unknown[0]!r}; there are {', '.join(known)}")
     flags.models = flags.models or list(detectors.MODELS)
     return flags
 

@@ -94,6 +94,7 @@ def train_step(**case) -> worker.Work:
     step = steps.pmap_train_step(
         run.detector, run.tx, run.schedule, seed=0, devices=jax.local_devices()[:1]
     )
+    # Without averages of the parameters, as the peers.
     held = [steps.put_state(state.create(variables, run.tx), jax.local_devices()[:1])]
 
     def start():

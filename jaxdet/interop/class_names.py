@@ -68,8 +68,12 @@ def read_classes(said: str, count: int) -> tuple[tuple[str, ...], tuple[int, ...
 
 
 def number_classes(names: tuple[str, ...]) -> tuple[int, ...] | None:
-    """The number of each class in COCO's files if they are just COCO's, else None."""
-    return tuple(COCO) if names == tuple(COCO.values()) else None
+    """The number of each class in COCO's files if they are just COCO's, else None.
+
+    Older versions of mmdetection write "traffic_light".
+    """
+    spaced = tuple(name.replace("_", " ") for name in names)
+    return tuple(COCO) if spaced == tuple(COCO.values()) else None
 
 
 def _listed(said: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 # Of an output, what XLA's gradient still takes at full speed.
-PART_BYTES = 1_200_000
+PART_BYTES = 1_250_000
 # More parts than this cost more to compile than they save.
 MAX_PARTS = 8
 # Between so many channels a product for each pixel of the kernel is quicker than parts.
@@ -46,30 +46,32 @@ def _derivative(stride, groups, primals, tangents):
     """
     (x, kernel), (x_dot, kernel_dot) = primals, tangents
     y = convolve(x, kernel, stride, groups)
-    y_dot = jnp.zeros_like(y)
+    terms = []
     if not isinstance(x_dot, SymbolicZero):
-        y_dot += convolve(x_dot, kernel, stride, groups)
+        terms.append(convolve(x_dot, kernel, stride, groups))
     if not isinstance(kernel_dot, SymbolicZero):
-        y_dot += _form_of(y, x, kernel, stride, groups)(x, kernel_dot)
-    return y, y_dot
+        terms.append(_form_of(y, x, kernel, stride, groups)(x, kernel_dot))
+    return y, sum(terms) if terms else jnp.zeros_like(y)
 
 
 def _form_of(y, x, kernel, stride, groups) -> Callable[[Array, Array], Array]:
     """What convolves `x` with another kernel like this one, to be transposed in the kernel."""
     whole = partial(convolve, stride=stride, groups=groups)
     count = min(-(-y.size * y.dtype.itemsize // PART_BYTES), MAX_PARTS)
-    if count == 1 or groups > 1 or y.dtype != jnp.float32:
+    if count <= 1 or groups > 1 or y.dtype != jnp.float32:
         return whole
     quick = partial(_by_parts, stride=stride, height=y.shape[1], count=count)
     if stride == 1 and min(x.shape[-1], y.shape[-1]) >= WIDE:
         quick = _by_products
-    return partial(jax.lax.platform_dependent, cpu=quick, default=whole)
+    form = partial(jax.lax.platform_dependent, cpu=quick, default=whole)
+    # Else what is cut out of `x` would be kept beside it from the forward to the backward pass.
+    return jax.checkpoint(form, prevent_cse=False)
 
 
 def _by_parts(x, kernel, *, stride, height, count):
-    """In some `count` parts of the output, each by itself: images, or rows of one.
+    """In up to `count` parts of the output, each by itself: images, or rows of one.
 
-    The gradient is the sum over them, each of a map that a cache holds.
+    The gradient is the sum over them, each of a map that a cache holds where they are enough.
     """
     margin, size = _margin(kernel), kernel.shape[0]
     done = []
@@ -84,9 +86,9 @@ def _by_parts(x, kernel, *, stride, height, count):
 
 
 def _parts(batch: int, height: int, count: int) -> Iterator[tuple[slice, list[tuple[int, int]]]]:
-    """Images, and the first and last + 1 of their output rows: `count` or a few more parts."""
+    """Images, and the first and last + 1 of their output rows: `count` parts or fewer."""
     groups = min(batch, count)
-    strips = min(-(-count // groups), height)
+    strips = min(count // groups, height)
     rows = [(height * i // strips, height * (i + 1) // strips) for i in range(strips)]
     for i in range(groups):
         yield slice(batch * i // groups, batch * (i + 1) // groups), rows

@@ -86,7 +86,7 @@ def test_a_file_for_jax_resizes_as_torchvision_does(tmp_path):
 def both_sides(resize, rule):
     """Sides that are not known, computed of many sizes; the exact ones of real numbers."""
     canvas = (600, 720)
-    sizes = np.random.default_rng(0).integers(1, 2**14, (20000, 2))
+    sizes = np.random.default_rng(0).integers(1, 2**15, (20000, 2))
     sizes[::4, 1] = sizes[::4, 0]
     fit = partial(sides.fit, canvas=canvas, resize=resize, rule=rule)
     found, scales, _ = jax.jit(jax.vmap(fit))(*sizes.T.astype(np.int32))

@@ -88,6 +88,7 @@ def test_cocos_classes_have_their_ids(count, first, last):
 def test_cocos_classes_are_known_by_their_names():
     names, numbers = read_classes("coco", 80)
     assert number_classes(names) == numbers
+    assert number_classes(tuple(name.replace(" ", "_") for name in names)) == numbers
     assert number_classes(names[::-1]) is None and number_classes(("cat",)) is None
 
 

@@ -5,7 +5,7 @@ import pytest
 from models.drawn_variables import normal
 
 from jaxdet.models import convolution
-from jaxdet.models.convolution import convolve
+from jaxdet.models.convolution import MAX_PARTS, convolve
 
 FORMS = ("whole", "parts", "products")
 
@@ -22,7 +22,7 @@ def by_xla(x, kernel, stride):
 def form(request, monkeypatch):
     """Small maps meet the form: its limits are lowered."""
     if request.param != "whole":
-        monkeypatch.setattr(convolution, "PART_BYTES", 300)
+        monkeypatch.setattr(convolution, "PART_BYTES", 40)
     if request.param == "products":
         monkeypatch.setattr(convolution, "WIDE", 1)
     return request.param
@@ -35,6 +35,7 @@ CASES = [
     ((1, 8, 7, 3), 3, 2),
     ((11, 2, 3, 3), 3, 1),
     ((1, 1, 5, 3), 5, 1),
+    ((0, 4, 4, 3), 3, 1),
     ((1, 9, 9, 3), 7, 2),
 ]
 
@@ -64,7 +65,23 @@ def test_a_gradient_takes_the_form_that_its_map_wants(form):
     lowered = jax.jit(gradient).trace(*shapes).lower(lowering_platforms=("cpu",)).as_text()
     # Forward passes whose results no one wants are not lowered.
     counts = lowered.count("stablehlo.convolution"), lowered.count("stablehlo.dot_general")
-    assert counts == {"whole": (1, 0), "parts": (6, 0), "products": (0, 9)}[form]
+    assert counts == {"whole": (1, 0), "parts": (MAX_PARTS, 0), "products": (0, 9)}[form]
+
+
+@pytest.mark.parametrize("form", ["parts", "products"], indirect=True)
+@pytest.mark.parametrize("groups, dtype", [(3, jnp.float32), (1, jnp.bfloat16)])
+def test_groups_and_other_types_keep_xlas_gradient(form, groups, dtype):
+    kernel = jax.ShapeDtypeStruct((3, 3, 3 // groups, 3), dtype)
+    gradient = jax.grad(lambda kernel, x: jnp.sum(convolve(x, kernel, 1, groups)))
+    lowered = jax.jit(gradient).lower(kernel, jax.ShapeDtypeStruct((2, 9, 6, 3), dtype)).as_text()
+    assert lowered.count("stablehlo.convolution") == 1
+
+
+@pytest.mark.parametrize("form", ["products"], indirect=True)
+def test_nothing_but_the_map_is_kept_for_the_gradient(form):
+    kernel, x = jnp.ones((3, 3, 3, 4)), jnp.ones((2, 9, 6, 3))
+    _, pull = jax.vjp(lambda kernel: convolve(x, kernel, 1, 1), kernel)
+    assert sum(a.size for a in jax.tree.leaves(pull)) < 2 * x.size
 
 
 @pytest.mark.parametrize("form", ["products"], indirect=True)
@@ -75,7 +92,7 @@ def test_other_platforms_keep_xlas_gradient(form):
     assert lowered.count("stablehlo.convolution") == 1
 
 
-@pytest.mark.parametrize("form", ["parts"], indirect=True)
+@pytest.mark.parametrize("form", ["parts", "products"], indirect=True)
 def test_each_image_may_have_a_gradient_of_its_own(form):
     rng = np.random.default_rng(1)
     x, kernel = normal(rng, 2, 5, 4, 3), normal(rng, 3, 3, 3, 4)
