@@ -10,6 +10,7 @@ import pytest
 from detectors import tiny
 from interop import whole
 from interop.test_pretrained import Tensor, put_torch
+from interop.test_recognise import blank
 from interop.test_whole_yolox import assert_found
 from prediction import tiny_model
 from safetensors.numpy import save_file
@@ -206,11 +207,17 @@ def test_arrays_of_text_are_no_weights(run):
     ],
 )
 def test_images_are_resized_as_the_system_does_it(name, system, rule):
-    shapes = json.loads((whole.GOLDENS / f"whole_{name}.json").read_text())["shapes"]
-    tensors = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
     said = foreign_model.Said(names=system, classes=NAMES)
-    contents, names = foreign_model.describe(interop.Weights(tensors), said, "weights")
+    contents, names = foreign_model.describe(interop.Weights(blank(name)), said, "weights")
     assert (names, contents.resize_rule) == (system, rule)
+
+
+def test_a_fast_rcnn_has_room_for_the_proposals_of_its_recipe():
+    tensors = blank("mmdet_faster_rcnn")
+    weights = interop.Weights({k: v for k, v in tensors.items() if not k.startswith("rpn_head.")})
+    said = foreign_model.Said(names="mmdetection", classes=NAMES)
+    contents, _ = foreign_model.describe(weights, said, "weights")
+    assert (contents.detector, contents.max_proposals) == ("fast_rcnn", 1000)
 
 
 def test_a_long_list_of_classes_is_no_file():
