@@ -5,7 +5,8 @@
 
 Prints temporary and peak memory and, by what the compiled program holds, how many sorts,
 gathers, scatters, float32 convolutions and loops there are; for a TPU its estimated cycles by
-part of the code as well. Nothing runs: cycles are estimates, memory and counts are facts.
+part of the code as well, the body of a loop as often as it runs where the compiler knows, else
+once. Nothing runs: cycles are estimates, memory and counts are facts.
 
 The compilers come with JAX's plugins, of the version of the installed JAX: for TPUs
 `pip install "jax[tpu]==VERSION"`; for GPUs, without the gigabytes of libraries that only a
@@ -33,6 +34,7 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import time
+from pathlib import Path
 
 import detectors
 import jax
@@ -83,6 +85,8 @@ def main() -> None:
         compiled = _compile(case | {"settings": flags.settings}, flags.predict, sharding)
         seconds = time.perf_counter() - began
         memory, text = compiled.memory_analysis(), compiled.as_text()
+        if flags.hlo:
+            Path(flags.hlo).write_text(text)
         numbers = [memory.argument_size_in_bytes, memory.temp_size_in_bytes]
         numbers.append(memory.peak_memory_in_bytes)
         row = [model, f"{seconds:.0f}", *(f"{n / 1e9:.2f}" for n in numbers)]
@@ -132,14 +136,17 @@ def _compile(case, predict, sharding):
 
 def _print_cycles(text, top):
     """Where a TPU's compiler expects the time, by the part of the code."""
-    found = places.of_operations(text)
+    found, runs = places.of_operations(text), places.runs_of_computations(text)
     by_place = collections.Counter()
-    for line in text.splitlines():
+    for computation, line in places.instructions(text):
         instruction = places.INSTRUCTION.match(line)
         cycles = CYCLES.search(line)
-        if instruction and cycles:
-            by_place[found.get(instruction.group(1), "?")] += int(cycles.group(1))
+        if cycles:
+            place = found.get(instruction.group(1), "?") if instruction else "?"
+            by_place[place] += int(cycles.group(1)) * runs[computation]
     total = sum(by_place.values())
+    if total:
+        print(f"{total / 1e6:9.2f} M cycles in all")
     for place, cycles in by_place.most_common(top if total else 0):
         print(f"{cycles / 1e6:9.2f} M cycles {cycles / total:6.1%}  {place}")
 
@@ -153,6 +160,7 @@ def _read():
     add("--target", choices=TARGETS, default="h100")
     detectors.add_size_flags(parser, size=(800, 1344), dtype="bfloat16")
     add("--predict", action="store_true", help="prediction, not the training step")
+    add("--hlo", metavar="FILE", help="write the compiled program (of the last model)")
     add("--top", type=int, default=25, metavar="N", help="rows of estimated cycles (25)")
     return parser.parse_args()
 

@@ -6,9 +6,13 @@ pass is told apart. A fused operation comes from where its result is made.
 
 import collections
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+COMPUTATION = re.compile(r"^(?:ENTRY )?%([\w.-]+) \(.*\{$")
+LOOP = re.compile(r" while\(.*condition=%([\w.-]+), body=%([\w.-]+)")
+LIMIT = re.compile(r" = [su]32\[\]\S* constant\((\d+)\)")
+COUNTS_UP = re.compile(r"ROOT .* compare\(.*direction=LT")
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*?metadata=\{(.*)\}")
 NAME = re.compile(r'op_name="([^"]*)"')
 FRAME = re.compile(r"stack_frame_id=(\d+)")
@@ -33,6 +37,40 @@ def of_operations(text: str) -> dict[str, str]:
         if place or path:
             found[op] = (place or path) + (", backward" if "transpose(" in path else "")
     return found
+
+
+def instructions(text: str) -> Iterator[tuple[str, str]]:
+    """The lines of a compiled program, each with the name of the computation that it is in."""
+    computation = ""
+    for line in text.splitlines():
+        if header := COMPUTATION.match(line):
+            computation = header.group(1)
+        elif computation:
+            yield computation, line
+
+
+def runs_of_computations(text: str) -> Mapping[str, int]:
+    """How often each computation runs: the body of a loop that counts up as often as it does.
+
+    All else counts once, the bodies of other loops as well.
+    """
+    loops, limits, counting = {}, {}, set()
+    for computation, line in instructions(text):
+        if loop := LOOP.search(line):
+            condition, body = loop.groups()
+            loops[body] = computation, condition
+        elif limit := LIMIT.search(line):
+            limits[computation] = int(limit.group(1))
+        elif COUNTS_UP.search(line):
+            counting.add(computation)
+
+    def runs(computation):
+        if computation not in loops:
+            return 1
+        outer, condition = loops[computation]
+        return runs(outer) * (limits.get(condition, 1) if condition in counting else 1)
+
+    return collections.defaultdict(lambda: 1, {body: runs(body) for body in loops})
 
 
 def _frames(text: str) -> Callable[[int], str]:
