@@ -94,6 +94,23 @@ class Metrics(NamedTuple):
     counts: dict[str, Array]
 
 
+@runtime_checkable
+class CountingAxis(Protocol):
+    """What may stand for the name of the devices' axis: it decides how counts become global.
+
+    Attributes:
+        name: of the axis of devices.
+    """
+
+    name: str
+
+    def global_count(self, count: Float[Array, ""]) -> Float[Array, ""]:
+        """As `ops.losses.global_count`."""
+
+
+AxisName = str | CountingAxis  # Of devices.
+
+
 class Detector(NamedTuple):
     """A detection method as three pure functions, and what a user of them has to know.
 
@@ -101,7 +118,8 @@ class Detector(NamedTuple):
         init: `(key, images) -> variables`.
         loss: `(variables, batch, key, *, final=False, axis_name=None) ->
             (total, (metrics, batch_stats))`; `key` is the run's, the same on
-            every device, and is folded with `batch.index`. `final` says that
+            every device, and is folded with `batch.index`. `axis_name` is for
+            `global_count`, which also takes a `CountingAxis`. `final` says that
             the last part of a run has begun; False itself, not a traced
             boolean, where the run has none.
         predict: `(variables, images) -> Detections`, of fixed size.

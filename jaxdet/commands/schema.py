@@ -36,6 +36,13 @@ RUN = {
         "($XDG_CACHE_HOME/jaxdet), or where JAX_COMPILATION_CACHE_DIR says",
     ),
     "batch_size": Key(REQUIRED, int, "images of a step, over all devices", low=1),
+    "accumulate": Key(
+        1,
+        int,
+        "parts that each device takes its images of a step in, one after the other: the memory of "
+        "one part, the loss of the whole batch; batch norm sees a part",
+        low=1,
+    ),
     "num_steps": length(REQUIRED, "length of the run", low=1),
     "final_steps": length(
         0,

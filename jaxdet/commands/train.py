@@ -103,6 +103,7 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
                 run.schedule,
                 seed=config.seed,
                 final_start=opening.final_start(config),
+                accumulate=config.accumulate,
                 ema_decay=config.ema_decay,
                 ema_ramp=config.ema_ramp,
                 heights=config.multiscale_heights,

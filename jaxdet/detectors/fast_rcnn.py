@@ -34,7 +34,16 @@ from jaxdet.ops.box_losses import box_regression
 from jaxdet.ops.roi_pooling import pyramid_roi_align, pyramid_roi_pool
 from jaxdet.ops.sampling import pad_labels, sample_labels
 from jaxdet.ops.suppression import nms_per_class
-from jaxdet.types import Detections, Detector, Images, Metrics, Objects, Proposals, UserError
+from jaxdet.types import (
+    AxisName,
+    Detections,
+    Detector,
+    Images,
+    Metrics,
+    Objects,
+    Proposals,
+    UserError,
+)
 
 # The coarsest map of an FPN holds no region; it serves the RPN alone.
 MOST_LEVELS = 4
@@ -147,6 +156,7 @@ def fast_rcnn(
     neck: nn.Module | None = FPN(num_levels=MOST_LEVELS),
     roi: RoIStage = RoIStage(),
     dtype: str = "float32",
+    remat: str = "none",
 ) -> Detector:
     """Fast R-CNN on the proposals that come with the images.
 
@@ -157,6 +167,8 @@ def fast_rcnn(
         neck: see there, too.
         roi: the stage.
         dtype: of the networks' computation, "float32" or "bfloat16".
+        remat: what the backward pass computes again to save memory: "none", the
+            "blocks" of the backbone, or "all": those, the neck and the heads.
 
     Raises:
         ValueError: for settings that do not work; many show only when `loss` or
@@ -164,7 +176,7 @@ def fast_rcnn(
         UserError: in `loss` and `predict`, if the images have no proposals.
     """
     network = FastRCNN(backbone, neck, make_head(roi, num_classes), roi.pool.output_size)
-    network = features.with_dtype(network, dtype)
+    network = features.prepare(network, dtype=dtype, remat=remat)
     strides = features.strides_of(network)
 
     def loss(variables, batch, key, *, final=False, axis_name=None):
@@ -177,7 +189,7 @@ def fast_rcnn(
         )
         targets = batch_targets(roi, num_classes, keys, proposals, batch.objects)
         pooled = pool(roi.pool, pyramid, strides, targets.rois)
-        logits, deltas = network.apply(variables, pooled, keys, method="box_head")
+        logits, deltas = features.apply_head(network, "box_head", variables, pooled, keys)
         terms = region_losses(roi, logits, deltas, targets, axis_name=axis_name)
         metrics = region_metrics(roi, logits, targets, proposals, axis_name=axis_name)
         return sum(terms.values()), (Metrics(terms | metrics.means, metrics.counts), batch_stats)
@@ -187,7 +199,7 @@ def fast_rcnn(
         proposals = _given_proposals(images)
         pyramid, _ = features.extract(network, pixels, variables, images, train=False)
         pooled = pool(roi.pool, pyramid, strides, proposals.boxes)
-        logits, deltas = network.apply(variables, pooled, method="box_head")
+        logits, deltas = features.apply_head(network, "box_head", variables, pooled)
         return jax.vmap(partial(detections, roi))(logits, deltas, proposals, images.sizes)
 
     return features.make_detector(
@@ -295,7 +307,7 @@ def region_losses(
     deltas: Float[Array, "B S k 4"],
     targets: RegionTargets,
     *,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> dict[str, Float[Array, ""]]:
     """Both losses of the regions, divided by all those sampled in the global batch; K1 is K + 1."""
     loss = stage.loss
@@ -321,7 +333,7 @@ def region_metrics(
     targets: RegionTargets,
     proposals: Proposals,
     *,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> Metrics:
     """What else is measured in training: accuracy, numbers and, where asked, the confusion."""
     found = jnp.argmax(logits, axis=-1)

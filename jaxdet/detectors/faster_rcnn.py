@@ -51,6 +51,7 @@ def faster_rcnn(
     rpn: RPNStage = RPNStage(),
     roi: RoIStage = RoIStage(),
     dtype: str = "float32",
+    remat: str = "none",
 ) -> Detector:
     """Faster R-CNN, on an FPN or on the maps of a backbone alone.
 
@@ -62,6 +63,8 @@ def faster_rcnn(
         rpn: the first stage, which makes proposals.
         roi: the second, which classifies and refines them.
         dtype: of the networks' computation, "float32" or "bfloat16".
+        remat: what the backward pass computes again to save memory: "none", the
+            "blocks" of the backbone, or "all": those, the neck and the heads.
 
     Raises:
         ValueError: for settings that do not work; many show only when `loss` or
@@ -69,7 +72,7 @@ def faster_rcnn(
     """
     heads = first.make_head(rpn), fast_rcnn.make_head(roi, num_classes)
     network = FasterRCNN(backbone, neck, *heads, roi.pool.output_size)
-    network = features.with_dtype(network, dtype)
+    network = features.prepare(network, dtype=dtype, remat=remat)
     strides = features.strides_of(network)
 
     def loss(variables, batch, key, *, final=False, axis_name=None):
@@ -80,7 +83,7 @@ def faster_rcnn(
             network, pixels, variables, batch.images, train=True, axis_name=axis_name
         )
 
-        logits, deltas = network.apply(variables, pyramid, method="rpn_head")
+        logits, deltas = features.apply_head(network, "rpn_head", variables, pyramid)
         anchors = first.make_anchors(rpn, pyramid, strides, batch.images)
         targets = first.batch_targets(rpn, keys[:, 0], anchors, batch)
         terms = first.rpn_losses(rpn, logits, deltas, anchors, targets, axis_name=axis_name)
@@ -89,7 +92,7 @@ def faster_rcnn(
 
         regions = fast_rcnn.batch_targets(roi, num_classes, keys[:, 1], proposals, batch.objects)
         pooled = fast_rcnn.pool(roi.pool, pyramid, strides, regions.rois)
-        logits, deltas = network.apply(variables, pooled, keys[:, 1], method="box_head")
+        logits, deltas = features.apply_head(network, "box_head", variables, pooled, keys[:, 1])
         terms |= fast_rcnn.region_losses(roi, logits, deltas, regions, axis_name=axis_name)
         metrics = fast_rcnn.region_metrics(roi, logits, regions, proposals, axis_name=axis_name)
 
@@ -99,11 +102,11 @@ def faster_rcnn(
     def predict(variables, images):
         """Detections of every image, best first, in canvas pixels."""
         pyramid, _ = features.extract(network, pixels, variables, images, train=False)
-        logits, deltas = network.apply(variables, pyramid, method="rpn_head")
+        logits, deltas = features.apply_head(network, "rpn_head", variables, pyramid)
         anchors = first.make_anchors(rpn, pyramid, strides, images)
         proposals = first.propose(rpn, rpn.test, logits, deltas, anchors, images)
         pooled = fast_rcnn.pool(roi.pool, pyramid, strides, proposals.boxes)
-        logits, deltas = network.apply(variables, pooled, method="box_head")
+        logits, deltas = features.apply_head(network, "box_head", variables, pooled)
         one = partial(fast_rcnn.detections, roi)
         return jax.vmap(one)(logits, deltas, proposals, images.sizes)
 

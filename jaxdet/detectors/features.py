@@ -12,10 +12,12 @@ from jaxtyping import Array, Float, Key
 
 from jaxdet.detectors.settings import Pixels
 from jaxdet.ops import pixels as pixel_ops
-from jaxdet.types import Detector, Images
+from jaxdet.types import AxisName, Detector, Images
 
 # float16 overflows without a scale of the loss; bfloat16 has float32's range.
 DTYPES = ("float32", "bfloat16")
+# What the backward pass computes again: nothing, the backbone's blocks, or also neck and heads.
+REMATS = ("none", "blocks", "all")
 
 
 class Network(nn.Module):
@@ -30,10 +32,13 @@ class Network(nn.Module):
             map. It may have `bgr_weights`, as `Detector`.
         neck: makes maps of the backbone's maps, `(maps, *, train) -> maps`, and
             says their strides, `strides(of the backbone's)`; None for none.
+        remat: one of `REMATS`; `prepare` sets it, and the same in a backbone
+            that can keep only what enters its blocks.
     """
 
     backbone: nn.Module
     neck: nn.Module | None
+    remat: str = dataclasses.field(default="none", kw_only=True)
 
     def maps(self, x: Float[Array, "B H W 3"], *, train: bool) -> tuple[Array, ...]:
         """The maps of normalised images, finest first.
@@ -42,13 +47,23 @@ class Network(nn.Module):
             ValueError: if the maps are not those that the strides promise.
         """
         strides = strides_of(self)
-        maps = self.backbone(x, train=train)
+        maps = (
+            self.backbone(x, train=train)
+            if hasattr(self.backbone, "remat")
+            else self.run(self.backbone, x, train=train)
+        )
         check_maps(self.backbone, maps, self.backbone.strides, x.shape[1:3])
         if self.neck is None:
             return tuple(maps)
-        pyramid = self.neck(tuple(maps), train=train)
+        pyramid = self.run(self.neck, tuple(maps), train=train)
         check_maps(self.neck, pyramid, strides, x.shape[1:3])
         return tuple(pyramid)
+
+    def run(self, part: nn.Module, *inputs: Any, **keywords: Any) -> Any:
+        """What a part makes of its inputs; where `remat` is "all", nothing within it is kept."""
+        if self.remat != "all":
+            return part(*inputs, **keywords)
+        return nn.remat(partial(type(part).__call__, **keywords))(part, *inputs)
 
     def features(self, x: Float[Array, "B H W 3"], *, train: bool) -> tuple[Array, ...]:
         """The maps as a pyramid, for heads that are the same on all levels.
@@ -152,15 +167,23 @@ def parts_of(network: Network) -> dict[str, nn.Module]:
     return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
 
 
-def with_dtype(network: Network, dtype: str) -> Network:
-    """A copy of a network that computes in a type.
+def prepare(network: Network, *, dtype: str, remat: str) -> Network:
+    """A copy of a network that computes in a type, and keeps no more than `remat` says.
 
     Raises:
-        ValueError: if it is none of `DTYPES`.
+        ValueError: if they are none of `DTYPES` and `REMATS`.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; found {dtype!r}")
-    return configure_parts(network, dtype=jnp.dtype(dtype))
+    for name, value, known in (("dtype", dtype, DTYPES), ("remat", remat, REMATS)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}; found {value!r}")
+    network = configure_parts(network, dtype=jnp.dtype(dtype), remat=remat != "none")
+    return network.clone(remat=remat)
+
+
+def apply_head(network: Network, head: str, variables: dict, *inputs: Any) -> Any:
+    """What a head of the network, which has no statistics, makes of its inputs."""
+    run = partial(network.apply, method=head)
+    return (jax.checkpoint(run) if network.remat == "all" else run)(variables, *inputs)
 
 
 def normalize(pixels: Pixels, images: Images) -> Float[Array, "B H W 3"]:
@@ -181,7 +204,7 @@ def extract(
     images: Images,
     *,
     train: bool,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
     method: str = "features",
 ) -> tuple[tuple, dict]:
     """The network's pyramid, finest level first.
@@ -200,7 +223,8 @@ def extract(
         given, changed by a training batch; {} for networks that have none.
     """
     if axis_name is not None:
-        network = configure_parts(network, axis_name=axis_name)
+        name = axis_name if isinstance(axis_name, str) else axis_name.name
+        network = configure_parts(network, axis_name=name)
     mutable = ["batch_stats"] if train and "batch_stats" in variables else False
     x = normalize(pixels, images)
     result = network.apply(variables, x, train=train, method=method, mutable=mutable)

@@ -24,7 +24,7 @@ from jaxdet.types import UserError
 NO_MODULE = "none"
 PLAIN = (bool, int, float, str, tuple, type(None), Group, nn.Module)
 # Attributes of modules that the detector sets, from its other settings.
-SET_BY_DETECTOR = ("parent", "name", "dtype", "axis_name", "num_classes", "num_anchors")
+SET_BY_DETECTOR = ("parent", "name", "dtype", "remat", "axis_name", "num_classes", "num_anchors")
 # The group that a detector sets in the modules that it has if no others are named.
 SHARED = "blocks"
 

@@ -35,7 +35,7 @@ from jaxdet.ops.assignment import IGNORE, POSITIVE
 from jaxdet.ops.box_losses import box_regression
 from jaxdet.ops.proposals import best_of_levels
 from jaxdet.ops.suppression import nms_per_class
-from jaxdet.types import Detections, Detector, Metrics, Objects
+from jaxdet.types import AxisName, Detections, Detector, Metrics, Objects
 
 
 @group
@@ -96,6 +96,7 @@ def retinanet(
     pre_nms_pairs: bool = False,
     suppress: Suppress = Suppress(),
     dtype: str = "float32",
+    remat: str = "none",
 ) -> Detector:
     """RetinaNet, on an FPN or on the maps of a backbone alone.
 
@@ -114,6 +115,8 @@ def retinanet(
         pre_nms_pairs: whether it counts pairs of anchor and class instead, as in torchvision.
         suppress: the final boxes.
         dtype: of the networks' computation, "float32" or "bfloat16".
+        remat: what the backward pass computes again to save memory: "none", the
+            "blocks" of the backbone, or "all": those, the neck and the heads.
 
     Raises:
         ValueError: for settings that do not work; many show only when `loss` or
@@ -121,7 +124,7 @@ def retinanet(
     """
     head = features.configure(head, num_classes=num_classes, num_anchors=anchors.num_base)
     network = RetinaNet(backbone, neck, head)
-    network = features.with_dtype(network, dtype)
+    network = features.prepare(network, dtype=dtype, remat=remat)
     make_anchors = partial(
         anchor_grid.make_anchors, strides=features.strides_of(network), **vars(anchors)
     )
@@ -132,7 +135,7 @@ def retinanet(
         pyramid, batch_stats = features.extract(
             network, pixels, variables, batch.images, train=True, axis_name=axis_name
         )
-        logits, deltas = network.apply(variables, pyramid, method="retina_head")
+        logits, deltas = features.apply_head(network, "retina_head", variables, pyramid)
         grid = make_anchors(pyramid, batch.images)
         one = partial(anchor_targets, grid.boxes, inside=inside, assign=assign)
         targets = jax.vmap(partial(one, num_classes=num_classes))(
@@ -145,7 +148,7 @@ def retinanet(
     def predict(variables, images):
         """Detections of every image, best first, in canvas pixels."""
         pyramid, _ = features.extract(network, pixels, variables, images, train=False)
-        logits, deltas = network.apply(variables, pyramid, method="retina_head")
+        logits, deltas = features.apply_head(network, "retina_head", variables, pyramid)
         grid = make_anchors(pyramid, images)
         one = partial(
             detections,
@@ -197,7 +200,7 @@ def anchor_losses(
     anchors: Anchors,
     targets: DenseTargets,
     *,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> dict[str, Float[Array, ""]]:
     """Both losses, each summed and divided by the positives of the global batch.
 

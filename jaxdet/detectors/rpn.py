@@ -34,7 +34,7 @@ from jaxdet.ops import losses
 from jaxdet.ops.box_losses import box_regression
 from jaxdet.ops.proposals import generate_proposals
 from jaxdet.ops.sampling import pad_labels, sample_labels
-from jaxdet.types import Batch, Detections, Detector, Images, Metrics, Objects, Proposals
+from jaxdet.types import AxisName, Batch, Detections, Detector, Images, Metrics, Objects, Proposals
 
 # Rows and columns of the confusion matrix.
 OBJECTNESS = ("object", "background")
@@ -143,6 +143,7 @@ def rpn(
     neck: nn.Module | None = FPN(),
     rpn: RPNStage = RPNStage(),
     dtype: str = "float32",
+    remat: str = "none",
 ) -> Detector:
     """A region proposal network as a detector of one class, label 0.
 
@@ -153,6 +154,8 @@ def rpn(
         neck: see there, too.
         rpn: the stage; of its proposals `test` counts.
         dtype: of the networks' computation, "float32" or "bfloat16".
+        remat: what the backward pass computes again to save memory: "none", the
+            "blocks" of the backbone, or "all": those, the neck and the heads.
 
     Raises:
         ValueError: for settings that do not work; many show only when `loss` or
@@ -160,7 +163,7 @@ def rpn(
     """
     del num_classes
     network = RPN(backbone, neck, make_head(rpn))
-    network = features.with_dtype(network, dtype)
+    network = features.prepare(network, dtype=dtype, remat=remat)
     strides = features.strides_of(network)
 
     def loss(variables, batch, key, *, final=False, axis_name=None):
@@ -170,7 +173,7 @@ def rpn(
         pyramid, batch_stats = features.extract(
             network, pixels, variables, batch.images, train=True, axis_name=axis_name
         )
-        logits, deltas = network.apply(variables, pyramid, method="rpn_head")
+        logits, deltas = features.apply_head(network, "rpn_head", variables, pyramid)
         anchors = make_anchors(rpn, pyramid, strides, batch.images)
         targets = batch_targets(rpn, keys, anchors, batch)
         terms = rpn_losses(rpn, logits, deltas, anchors, targets, axis_name=axis_name)
@@ -180,7 +183,7 @@ def rpn(
     def predict(variables, images):
         """Proposals of every image as detections, best first, in canvas pixels."""
         pyramid, _ = features.extract(network, pixels, variables, images, train=False)
-        logits, deltas = network.apply(variables, pyramid, method="rpn_head")
+        logits, deltas = features.apply_head(network, "rpn_head", variables, pyramid)
         anchors = make_anchors(rpn, pyramid, strides, images)
         found = propose(rpn, rpn.test, logits, deltas, anchors, images)
         labels = jnp.zeros(found.valid.shape, jnp.int32)
@@ -250,7 +253,7 @@ def rpn_losses(
     anchors: Anchors,
     targets: AnchorTargets,
     *,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> dict[str, Float[Array, ""]]:
     """Both RPN losses, summed and divided by the sampled anchors of the global batch.
 

@@ -28,7 +28,7 @@ from jaxdet.ops.box_coder import decode_grid, encode_grid
 from jaxdet.ops.box_losses import giou_loss, iou_loss
 from jaxdet.ops.simota import SimotaAssignment, assign_simota
 from jaxdet.ops.suppression import nms_best_class
-from jaxdet.types import Detections, Detector, Images, Metrics, Objects
+from jaxdet.types import AxisName, Detections, Detector, Images, Metrics, Objects
 
 BOX_LOSSES = ("iou_square", "giou")
 
@@ -128,7 +128,7 @@ class YOLOX(features.Network):
     def __call__(self, x: Float[Array, "B H W 3"], *, train: bool = False) -> tuple:
         """Class logits, offsets and objectness of all grid points; and the sizes of the maps."""
         maps = self.maps(x, train=train)
-        return self.head(maps, train=train), [level.shape[1:3] for level in maps]
+        return self.run(self.head, maps, train=train), [level.shape[1:3] for level in maps]
 
 
 def yolox(
@@ -145,6 +145,7 @@ def yolox(
         score_threshold=0.01, iou_threshold=0.65, max_detections=300, max_candidates=1000
     ),
     dtype: str = "float32",
+    remat: str = "none",
 ) -> Detector:
     """YOLOX, of any size.
 
@@ -163,6 +164,8 @@ def yolox(
         loss: what they learn by.
         suppress: the final boxes, clipped to the image after it.
         dtype: of the networks' computation, "float32" or "bfloat16".
+        remat: what the backward pass computes again to save memory: "none", the
+            "blocks" of the backbone, or "all": those, the neck and the heads.
 
     Raises:
         ValueError: for settings that do not work; many show only when `loss` or
@@ -171,7 +174,7 @@ def yolox(
     if loss.box_kind not in BOX_LOSSES:
         known = ", ".join(BOX_LOSSES)
         raise ValueError(f"box_kind must be one of {known}; found {loss.box_kind!r}")
-    network = make_network(num_classes, blocks, backbone, neck, head, dtype)
+    network = make_network(num_classes, blocks, backbone, neck, head, dtype, remat)
 
     def total_loss(variables, batch, key, *, final=False, axis_name=None):
         """Total loss of the batch; the mean over devices is that of the global batch."""
@@ -228,6 +231,7 @@ def make_network(
     neck: nn.Module | None,
     head: nn.Module,
     dtype: str,
+    remat: str,
 ) -> YOLOX:
     """The network of `yolox`.
 
@@ -247,7 +251,7 @@ def make_network(
 
     head = features.configure(head, num_classes=num_classes)
     network = YOLOX(own(backbone), own(neck), own(head))
-    return features.with_dtype(network, dtype)
+    return features.prepare(network, dtype=dtype, remat=remat)
 
 
 def forward(
@@ -257,7 +261,7 @@ def forward(
     images: Images,
     *,
     train: bool,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> tuple[Outputs, dict]:
     """The network's outputs, and its running statistics after them."""
     (raw, sizes), batch_stats = features.extract(
@@ -319,7 +323,7 @@ def point_losses(
     targets: PointTargets,
     *,
     final: Bool[Array, ""] | bool = False,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> dict[str, Float[Array, ""]]:
     """The loss terms of a batch, each divided by the positives of the global batch.
 

@@ -43,6 +43,7 @@ class CSPDarknet(nn.Module):
         activation: "silu", "relu" or "leaky_relu".
         norm: "frozen", "batch", "sync" or "group"; see `norm_layer`.
         axis_name: the mapped axis over which "sync" averages while training.
+        remat: keep only what enters each stage for the backward pass; see `ResNet`.
         dtype: type of the computation and of the maps.
     """
 
@@ -52,6 +53,7 @@ class CSPDarknet(nn.Module):
     activation: str = "silu"
     norm: str = "batch"
     axis_name: str | None = None
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     __repr__ = short_repr
@@ -74,6 +76,8 @@ class CSPDarknet(nn.Module):
         conv = conv_maker(self)
         channels, blocks = scaled(STEM_CHANNELS, self.width), num_blocks(self.depth)
         x = conv(channels, 3, depthwise=False, name="stem")(focus(x), train=train)
+        run = functools.partial(Stage.__call__, train=train)
+        run = nn.remat(run) if self.remat else run
         maps = []
         for level, factor in ((2, 1), (3, 3), (4, 3), (5, 1)):
             stage = Stage(
@@ -83,7 +87,7 @@ class CSPDarknet(nn.Module):
                 conv=conv,
                 name=f"dark{level}",
             )
-            x = stage(x, train=train)
+            x = run(stage, x)
             maps.append(x)
         return tuple(maps[1:])
 

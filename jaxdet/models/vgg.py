@@ -4,6 +4,8 @@ Reference: Simonyan and Zisserman, arXiv:1409.1556, table 1, column D; without
 the last pooling, as Ren et al., Faster R-CNN, sec. 3, arXiv:1506.01497, use it.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -30,6 +32,7 @@ class VGG(nn.Module):
         frozen_stages: n of 0..5; the stages 1..n keep their running statistics
             and pass no gradient to their parameters.
         axis_name: the mapped axis over which "sync" averages while training.
+        remat: keep only what enters each stage for the backward pass; see `ResNet`.
         dtype: type of the computation and of the map.
     """
 
@@ -37,6 +40,7 @@ class VGG(nn.Module):
     norm: str = "none"
     frozen_stages: int = 0
     axis_name: str | None = None
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     __repr__ = short_repr
@@ -68,6 +72,8 @@ class VGG(nn.Module):
         if self.norm not in NORMS:
             raise ValueError(f"norm must be one of {', '.join(NORMS)}; found {self.norm!r}")
         _ = self.frozen  # Checks the number.
+        run = functools.partial(Stage.__call__, train=train)
+        run = nn.remat(run) if self.remat else run
         for i, (num_convs, width) in enumerate(zip(CONVS, WIDTHS, strict=True)):
             if i > 0:
                 x = max_pool_2x2_stride_2(x)
@@ -80,7 +86,7 @@ class VGG(nn.Module):
                 dtype=self.dtype,
                 name=f"layer{i + 1}",
             )
-            x = stage(x, train=train)
+            x = run(stage, x) if i >= self.frozen_stages else stage(x, train=train)
             if i < self.frozen_stages:
                 x = jax.lax.stop_gradient(x)
         return (x,)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Real, Shaped
 
 from jaxdet.ops.contracts import check_at_least, check_fractions, check_shapes
+from jaxdet.types import AxisName
 
 
 @check_shapes
@@ -247,12 +248,12 @@ def masked_sum(values: Shaped[Array, "*S"], where: Bool[Array, "..."]) -> Float[
 
 @check_shapes
 def global_count(
-    count: Shaped[Array, ""] | float, axis_name: str | None = None
+    count: Shaped[Array, ""] | float, axis_name: AxisName | None = None
 ) -> Float[Array, ""]:
     """What a device divides its sum by so that the mean over devices is the global mean.
 
     The count over all devices, at least 1, divided by their number;
-    without an axis, the count itself.
+    without an axis, the count itself. An axis that counts by itself is asked.
 
     >>> global_count(jnp.array(12)), global_count(jnp.array(0))
     (Array(12., dtype=float32), Array(1., dtype=float32))
@@ -260,4 +261,6 @@ def global_count(
     count = jnp.asarray(count, jnp.float32)
     if axis_name is None:
         return jnp.maximum(count, 1)
+    if not isinstance(axis_name, str):
+        return axis_name.global_count(count)
     return jnp.maximum(jax.lax.psum(count, axis_name), 1) / jax.lax.axis_size(axis_name)

@@ -35,6 +35,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxdet.training import accumulation
 from jaxdet.training.multiscale import check_heights, draw_height, resize_batch
 from jaxdet.training.optimizer import GRADIENT_NORM
 from jaxdet.training.state import TrainState
@@ -64,6 +65,7 @@ def check_division(
     *,
     name: str = "a batch of",
     everywhere: bool = False,
+    accumulate: int = 1,
 ) -> None:
     """Checks that devices can share a batch.
 
@@ -72,13 +74,15 @@ def check_division(
         devices: those that share it, by default the local ones.
         name: of the number, for the message.
         everywhere: whether the devices of all processes share it.
+        accumulate: parts that each of them takes its share in.
 
     Raises:
         UserError: if it does not divide.
     """
     count = len(jax.devices() if everywhere else devices or jax.local_devices())
-    if batch_size % count:
-        raise UserError(f"{name} {batch_size} does not divide among {count} devices")
+    if batch_size % (count * accumulate):
+        parts = f" in {accumulate} parts each (config.accumulate)" if accumulate > 1 else ""
+        raise UserError(f"{name} {batch_size} does not divide among {count} devices{parts}")
 
 
 def pmap_train_step(
@@ -89,6 +93,7 @@ def pmap_train_step(
     seed: int,
     final_start: int | None = None,
     devices: Sequence[jax.Device] | None = None,
+    accumulate: int = 1,
     ema_decay: float = 0.0,
     ema_ramp: int = 2000,
     heights: tuple[int, ...] = (),
@@ -105,7 +110,8 @@ def pmap_train_step(
         final_start: see `train_step`.
         devices: local devices, of a training by one process; by default those
             of all processes.
-        ema_decay: see `train_step`.
+        accumulate: see `train_step`.
+        ema_decay: likewise.
         ema_ramp: likewise.
         heights: canvas heights to train at, multiples of 32; the batches are
             resized on the devices. () trains at the canvas of the batches.
@@ -136,6 +142,7 @@ def pmap_train_step(
             seed=seed,
             final_start=final_start,
             axis_name=AXIS_NAME,
+            accumulate=accumulate,
             ema_decay=ema_decay,
             ema_ramp=ema_ramp,
         )
@@ -195,6 +202,7 @@ def train_step(
     seed: int,
     final_start: int | None = None,
     axis_name: str,
+    accumulate: int = 1,
     ema_decay: float = 0.0,
     ema_ramp: int = 2000,
 ) -> tuple[TrainState, Metrics]:
@@ -216,6 +224,8 @@ def train_step(
             the loss is told. None where there are none: then it is told the
             Python value False, and traces nothing of them.
         axis_name: of the devices.
+        accumulate: parts that a device takes its share in, one after the other;
+            see `accumulation.value_and_grad`.
         ema_decay: weight that the averages of parameters and statistics keep
             in a step, in the long run; 0 where none are kept.
         ema_ramp: update n keeps `ema_decay * (1 - exp(-n / ema_ramp))`, so
@@ -234,12 +244,12 @@ def train_step(
     key = jax.random.key(seed)
     final = False if final_start is None else state.step >= final_start
 
-    def loss(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        variables = state.replace(params=params).variables
-        return detector.loss(variables, batch, key, final=final, axis_name=axis_name)
+    def loss(params: Any, batch_stats: Any, batch: Batch, axis: Any) -> tuple:
+        variables = state.replace(params=params, batch_stats=batch_stats).variables
+        return detector.loss(variables, batch, key, final=final, axis_name=axis)
 
-    (total, (metrics, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(
-        state.params
+    (total, (metrics, batch_stats)), gradients = accumulation.value_and_grad(
+        loss, state.params, state.batch_stats, batch, parts=accumulate, axis_name=axis_name
     )
     gradients, batch_stats, means = jax.lax.pmean(
         (gradients, batch_stats, {"loss": total, **metrics.means}), axis_name

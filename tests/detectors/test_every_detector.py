@@ -1,5 +1,6 @@
 """What every detector keeps to, whatever its method."""
 
+import re
 from functools import partial
 
 import jax
@@ -11,6 +12,7 @@ from tiny import CLASSES, HEIGHT, SETTINGS, WIDTH, build, draw_batch, drawn_vari
 from jaxdet import detectors
 from jaxdet.ops.assignment import POSITIVE
 from jaxdet.ops.boxes import pairwise_iou
+from jaxdet.training.accumulation import PartsAxis
 from jaxdet.types import UserError
 
 KEY, IMAGES = jax.random.key(1), 5
@@ -214,6 +216,37 @@ def test_one_and_eight_devices_give_the_same_loss_and_gradient(case):
     jax.tree.map(np.testing.assert_array_equal, one_counts, eight_counts)
     np.testing.assert_allclose(one[0], eight[0], rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), one, eight)
+
+
+def test_whatever_a_loss_divides_by_is_counted_over_the_parts_of_a_batch(case):
+    axis = PartsAxis("batch", 2)
+    # What asked the devices past `global_count` would find no axis of this name.
+    jax.eval_shape(partial(case.detector.loss, axis_name=axis), case.variables, case.batch(), KEY)
+    assert len(axis.counts) == {"rpn": 1, "retinanet": 1}.get(
+        case.name, 2 + (case.name == "faster_rcnn")
+    )
+
+
+def test_what_is_computed_again_is_the_blocks_or_also_neck_and_heads(case):
+    skip_stages(case)
+
+    def computed_again(remat):
+        loss = build(case.name, remat=remat).loss
+        text = str(jax.make_jaxpr(loss)(case.variables, case.batch(), KEY))
+        return len(re.findall(r"\b(?:remat2|remat|checkpoint)\[", text))
+
+    none, blocks, everything = map(computed_again, ("none", "blocks", "all"))
+    # The stages of a CSPDarknet, or the blocks of a ResNet-10; then the neck and each head.
+    assert blocks - none == 4
+    assert everything - blocks == {"faster_rcnn": 3}.get(case.name, 2)
+
+
+def test_what_is_computed_again_changes_no_gradient(case):
+    if case.name != "retinanet":
+        pytest.skip("one is enough: what is computed again is counted for all")
+    again = jax.jit(jax.value_and_grad(build(case.name, remat="all").loss, has_aux=True))
+    found, expected = (f(case.variables, case.batch(), KEY) for f in (again, case.gradient))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found, expected)
 
 
 def train(case, batch, *, num_steps, rate=4e-3):
