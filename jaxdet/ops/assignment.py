@@ -1,5 +1,6 @@
 """Which ground truth each anchor or proposal learns."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,10 @@ from jaxdet.ops.contracts import check_fractions, check_shapes
 POSITIVE = 1
 NEGATIVE = 0
 IGNORE = -1
+
+# Overlaps that are held at once, 16 MB: with more, the ground truth comes in blocks of slots, of
+# eights as a TPU's tiles have rows.
+MAX_OVERLAPS = 2**22
 
 
 class Assignment(NamedTuple):
@@ -107,17 +112,18 @@ def assign_by_iou(
     usable = candidates_valid
     if crowd is not None and ignore_iof_threshold > 0:
         usable &= ~_in_crowd(candidates, boxes, crowd, ignore_iof_threshold, ignore_by_candidate)
-    # -1, not 0, for padding: 0 is an overlap that negatives have and that ties can equal.
-    overlaps = jnp.where(
-        valid[:, None] & usable[None], box_ops.pairwise_iou(boxes, candidates), -1.0
+    best, index, owner = _match(
+        candidates,
+        usable,
+        boxes,
+        valid,
+        min_positive_iou=min_positive_iou,
+        match_all_ties=match_all_ties,
     )
-    best = jnp.max(overlaps, axis=0)
-    index = jnp.argmax(overlaps, axis=0)
     labels = jnp.full(best.shape, IGNORE, jnp.int32)
     labels = jnp.where((best >= low) & (best < high), NEGATIVE, labels)
     labels = jnp.where(best >= positive_iou, POSITIVE, labels)
     if match_low_quality:
-        owner = _low_quality_owner(overlaps, min_positive_iou, match_all_ties)
         labels = jnp.where(owner >= 0, POSITIVE, labels)
         index = jnp.where((owner >= 0) & reassign_low_quality, owner, index)
 
@@ -186,16 +192,47 @@ def _in_crowd(candidates, boxes, crowd, threshold, by_candidate):
     return jnp.any(crowd & (fraction > threshold), axis=1)
 
 
-def _low_quality_owner(overlaps, min_positive_iou, match_all_ties):
-    """The last ground truth whose best overlap a candidate has, or -1: (N,)."""
+def _match(candidates, usable, boxes, valid, **settings):
+    """Each candidate's best overlap, whose it is, and its `_low_quality_owner`: (N,) each."""
+
+    def match(found, block):
+        best, index, owner = found
+        slots, boxes, valid = block
+        # -1, not 0, for padding: 0 is an overlap that negatives have and that ties can equal.
+        overlaps = jnp.where(
+            valid[:, None] & usable[None], box_ops.pairwise_iou(boxes, candidates), -1.0
+        )
+        highest = jnp.max(overlaps, axis=0)
+        better = highest > best  # Of equals the first.
+        index = jnp.where(better, slots[jnp.argmax(overlaps, axis=0)], index)
+        owner = jnp.maximum(owner, _low_quality_owner(overlaps, slots, **settings))
+        return (jnp.maximum(best, highest), index, owner), None
+
+    count = usable.shape[0]
+    nothing = jnp.full(count, -1.0), jnp.zeros(count, jnp.int32), jnp.full(count, -1, jnp.int32)
+    truth = jnp.arange(boxes.shape[0], dtype=jnp.int32), boxes, valid
+    size = max(8, MAX_OVERLAPS // max(count, 1) // 8 * 8)
+    if boxes.shape[0] <= size:
+        return match(nothing, truth)[0]
+    blocks = jax.tree.map(partial(_in_blocks, size=size), truth)
+    return jax.lax.scan(match, nothing, blocks)[0]
+
+
+def _in_blocks(values, *, size):
+    """(G, ...) -> (blocks, size, ...), zeros and False behind the last."""
+    padding = [(0, -values.shape[0] % size)] + [(0, 0)] * (values.ndim - 1)
+    return jnp.pad(values, padding).reshape(-1, size, *values.shape[1:])
+
+
+def _low_quality_owner(overlaps, slots, *, min_positive_iou, match_all_ties):
+    """The last of the slots whose best overlap a candidate has, or -1: (N,)."""
     best = jnp.max(overlaps, axis=1)
     eligible = (best > 0) & (best >= min_positive_iou)
     if match_all_ties:
         takes = overlaps == best[:, None]
     else:
         takes = jnp.arange(overlaps.shape[1]) == jnp.argmax(overlaps, axis=1)[:, None]
-    slots = jnp.arange(overlaps.shape[0])[:, None]
-    return jnp.max(jnp.where(takes & eligible[:, None], slots, -1), axis=0)
+    return jnp.max(jnp.where(takes & eligible[:, None], slots[:, None], -1), axis=0)
 
 
 def _negative_range(negative_iou):

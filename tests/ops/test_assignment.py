@@ -403,3 +403,22 @@ def test_no_slots_and_no_crowd_are_as_empty_ones():
     padded = assign(candidates, usable, *slots, slots[1])
     jax.tree.map(np.testing.assert_array_equal, found, padded)
     jax.tree.map(np.testing.assert_array_equal, padded, assign(candidates, usable, *slots))
+
+
+@pytest.mark.parametrize("kind", ["match_low_quality", "match_all_ties", "reassign_low_quality"])
+def test_ground_truth_in_blocks_is_assigned_as_all_at_once(monkeypatch, kind):
+    rng = np.random.default_rng(0)
+    # Of few places and sizes: equal overlaps, within a block and between blocks.
+    corners = rng.integers(0, 5, (21 + 90, 2)) * 8.0
+    boxes = np.concatenate([corners, corners + rng.integers(1, 4, (len(corners), 2)) * 8.0], axis=1)
+    truth, candidates = np.split(boxes.astype(np.float32), [21])
+    truth[5] = np.nan  # Of a slot that is not valid.
+    arrays = map(jnp.asarray, (candidates, np.arange(90) != 7, truth, np.arange(21) % 5 != 0))
+    settings = dict(positive_iou=0.6, negative_iou=0.3, min_positive_iou=0.2)
+    run = partial(assign_by_iou, *arrays, **settings, **{kind: False})
+    expected = run()
+    monkeypatch.setattr("jaxdet.ops.assignment.MAX_OVERLAPS", 8 * 90)
+    found = run()
+    assert "scan" in str(jax.make_jaxpr(run)())
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert len(set(np.unique(found.labels))) == 3
