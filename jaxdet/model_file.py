@@ -29,6 +29,7 @@ from safetensors.numpy import save
 
 from jaxdet import detectors
 from jaxdet.detectors import nested
+from jaxdet.detectors.moved import moved
 from jaxdet.types import RESIZE_RULES, Detector, Images, Proposals, UserError
 
 NAME = "model.safetensors"  # In the workdir of a run.
@@ -182,7 +183,8 @@ def _open(
 ) -> tuple[Contents, Detector]:
     """Builds the detector that the JSON describes, and checks that the leaves are its."""
     fields = _check_fields(values, path)
-    name, settings, names = fields["detector"], fields["settings"], fields["class_names"]
+    fields["settings"] = settings = moved(fields["settings"])
+    name, names = fields["detector"], fields["class_names"]
     for module in _own_modules(settings):
         if module.partition(":")[0] not in sys.modules:
             raise UserError(f"{path}: it uses the module {module!r}: import that before it is read")

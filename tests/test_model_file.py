@@ -123,6 +123,12 @@ def test_files_of_before_resize_rules_are_read_as_rounding(forge, contents, tmp_
     assert "wants one of rounded, torchvision; found 'no'" in refused(forge({"resize_rule": "no"}))
 
 
+def test_a_file_whose_backbone_has_remat_is_read(forge):
+    settings = tiny.SETTINGS["yolox"] | {"backbone": {"remat": False}}
+    found = model_file.read(forge({"settings": settings}))[0].settings
+    assert found == tiny.SETTINGS["yolox"] | {"backbone": {}, "remat": "none"}
+
+
 def test_another_program_finds_names_and_texts_in_the_file(saved, contents):
     with safe_open(saved, framework="numpy") as file:
         text = json.loads(file.metadata()["jaxdet"])

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from jaxdet.detectors.moved import moved
 from jaxdet.ops.anchors import octave_scales
 
 # Where they are now: what they were.
@@ -100,12 +101,12 @@ def upgrade(detector: str, model: Mapping[str, Any]) -> dict[str, Any]:
         model: nested settings, or the flat ones of 0.1.
 
     Returns:
-        Nested settings; those of today as they are.
+        Nested settings, in the places of today.
     """
     table = RENAMED.get(detector, {})
     flat = {key: value for key, value in model.items() if not isinstance(value, Mapping)}
     if not flat.keys() & table.keys():
-        return dict(model)
+        return moved(model)
     vgg, new = flat.get("backbone") == "vgg", {}
     for key, value in flat.items():
         for i, place in enumerate(table.get(key, () if key in _UNUSED else (key,))):

@@ -67,6 +67,13 @@ def test_todays_settings_stay(old):
     assert renamed.upgrade("nothing", {"depth": 3}) == {"depth": 3}
 
 
+def test_what_a_backbone_computed_again_the_detector_says_now():
+    for old, new in ((True, "blocks"), (False, "none")):
+        model = {"backbone": {"depth": 18, "remat": old}, "dtype": "float32"}
+        found = renamed.upgrade("faster_rcnn", model)
+        assert found == {"backbone": {"depth": 18}, "dtype": "float32", "remat": new}
+
+
 def test_no_limit_was_a_ratio_of_0(old):
     model = renamed.upgrade("faster_rcnn", old["faster_rcnn_vgg16_voc07"]["model"])
     assert model["rpn"]["coder"]["max_ratio"] == model["roi"]["coder"]["max_ratio"] == math.inf
