@@ -148,10 +148,10 @@ def _format_memory(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _format_fit(found: Mapping[str, Any], name: str, count: int) -> str:
-    memory_said = f"{found['device_memory'] / 1e9:,.1f} GB of a device"
+    size = f"a device of {found['device_memory'] / 1e9:,.1f} GB, {memory.SPARE:.0%} of it left free"
     if not count:
-        return f"{NAMED[name]}: not even a batch of 1 fits into {memory_said}"
-    return f"{NAMED[name]}: batches of {count} fit into {memory_said}, by these numbers"
+        return f"{NAMED[name]}: not even a batch of 1 fits {size}"
+    return f"{NAMED[name]}: batches of up to {count} fit {size}"
 
 
 def _by(sides: Sequence[int]) -> str:
