@@ -65,7 +65,8 @@ def keep(
             **{package: metadata.version(package) for package in PACKAGES},
         },
         "devices": describe_devices(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        # The value of a flag may be a folder of somebody's.
+        "xla_flags": re.sub(r"=\S*[/\\]\S*", "=(a path)", os.environ.get("XLA_FLAGS", "")),
     }
     write_json(file, {"starts": [*before, start]})
 

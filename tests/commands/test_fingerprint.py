@@ -8,6 +8,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -47,6 +48,7 @@ VARIABLES = {"params": {"layer": {"kernel": np.ones((2, 3), np.float32)}}}
 @pytest.fixture
 def keep(configure, tmp_path):
     """Adds a start of the tiny config to the run.json of a folder, and reads it."""
+    jax.devices()  # Before a test alters the flags: XLA reads them once.
 
     def keep(done=0, *arguments):
         config = configure(f"--config.data.root={tmp_path / 'data'}", *arguments)
@@ -61,9 +63,11 @@ def test_a_start_says_what_its_numbers_come_from_and_nothing_of_who_and_where(
     keep, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("WANDB_API_KEY", "do-not-tell")
+    flags = os.environ["XLA_FLAGS"]
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to={Path.home()}/dump {flags}")
     (start,) = keep()
 
-    assert start["step"] == 0 and start["xla_flags"] == os.environ["XLA_FLAGS"] != ""
+    assert start["step"] == 0 and start["xla_flags"] == f"--xla_dump_to=(a path) {flags}"
     assert start["versions"].keys() == {"python", *fingerprint.PACKAGES}
     assert start["devices"] == {"platform": "cpu", "kinds": ["cpu"], "count": 8, "processes": 1}
     assert start["data"]["train"]["images"] == 1
