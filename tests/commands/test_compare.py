@@ -44,9 +44,9 @@ def make_run(folder, lines=(), starts=(), **settings):
     return folder
 
 
-def lines_of(*losses, rates=10.0, results=()):
+def lines_of(*losses, results=()):
     lines = [
-        {"step": 10 * (i + 1), "loss": loss, "images_per_second": rates, "learning_rate": 0.1}
+        {"step": 10 * (i + 1), "loss": loss, "images_per_second": 1.0, "learning_rate": 0.1}
         for i, loss in enumerate(losses)
     ]
     lines += [{"step": s, "eval/AR": v, "eval/AR100": v / 2, "eval/images": 8} for s, v in results]
@@ -110,8 +110,8 @@ def test_results_are_best_and_last_steps_and_speed(run, pair):
     assert rows["best AR"] == ["0.3", "0.4"] and rows["last AR"] == ["0.2", "0.4"]
     assert rows["of step"] == ["20", "20"] and rows["AR100"] == ["0.15", "0.2"]
     assert "images" not in rows, "a count is no result"
-    # 10 images a second, 4 a step: 39 of them behind the first one's 7 s, and 20.
-    assert rows["seconds of steps"] == [str(round(7 + 39 * 0.4)), "8"]
+    # An image a second, 4 a step: 39 of them behind the first one's 7 s, and 20.
+    assert rows["seconds of steps"] == [str(7 + 39 * 4), "80"]
     assert rows["starts"] == ["1", "2"]
 
 
