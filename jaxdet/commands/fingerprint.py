@@ -22,12 +22,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-import jaxdet
 from jaxdet.commands import config_files, schema
 from jaxdet.training.writer import write_json
 from jaxdet.types import Example, Source
 
 NAME = "run.json"  # In the workdir.
+PACKAGE = Path(__file__).parents[1]  # jaxdet's own folder.
 PACKAGES = ("jaxdet", "jax", "jaxlib", "flax", "optax", "numpy")
 DIGITS = 16  # Of a hash: 64 bits tell all runs apart that anybody will ever compare.
 GIT_SECONDS = 10  # For each question; a checkout on a slow network disk is not worth more.
@@ -59,7 +59,7 @@ def keep(
             split: describe_data(source, config.data.proposals.replace("{split}", split))
             for split, source in sources.items()
         },
-        "code": describe_code(Path(jaxdet.__file__).parent),
+        "code": describe_code(PACKAGE),
         "versions": {
             "python": platform.python_version(),
             **{package: metadata.version(package) for package in PACKAGES},
