@@ -3,10 +3,10 @@
     python benchmarks/ahead_of_time.py MODEL ... --target=h100|v5e
         [--size=800x1344] [--batch=2] [--dtype=bfloat16] [--predict]
 
-Prints temporary and peak memory and, by what the compiled program holds, how many sorts,
-gathers, scatters, float32 convolutions and loops there are; for a TPU its estimated cycles by
-part of the code as well, the body of a loop as often as it runs where the compiler knows, else
-once. Nothing runs: cycles are estimates, memory and counts are facts.
+Prints temporary and peak memory, what `jaxdet summary` estimates of a step's, and, by what the
+compiled program holds, how many sorts, gathers, scatters, float32 convolutions and loops there
+are; for a TPU its estimated cycles by part of the code as well, the body of a loop that counts up
+as often as it runs. Nothing runs: cycles are estimates, memory and counts are facts.
 
 The compilers come with JAX's plugins, of the version of the installed JAX: for TPUs
 `pip install "jax[tpu]==VERSION"`; for GPUs, without the gigabytes of libraries that only a
@@ -44,7 +44,7 @@ import side_jaxdet
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdet.commands import costs, opening
+from jaxdet.commands import costs, memory, opening
 
 # What XLA has to know of a GPU: its own fields, of the vendor's data sheet.
 H100 = """gpu_device_info {
@@ -78,17 +78,19 @@ def main() -> None:
     """Reads the flags, compiles, and prints a row for each model."""
     flags = _read()
     sharding = _sharding(flags.target)
-    print("| model | compile s | arguments GB | temporary GB | peak GB | " + " | ".join(COUNTED))
+    head = "compile s | arguments GB | temporary GB | peak GB | estimated GB"
+    print(f"| model | {head} | {' | '.join(COUNTED)}")
     for model in flags.models or detectors.MODELS:
         case = {"model": model, "batch": flags.batch, "size": flags.size, "dtype": flags.dtype}
+        case["settings"] = flags.settings
         began = time.perf_counter()
-        compiled = _compile(case | {"settings": flags.settings}, flags.predict, sharding)
+        compiled = _compile(case, flags.predict, sharding)
         seconds = time.perf_counter() - began
-        memory, text = compiled.memory_analysis(), compiled.as_text()
+        analysis, text = compiled.memory_analysis(), compiled.as_text()
         if flags.hlo:
             Path(flags.hlo).write_text(text)
-        numbers = [memory.argument_size_in_bytes, memory.temp_size_in_bytes]
-        numbers.append(memory.peak_memory_in_bytes)
+        numbers = [analysis.argument_size_in_bytes, analysis.temp_size_in_bytes]
+        numbers += [analysis.peak_memory_in_bytes, 0 if flags.predict else _estimate(case)]
         row = [model, f"{seconds:.0f}", *(f"{n / 1e9:.2f}" for n in numbers)]
         row += [str(sum(bool(p.search(t)) for t in text.splitlines())) for p in COUNTED.values()]
         print("| " + " | ".join(row), flush=True)
@@ -132,6 +134,14 @@ def _compile(case, predict, sharding):
     donated = () if predict else (0,)
     whole = jax.jit(function, out_shardings=sharding, donate_argnums=donated)
     return whole.lower(*there).compile()
+
+
+def _estimate(case):
+    """Bytes of a step without compiling it, as `jaxdet summary` has them."""
+    subject = side_jaxdet.subject_of(side_jaxdet.open_run(**case), training=True)
+    sizes = memory.known_bytes(subject, "step")
+    kept = memory.kept_for_backward(subject, subject.batch_size)
+    return memory.total(sizes) + sum(each.bytes for each in kept)
 
 
 def _print_cycles(text, top):

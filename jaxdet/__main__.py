@@ -27,6 +27,9 @@ COMMANDS = {
     "browse": Command("browse", "train", "draws what a training is fed"),
     "summary": Command("summary", "train", "counts parameters, FLOPs, anchors and memory"),
     "report": Command("report", "train", "says how good a detector is, and why: a page of HTML"),
+    "compare": Command(
+        "compare", "train", "lays runs side by side: settings, fingerprints, results, curves"
+    ),
     "export": Command("export", "export", "writes a model as a file that runs without jaxdet"),
 }
 

@@ -12,5 +12,9 @@ run_model           the model file that a run leaves
 train, evaluate     the commands
 predict             the one that needs no run, and no more than the extra "predict"
 browse, fed_images  what a training is fed
+fingerprint         what a run's numbers come from
+compare, past_runs  runs side by side
 summary, costs      what a detector is made of, and what it costs
+memory              and what fits
+text_table          aligned columns
 """

@@ -100,6 +100,14 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
     }
 
 
+def with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
+    """Saved settings with all keys that there are by now; as they are, of a version with others."""
+    try:
+        return schema.complete(saved, schema.describe(saved))
+    except UserError:
+        return saved
+
+
 def last_saved(workdir: Path) -> Path:
     """The settings that a run used last.
 
@@ -172,11 +180,7 @@ def changes_of_run(config: ConfigDict, path: Path) -> list[str]:
     """
     if not path.exists():
         return []
-    saved, now = read_json(path), config.to_dict()
-    try:
-        saved = schema.complete(saved, schema.describe(saved))
-    except UserError:
-        pass  # Of a version that knew other keys.
+    saved, now = with_defaults(read_json(path)), config.to_dict()
     free = {*FREE_KEYS, "data.classes"}
     if config.reload_best_at_milestones:
         free -= set(CHOOSE_BEST)

@@ -1,34 +1,39 @@
 """Counts what a detector is made of, and what a step and a prediction cost.
 
-    jaxdet summary --config=FILE [--batch_size=N] [--memory] [--json]
-    jaxdet summary MODEL [--batch_size=N] [--memory] [--json]
+    jaxdet summary --config=FILE [--batch_size=N] [--device_memory=16GB] [--memory] [--json]
+    jaxdet summary MODEL [--batch_size=N] [--device_memory=16GB] [--memory] [--json]
 
 MODEL is a model.safetensors, or the folder of a run. There are parameters by part, the
-levels with their anchors or grid points, FLOPs, and bytes.
+levels with their anchors or grid points, FLOPs, bytes, and the largest batch of a device
+that fits into a memory of --device_memory, or of the device at hand where that knows.
 
 FLOPs are XLA's count of the program as it is lowered, for one image of the canvas: a
 multiplication and an addition are two, and the body of a loop (suppression, RoI pooling)
-counts once. With --memory both programs are compiled for the device at hand, and their
-temporaries added: that takes from seconds to many minutes. A config that names no classes
-needs its data, or --num_classes.
+counts once. Activations, what the forward pass of a step keeps for the gradient, are an
+estimate from the traced program. With --memory both programs are compiled for the device
+at hand, and their temporaries added: that takes from seconds to many minutes. A config that
+names no classes needs its data, or --num_classes.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 
 from jaxdet import model_file
-from jaxdet.commands import command_line, config_files, costs, ending, opening
+from jaxdet.commands import command_line, config_files, costs, ending, memory, opening
 from jaxdet.commands.costs import Subject
+from jaxdet.commands.text_table import align
 from jaxdet.types import UserError
 
 # Of an epoch: a step costs the same however many there are.
 SOME_IMAGES = 100_000
+LARGEST = 5  # Activations that are listed.
+NAMED = {"prediction": "prediction", "step": "training step"}
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -37,9 +42,124 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     model = argv.pop(1) if len(argv) > 1 and not argv[1].startswith("-") else ""
     with ending.in_one_line(argv):
         subject, flags = _open(argv, model)
-        found = costs.measure(subject, memory=flags.memory)
-        print(json.dumps(found, indent=2) if flags.json else costs.format_tables(found))
+        given = flags.device_memory
+        device_memory = memory.read_bytes(given) if given else memory.memory_at_hand()
+        found = measure(subject, compiled=flags.memory, device_memory=device_memory)
+        print(json.dumps(found, indent=2) if flags.json else format_tables(found))
         sys.exit(0)
+
+
+def measure(
+    subject: Subject, *, compiled: bool = False, device_memory: int | None = None
+) -> dict[str, Any]:
+    """All numbers, in bytes and single FLOPs, which can be written as JSON.
+
+    Args:
+        subject: what is measured.
+        compiled: whether programs are compiled, to know their temporaries.
+        device_memory: bytes of a device, for the batch that fits; None where it is not known.
+
+    Returns:
+        Under "levels" null for a detector that does not tell its candidates;
+        no numbers of a training step where there is no run; null FLOPs where
+        JAX has no CPU to count them.
+    """
+    lowered = {"prediction": costs.lower_prediction}
+    if subject.run is not None:
+        lowered["step"] = costs.lower_step
+    sizes = {name: memory.known_bytes(subject, name) for name in lowered}
+    found = {
+        "detector": subject.name,
+        "num_classes": subject.num_classes,
+        "canvas": list(subject.images(1).pixels.shape[1:3]),
+        "batch_size": subject.batch_size,
+        "parameters": costs.parameters(subject),
+        "levels": costs.levels(subject),
+        "flops": {name: costs.count_flops(lower, subject) for name, lower in lowered.items()},
+        "bytes": sizes,
+    }
+    if subject.run is not None:
+        kept = memory.kept_for_backward(subject, subject.batch_size)
+        sizes["step"]["activations"] = sum(each.bytes for each in kept)
+        found["largest"] = [each._asdict() for each in kept[:LARGEST]]
+    if compiled:
+        found["backend"] = jax.default_backend()
+        for name in lowered:
+            temporaries = memory.temporary_bytes(subject, name)
+            if temporaries is not None:
+                sizes[name]["temporaries"] = temporaries
+    if device_memory is not None:
+        fits = {n: memory.largest_batch(sizes[n], subject.batch_size, device_memory) for n in sizes}
+        found |= {"device_memory": device_memory, "fits": fits}
+    return found
+
+
+def format_tables(found: Mapping[str, Any]) -> str:
+    """The numbers of `measure` as text."""
+    height, width = found["canvas"]
+    lines = [
+        f"{found['detector']}, {found['num_classes']} classes, canvas {height} x {width}, "
+        f"batches of {found['batch_size']}",
+        "",
+    ]
+    lines += align(
+        ("part", "parameters", "trainable", "statistics"),
+        [
+            (name, *(f"{count:,}" for count in part.values()))
+            for name, part in found["parameters"].items()
+        ],
+    )
+    if found["levels"]:
+        maps = found["levels"]["maps"]
+        rows = [(str(m["stride"]), _by(m["cells"]), f"{m['count']:,}") for m in maps]
+        rows.append(("all", "", f"{sum(each['count'] for each in maps):,}"))
+        lines += ["", *align(("stride", "cells", found["levels"]["kind"]), rows)]
+    rows = [
+        (NAMED[name], "not counted" if count is None else f"{count / 1e9:,.2f} G")
+        for name, count in found["flops"].items()
+    ]
+    lines += ["", *align(("FLOPs", f"an image of {height} x {width}"), rows)]
+    return "\n".join([*lines, "", *_format_memory(found)])
+
+
+def _format_memory(found: Mapping[str, Any]) -> Iterator[str]:
+    size = found["batch_size"]
+    columns = {f"{NAMED[name]} of {size}": sizes for name, sizes in found["bytes"].items()}
+    kinds = max(columns.values(), key=len)
+    rows = [(kind, *(_megabytes(s.get(kind)) for s in columns.values())) for kind in kinds]
+    rows.append(("all", *(_megabytes(memory.total(s)) for s in columns.values())))
+    yield from align(("memory", *columns), rows)
+    if "backend" in found:
+        yield f"temporaries as compiled for {found['backend']}; gradients and activations are"
+        yield "among them, and count once"
+    else:
+        yield "without temporaries: --memory compiles and adds them; activations are an estimate"
+    if found.get("largest"):
+        rows = [
+            (each["place"], _by(each["shape"]), each["dtype"], _megabytes(each["bytes"]))
+            for each in found["largest"]
+        ]
+        yield ""
+        yield from align(("largest activations", "shape", "type", "memory"), rows)
+    for name, count in found.get("fits", {}).items():
+        if count is not None:
+            yield ""
+            yield _format_fit(found, name, count)
+
+
+def _format_fit(found: Mapping[str, Any], name: str, count: int) -> str:
+    size = f"a device of {found['device_memory'] / 1e9:,.1f} GB, {memory.SPARE:.0%} of it left free"
+    if not count:
+        return f"{NAMED[name]}: not even a batch of 1 fits {size}"
+    return f"{NAMED[name]}: batches of up to {count} fit {size}"
+
+
+def _by(sides: Sequence[int]) -> str:
+    return " x ".join(map(str, sides))
+
+
+def _megabytes(count: int | None) -> str:
+    return "" if count is None else f"{count / 2**20:,.1f} MiB"
 
 
 def _open(argv: list[str], model: str) -> tuple[Subject, argparse.Namespace]:
@@ -102,5 +222,10 @@ def _define_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--batch_size", type=int, metavar="N", help="images on a device; the config's, or 1")
     add("--num_classes", type=int, metavar="K", help="of a config that names none, without data")
+    add(
+        "--device_memory",
+        metavar="BYTES",
+        help="of a device, such as 16GB or 80GiB: say which batch fits; that of the one at hand",
+    )
     add("--memory", action="store_true", help="compile, and add what temporaries take")
     add("--json", action="store_true", help="print JSON, in bytes and single FLOPs")

@@ -16,7 +16,15 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxdet import loading, model_file
-from jaxdet.commands import command_line, config_files, opening, report, results, run_model
+from jaxdet.commands import (
+    command_line,
+    config_files,
+    fingerprint,
+    opening,
+    report,
+    results,
+    run_model,
+)
 from jaxdet.data import inventory
 from jaxdet.evaluation import EVALUATIONS
 from jaxdet.training import lock, loop, state, steps
@@ -86,6 +94,8 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
         for name in (model_file.NAME, report.NAME):
             (workdir / name).unlink(missing_ok=True)
         config_files.keep(config, workdir, done)
+        data = {config.data.train_split: run.source, config.data.eval_split: eval_source}
+        fingerprint.keep(workdir, done, config, data, start.variables)
         print(f"settings that are not the defaults (all: {config_files.last_saved(workdir)}):")
         for line in config_files.describe_differences(config):
             print(textwrap.fill(line, 100, initial_indent="  ", subsequent_indent="    "))

@@ -30,6 +30,7 @@ def lines(
     *,
     labels: tuple[str, str],
     mark: float | None = None,
+    ticks: tuple[Sequence[tuple[float, str]], Sequence[tuple[float, str]]] | None = None,
 ) -> str:
     """Curves in the unit square.
 
@@ -39,8 +40,9 @@ def lines(
         curves: the last ones lie on top.
         labels: of the axes x and y.
         mark: a value of x that a line names.
+        ticks: places in 0..1 and names, along x and y; None where they are one another.
     """
-    parts = [_unit_axes(*labels)]
+    parts = [_axes(*labels, ticks[1], ticks[0]) if ticks else _unit_axes(*labels)]
     for curve in curves:
         name = f"<title>{escape(curve.name)}</title>"
         parts.append(f'<path class="line {curve.style}" d="{_path(curve)}">{name}</path>')

@@ -94,6 +94,10 @@ def test_a_run_killed_half_way_and_resumed_ends_with_the_same_bits(trained, plac
     step = out.split("resuming after step ")[1].split(";")[0]
     resumed = json.loads((workdir / f"config.{step}.json").read_text())
     assert resumed["optimizer"]["final_ratio"] == 0.5
+    starts = json.loads((workdir / "run.json").read_text())["starts"]
+    assert [start["step"] for start in starts] == [0, int(step)]
+    assert starts[0]["config"] != starts[1]["config"]
+    assert starts[0]["variables"] != starts[1]["variables"]
     used = command_line.read(["", f"--workdir={workdir}"]).config
     assert used.optimizer.final_ratio == 0.5, "what it used last, where no config is named"
     jax.tree.map(

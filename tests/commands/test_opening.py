@@ -47,7 +47,10 @@ def traced(monkeypatch):
         (["--config.model.roi.head.hidden=0"], "config.model: hidden must be at least 1, found 0"),
         (["--config.model.rpn.assign.positive_iou=1.5"], "config.model: positive_iou must lie in"),
         (["--config.model.roi.suppress.max_candidates=2"], "model: max_candidates 2 < max_detecti"),
-        (["--config.model.dtype=float31"], "config.model: dtype must be one of float32, bfloat16"),
+        (
+            ["--config.model.dtype=float16"],
+            "config.model: dtype must be one of float32, bfloat16; found 'float16'",
+        ),
         (["--config.model.neck.name=none"], "the maps want the same number of channels"),
     ],
 )

@@ -9,9 +9,9 @@ import pytest
 from prediction import tiny_model
 
 from jaxdet import detectors, model_file
-from jaxdet.commands import costs, summary
+from jaxdet.commands import costs, memory, summary
 from jaxdet.commands.costs import Subject
-from jaxdet.types import Detector
+from jaxdet.types import Detector, UserError
 
 FROZEN = dict(norm="frozen", frozen_stages=1)
 CONFIG = "--config=tests/training/tiny_config.py"
@@ -34,7 +34,7 @@ def subject_of(name, canvas=(64, 64), **settings):
 )
 def test_parameters_are_as_many_as_is_published(name, settings, millions):
     subject = subject_of(name, **settings)
-    parts = costs._parameters(subject)
+    parts = costs.parameters(subject)
 
     assert round(parts["all"]["trainable"] / 1e6, 2) == millions
     own = [part for name, part in parts.items() if name != "all"]
@@ -46,14 +46,14 @@ def test_parameters_are_as_many_as_is_published(name, settings, millions):
 
 
 def test_levels_are_those_of_the_maps():
-    levels = costs._levels(subject_of("retinanet", canvas=(128, 160)))
+    levels = costs.levels(subject_of("retinanet", canvas=(128, 160)))
 
     assert levels["kind"] == "anchors"
     assert levels["maps"][:2] == [
         {"stride": 8, "cells": [16, 20], "count": 2880},
         {"stride": 16, "cells": [8, 10], "count": 720},
     ]
-    assert costs._levels(subject_of("fast_rcnn")) is None
+    assert costs.levels(subject_of("fast_rcnn")) is None
 
 
 def test_flops_and_bytes_of_a_product_are_as_by_hand():
@@ -66,7 +66,7 @@ def test_flops_and_bytes_of_a_product_are_as_by_hand():
     detector = Detector(None, None, predict)
     variables = {"params": {"layer": {"kernel": weight}}}
     images = lambda count: model_file.blank_images(count, (4, 5))  # noqa: E731
-    found = costs.measure(Subject("product", 2, detector, variables, images, 6), memory=True)
+    found = summary.measure(Subject("product", 2, detector, variables, images, 6), compiled=True)
 
     assert found["flops"] == {"prediction": 2 * 60 * 7 + 60}, "and each pixel becomes a float"
     assert found["parameters"]["layer"] == {"total": 420, "trainable": 420, "statistics": 0}
@@ -74,7 +74,7 @@ def test_flops_and_bytes_of_a_product_are_as_by_hand():
     # Images: pixels, sizes and scale of each. Pixels as floats are what is made between.
     assert (sizes["parameters"], sizes["images"]) == (4 * 420, 6 * (60 + 8 + 4))
     assert 0 <= sizes["temporaries"] < 10 * 6 * 60 * 4
-    text = costs.format_tables(found)
+    text = summary.format_tables(found)
     assert "prediction" in text and "training step" not in text and "stride" not in text
 
 
@@ -96,7 +96,7 @@ def test_flops_are_counted_on_the_cpu_and_nowhere_else(monkeypatch):
 
     monkeypatch.setattr(jax, "local_devices", refuse)
     assert costs.count_flops(lower, subject) is None
-    found = costs.format_tables(
+    found = summary.format_tables(
         {
             **{"detector": "x", "num_classes": 1, "canvas": [8, 8], "batch_size": 1},
             **{"parameters": {"all": {"total": 1, "trainable": 1, "statistics": 0}}},
@@ -107,7 +107,9 @@ def test_flops_are_counted_on_the_cpu_and_nowhere_else(monkeypatch):
 
 
 def test_a_config_has_a_step_and_a_prediction(capfd):
-    status, printed, errors = run(capfd, CONFIG, "--config.data.root=nowhere", "--json")
+    status, printed, errors = run(
+        capfd, CONFIG, "--config.data.root=nowhere", "--device_memory=100MB", "--json"
+    )
 
     assert (status, errors) == (0, "")
     found = json.loads(printed)
@@ -118,6 +120,62 @@ def test_a_config_has_a_step_and_a_prediction(capfd):
     assert 0 < step["optimizer"] - step["parameters"] < 32
     assert step["averages"] == 0 and step["images"] > prediction["images"]
     assert found["levels"]["maps"][0] == {"stride": 4, "cells": [16, 16], "count": 768}
+    # The stem's map alone, of 8 images, 4 channels and 32 x 32 cells in float32, has so many bytes.
+    assert found["largest"][0]["bytes"] >= 8 * 4 * 32 * 32 * 4
+    assert found["largest"][0]["place"].split("/")[0] in {"loss", *found["parameters"]}
+    sizes = [each["bytes"] for each in found["largest"]]
+    assert sizes == sorted(sizes, reverse=True) and sum(sizes) < step["activations"]
+    assert found["device_memory"] == 10**8 and found["fits"]["prediction"] is None
+    fits = found["fits"]["step"]
+    needs = [summed(step, 8, count) for count in (fits, fits + 1)]
+    assert needs[0] <= (1 - memory.SPARE) * 10**8 < needs[1]
+
+
+def summed(sizes, size, count):
+    """The bytes of a step of `count` images, by those of one of `size`."""
+    growing = sizes["images"] + sizes["activations"]
+    return sum(sizes.values()) - growing + growing * count / size
+
+
+def test_a_batch_fits_by_what_is_known():
+    once = {"parameters": 10, "gradients": 10, "optimizer": 20, "images": 8}
+
+    def fits(device_memory, **more):
+        wanted = round(device_memory / (1 - memory.SPARE)) + 1
+        return memory.largest_batch(once | more, 4, wanted)
+
+    assert memory.largest_batch(once, 4, 10**6) is None
+    # 40 there once, 2 of pixels and 100 of activations an image.
+    assert [fits(n, activations=400) for n in (40, 141, 142, 243, 244)] == [0, 0, 1, 1, 2]
+    # The compiler's temporaries have gradients and activations in them: 30 once, 2 + 50 an image.
+    assert [fits(n, activations=400, temporaries=210) for n in (91, 92, 144)] == [0, 1, 2]
+    assert memory.total(once | {"activations": 400, "temporaries": 210}) == 10 + 20 + 8 + 210
+
+
+@pytest.mark.parametrize(
+    "text, count",
+    [
+        *[("16GB", 16 * 10**9), ("80 GiB", 80 * 2**30), ("1.5g", 1_500_000_000), ("7", 7)],
+        *[("512MB", 512 * 10**6), ("1TiB", 2**40), ("3kb", 3000)],
+        *[(text, None) for text in ("", "GB", "-3GB", "16XB", "1e9", "0GB", "1.2.3GB", "nan")],
+    ],
+)
+def test_bytes_are_read_as_people_write_them(text, count):
+    if count is not None:
+        assert memory.read_bytes(text) == count
+        return
+    with pytest.raises(UserError, match="--device_memory wants bytes, such as 16GB"):
+        memory.read_bytes(text)
+
+
+def test_the_memory_of_a_device_that_knows_it_is_taken(monkeypatch):
+    class Device:
+        def __init__(self, known):
+            self.memory_stats = lambda: known
+
+    for known, found in ((None, None), ({}, None), ({"bytes_limit": 12}, 12)):
+        monkeypatch.setattr(jax, "local_devices", lambda known=known: [Device(known)])
+        assert memory.memory_at_hand() == found
 
 
 def test_a_model_file_has_a_prediction(capfd, tmp_path):
@@ -137,6 +195,7 @@ def test_a_model_file_has_a_prediction(capfd, tmp_path):
     "arguments, line",
     [
         (["nowhere.safetensors"], "nowhere.safetensors: there is no such model file"),
+        ([CONFIG, "--device_memory=much"], "--device_memory wants bytes, such as 16GB"),
         ([CONFIG, "--batch_size=0"], "--batch_size wants at least 1, found 0"),
         ([], "name a config: --config=FILE, such as --config=configs/quickstart.py"),
         ([CONFIG, "--config.detector=yolo"], "unknown detector 'yolo'"),
