@@ -21,6 +21,7 @@ from jaxdet.data.ranges import (
     check_division,
     check_exif,
     check_flags,
+    check_process,
     check_resize,
     check_resize_rule,
     check_steps,
@@ -210,14 +211,19 @@ def eval_batches(
     max_proposals: int = 0,
     max_images: int = 0,
     keep_images: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
     num_threads: int = 4,
     exif: str = "boxes",
 ) -> Loader:
-    """Gives every image once, in the source's order.
+    """Gives every image once.
+
+    Image i of n that are evaluated has the place i. A process gives, and reads, every
+    `process_count`-th of them, and may give fewer batches than another.
 
     Args:
         source: the examples.
-        batch_size: images of a batch.
+        batch_size: images of a batch of this process.
         canvas: (height, width) that all images are padded to.
         resize: (short, long) sides; of several short sides the largest counts.
         resize_rule: as in `train_batches`.
@@ -225,13 +231,15 @@ def eval_batches(
         max_images: above 0, so many images at most, spread evenly.
         keep_images: whether the Examples carry their original RGB pixels, for
             drawing; else their `image` is empty, so that they can be collected.
+        process_index: which process this is, of `process_count`.
+        process_count: number of processes that share the images.
         num_threads: threads, each of which makes a batch at a time.
         exif: as in `train_batches`.
 
     Returns:
-        Pairs of Images and the Examples of the batch in that order. Boxes,
-        proposals and size are the original's, as the source gives them. Rows
-        without an Example are blank: at the end, and in place of images that
+        Triples of Images, the Examples of the batch in that order, and the place of
+        each. Boxes, proposals and size are the original's, as the source gives them.
+        Rows without an Example are blank: at the end, and in place of images that
         cannot be read, which are left out, counted, and kept in the loader's `lost`.
 
     Raises:
@@ -240,19 +248,20 @@ def eval_batches(
     """
     check_at_least(0, max_proposals=max_proposals)
     check_at_least(1, num_threads=num_threads, batch_size=batch_size)
+    check_process(process_index, process_count)
     check_canvas(canvas)
     check_resize(resize)
     check_resize_rule(resize_rule)
     check_exif(exif)
     count = min(max_images, len(source)) if max_images > 0 else len(source)
-    indices = [i * len(source) // count for i in range(count)]
+    own = range(process_index, count, process_count)
+    batches = [own[i : i + batch_size] for i in range(0, len(own), batch_size)]
 
     def make(step, loader):
         images = padding.blank_images(batch_size, canvas, max_proposals, resize_rule)
-        examples = []
-        start = step * batch_size
-        for place, index in enumerate(indices[start : start + batch_size], start):
-            example = None
+        examples, places = [], []
+        for place in batches[step]:
+            example, index = None, place * len(source) // count
             try:
                 example = source[index]
                 example = transforms.decode(example, exif=exif, put_right=loader.put_right)
@@ -265,9 +274,10 @@ def eval_batches(
             shown = take_proposals(example, max_proposals)
             padding.fit_image(images, len(examples), shown, resize, resize_rule)
             examples.append(example if keep_images else example._replace(image=b""))
-        return images, examples
+            places.append(place)
+        return images, examples, places
 
-    return Loader(make, start=0, stop=-(-count // batch_size), num_threads=num_threads)
+    return Loader(make, start=0, stop=len(batches), num_threads=num_threads)
 
 
 def _divide(keywords):

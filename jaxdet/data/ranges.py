@@ -15,6 +15,12 @@ def check_division(batch_size: int, process_count: int) -> None:
         raise UserError(f"batch_size {batch_size} does not divide among {process_count} processes")
 
 
+def check_process(process_index: int, process_count: int) -> None:
+    """Refuses an index that is none of so many: plain ValueErrors, as in `check_steps`."""
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index wants 0 to {process_count - 1}, found {process_index}")
+
+
 def check_steps(**steps: object) -> None:
     """Refuses numbers of batches below 0: plain ValueErrors, as no key of a config sets them."""
     for name, value in steps.items():

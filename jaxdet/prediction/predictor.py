@@ -16,7 +16,7 @@ from jaxdet.evaluation import runner
 from jaxdet.model_file import Contents
 from jaxdet.prediction import inputs
 from jaxdet.prediction.found import Found
-from jaxdet.types import Detector, Example, Images, UserError
+from jaxdet.types import Detector, Example, UserError
 
 # The class of what a detector finds that tells none apart.
 OBJECT = ("object",)
@@ -102,7 +102,9 @@ class Predictor:
         if batch_size < 1:
             raise UserError(f"batch_size wants at least 1, found {batch_size!r}")
         batches = self._batches(iter(examples), batch_size)
-        for example, found in runner.detect(lambda i: self._predict(self._variables, i), batches):
+        for _, example, found in runner.detect(
+            lambda i: self._predict(self._variables, i), batches
+        ):
             keep = found.scores >= score
             boxes, scores, labels = (values[keep] for values in found)
             yield (
@@ -118,14 +120,12 @@ class Predictor:
                 ),
             )
 
-    def _batches(
-        self, examples: Iterator[Example], batch_size: int
-    ) -> Iterator[tuple[Images, list[Example]]]:
+    def _batches(self, examples: Iterator[Example], batch_size: int) -> Iterator[runner.Placed]:
         while rows := list(itertools.islice(examples, batch_size)):
             images = padding.blank_images(batch_size, self.canvas, 0, self._resize_rule)
             for row, example in enumerate(rows):
                 padding.fit_image(images, row, example, self._resize, self._resize_rule)
-            yield images, rows
+            yield images, rows, range(len(rows))
 
 
 def _decode(image: Path | np.ndarray, put_right: PutRight) -> Example:
