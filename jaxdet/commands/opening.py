@@ -337,14 +337,13 @@ def _make_optimizer(config: ConfigDict, frozen: tuple[str, ...]) -> tuple[Any, C
 
 def _trace(config: ConfigDict, detector: Detector) -> Any:
     """Lets the detector meet its settings and shapes; gives the shapes of its variables."""
-    key = jax.random.key(0)
+    batch, key = blank_batch(config, 1), jax.random.key(0)
     with mistakes.mistakes_in("model"):
-        variables = jax.eval_shape(detector.init, key, blank_images(config, 1))
+        variables = jax.eval_shape(detector.init, key, batch.images)
         loss = partial(detector.loss, final=bool(config.final_steps))
+        jax.eval_shape(loss, variables, batch, key)
         for canvas in (config.data.canvas, *config.data.more_canvases):
-            batch = blank_batch(config, 1, canvas)
-            jax.eval_shape(loss, variables, batch, key)
-            jax.eval_shape(detector.predict, variables, batch.images)
+            jax.eval_shape(detector.predict, variables, blank_images(config, 1, canvas))
     return variables
 
 

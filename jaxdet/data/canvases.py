@@ -34,7 +34,8 @@ def check_source(source: Source) -> None:
     if not hasattr(source, "annotations"):
         raise UserError(
             "data.more_canvases wants a source that knows the sizes of its images without "
-            "reading them, by a method `annotations`; this one has none"
+            "reading them, by a method `annotations`, which this one lacks: set it to (), and "
+            "data.canvas to one that holds all"
         )
 
 

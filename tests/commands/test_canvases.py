@@ -96,11 +96,11 @@ def test_what_is_found_comes_back_in_the_order_of_the_source(config):
 def test_a_detector_meets_all_canvases_before_the_run(config, monkeypatch):
     met = []
 
-    def loss(variables, batch, key, **_):
-        met.append(batch.images.pixels.shape)
-        return batch.boxes.sum(), ({}, {})
+    def predict(variables, images):
+        met.append(images.pixels.shape)
+        return images.scales
 
-    detector = Detector(lambda key, images: {}, loss, lambda variables, images: images.scales)
+    detector = Detector(lambda key, images: {}, lambda *_, **__: {}, predict)
     monkeypatch.setattr(detectors, "build", lambda *_, **__: detector)
     opening.open_run(config)
     assert met == [(1, *LYING, 3), (1, *UPRIGHT, 3)]
