@@ -129,6 +129,17 @@ def test_a_file_whose_backbone_has_remat_is_read(forge):
     assert found == tiny.SETTINGS["yolox"] | {"backbone": {}, "remat": "none"}
 
 
+def test_several_canvases_are_written_and_one_is_not_said(saved, contents, forge, tmp_path):
+    assert model_file.read(forge({"more_canvases": ...}))[0].canvases == (CANVAS,)
+    with safe_open(saved, framework="numpy") as file:
+        assert "more_canvases" not in json.loads(file.metadata()["jaxdet"]), "older ones read it"
+
+    several = contents._replace(more_canvases=((96, 64), (80, 80)))
+    model_file.write(tmp_path / "a.safetensors", several)
+    found = model_file.read(tmp_path / "a.safetensors")[0]
+    assert same(found, several) and found.canvases == (CANVAS, (96, 64), (80, 80))
+
+
 def test_another_program_finds_names_and_texts_in_the_file(saved, contents):
     with safe_open(saved, framework="numpy") as file:
         text = json.loads(file.metadata()["jaxdet"])
@@ -215,6 +226,8 @@ def test_weights_of_elsewhere_are_refused(tmp_path):
         ({"canvas": ...}, "metadata: canvas is missing"),
         ({"canvas": [64]}, "metadata: canvas wants (int, int), found (64,)"),
         ({"canvas": [64, 0]}, "wanted sides of at least a pixel, found {'canvas': (64, 0)"),
+        ({"more_canvases": [[64, 0]]}, "wanted sides of at least a pixel"),
+        ({"more_canvases": [64, 96]}, "metadata: more_canvases wants tuple of (int, int), found"),
         ({"resize": [[], 96]}, "wanted sides of at least a pixel"),
         ({"resize": [64, 0]}, "wanted sides of at least a pixel"),
         ({"class_names": "ab"}, "metadata: class_names wants tuple of str, found 'ab'"),

@@ -69,8 +69,8 @@ def write(
         PARTS,
         body,
         f"Made by jaxdet {importlib.metadata.version('jaxdet')}. Sizes on the canvas are those "
-        f"after the resize to {tuple(data.resize)} within {tuple(data.canvas)}, before any "
-        "augmentation.",
+        f"after the resize to {tuple(data.resize)} within "
+        f"{' or '.join(map(str, (data.canvas, *data.more_canvases)))}, before any augmentation.",
     )
     page.write(path, text)
 

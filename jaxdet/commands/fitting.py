@@ -1,8 +1,8 @@
 """How the anchors of a config's detector fit the objects of its data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ class Fit(NamedTuple):
 
 
 def measure(config: ConfigDict, splits: Mapping[str, Judged]) -> Fit:
-    """Measures the best overlaps of all objects with the anchors of a canvas.
+    """Measures the best overlaps of all objects with the anchors of their canvas.
 
     Args:
         config: with its classes.
@@ -55,25 +55,22 @@ def measure(config: ConfigDict, splits: Mapping[str, Judged]) -> Fit:
         shape = jax.eval_shape(detector.assign, variables, batch)
     if shape.by_prediction:
         return Fit([f"{config.detector} has no anchors: objects of any size and shape fit"], {})
-    assigned = _anchors(partial(detector.assign, variables), batch)
+    every = [
+        _anchors(partial(detector.assign, variables), opening.blank_batch(config, 1, canvas))
+        for canvas in (config.data.canvas, *config.data.more_canvases)
+    ]
     model = config.model.get("rpn", config.model)
     grid = AnchorGrid(**model.anchors.to_dict())
     inside = Inside(**model.inside.to_dict())
     overlaps = {
-        name: anchor_reach.best_overlaps(
-            judged.on_canvas[judged.reason == LEARNT],
-            _sizes(judged),
-            assigned,
-            grid=grid,
-            inside=inside,
-        )
+        name: _best_overlaps(judged, every, grid=grid, inside=inside)
         for name, judged in splits.items()
     }
     assign = model.assign
     # Without the rule for objects of no good anchor, these have none.
     least = assign.min_positive_iou if assign.match_low_quality else assign.positive_iou
     lines = [_describe(name, each, assign.positive_iou, least) for name, each in overlaps.items()]
-    anchors = anchor_reach.base_sizes(assigned)
+    anchors = anchor_reach.base_sizes(every[0])
     return Fit(lines, overlaps, anchors, assign.positive_iou, least)
 
 
@@ -90,10 +87,17 @@ def _anchors(assign: Callable, batch: Batch) -> Assigned:
     return Assigned(np.asarray(boxes), shape.labels, shape.index, shape.levels)
 
 
-def _sizes(judged: Judged) -> np.ndarray:
-    """(height, width) of the image of each object that is learnt, on the canvas."""
-    image = judged.image[judged.reason == LEARNT]
-    return np.maximum(np.rint(judged.sizes[image] * judged.scales[image][:, None]), 1).astype(int)
+def _best_overlaps(judged: Judged, every: Sequence[Assigned], **rules: Any) -> np.ndarray:
+    """The best IoU of each object that is learnt with the anchors of its image's canvas."""
+    learnt = judged.reason == LEARNT
+    boxes, image = judged.on_canvas[learnt], judged.image[learnt]
+    sizes = judged.sizes[image] * judged.scales[image][:, None]
+    sizes = np.maximum(np.rint(sizes), 1).astype(int)
+    best = np.zeros(len(boxes))
+    for kind, assigned in enumerate(every):
+        own = judged.kinds[image] == kind
+        best[own] = anchor_reach.best_overlaps(boxes[own], sizes[own], assigned, **rules)
+    return best
 
 
 def _describe(name: str, overlaps: np.ndarray, positive: float, least: float) -> str:

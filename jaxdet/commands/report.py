@@ -187,6 +187,7 @@ def _read_config(path: Path, contents: Contents, changes: Changes) -> tuple[Conf
         "data": {
             "source": dict(changes)["data.source"],
             "canvas": contents.canvas,
+            "more_canvases": contents.more_canvases,
             "resize": contents.resize,
             "resize_rule": contents.resize_rule,
             "max_proposals": contents.max_proposals,

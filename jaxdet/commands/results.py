@@ -20,7 +20,10 @@ from jaxdet.training import steps
 from jaxdet.types import Detections, Detector, Example, Images, Source
 
 # What a batch of an evaluation takes of the section "data".
-EVAL_KEYS = ("canvas", "resize", "resize_rule", "max_proposals", "num_threads", "exif")
+EVAL_KEYS = (
+    *("canvas", "more_canvases", "resize", "resize_rule"),
+    *("max_proposals", "num_threads", "exif"),
+)
 # The class of what a detector finds that tells none apart.
 OBJECT = ("object",)
 NOTHING = ImageDetections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
@@ -61,28 +64,18 @@ def detect(
         variables: of the detector.
         max_images: so many at most, spread over the source; 0 for all.
     """
-    limit = 0
-
-    def look(images: Images) -> Detections:
-        nonlocal limit
-        found = predict(variables, images)
-        limit = found.boxes.shape[1]
-        return found
-
-    with closing(_eval_batches(config, source, max_images)) as batches:
-        examples, found = runner.run(look, batches)
-    lost, total = batches.lost, len(examples) + len(batches.lost)
+    found, lost, limit = _find(config, source, predict, variables, max_images)
+    total = len(found) + len(lost)
     if lost:
         log.warning("%d of %d images cannot be read", len(lost), total)
-    counts = np.array([np.sum(~example.crowd) for example in examples])
+    counts = np.array([np.sum(~example.crowd) for example, _ in found.values()])
     if np.any(counts > limit):
         log.warning(
             "%d of %d images show more objects than the %d that the detector gives, up to %d: "
             "raise max_detections in config.model (of an RPN num_proposals)",
             *(np.sum(counts > limit), total, limit, np.max(counts)),
         )
-    read = zip(examples, found, strict=True)
-    return [(lost[i], NOTHING) if i in lost else next(read) for i in range(total)]
+    return [(lost[i], NOTHING) if i in lost else found[i] for i in range(total)]
 
 
 def known(pairs: Sequence[Pair]) -> tuple[list[Example], list[ImageDetections], int]:
@@ -216,13 +209,28 @@ def write_results(
     return len(pairs) - count_unreadable(pairs)
 
 
+def _find(config, source, predict, variables, max_images):
+    """What is found, and what cannot be read, by places; and how much is found on an image."""
+    limit = 0
+
+    def look(images: Images) -> Detections:
+        nonlocal limit
+        found = predict(variables, images)
+        limit = found.boxes.shape[1]
+        return found
+
+    with closing(_eval_batches(config, source, max_images)) as batches:
+        found = runner.run(look, batches)
+    return found, batches.lost, limit
+
+
 def _draw_images(config, detector, source, predict, variables):
     if config.num_pictures == 0:
         return []
     with closing(_eval_batches(config, source, config.num_pictures, keep_images=True)) as batches:
         found = runner.run(lambda images: predict(variables, images), batches)
     names, pictures = source.class_names, []
-    for example, detections in zip(*found, strict=True):
+    for _, (example, detections) in sorted(found.items()):
         if not detector.tells_classes:
             names = OBJECT
             example = example._replace(labels=np.zeros_like(example.labels))

@@ -1,6 +1,6 @@
 """Prediction over a whole data set: from padded batches to boxes on the original images."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,21 +17,24 @@ class ImageDetections(NamedTuple):
     labels: np.ndarray  # (n,) int, 0..K-1
 
 
+# Images, the examples of the real ones, and the place of each among all that are predicted.
+Placed = tuple[Images, Sequence[Example], Sequence[int]]
+
+
 def run(
-    predict: Callable[[Images], Detections], batches: Iterable[tuple[Images, list[Example]]]
-) -> tuple[list[Example], list[ImageDetections]]:
+    predict: Callable[[Images], Detections], batches: Iterable[Placed]
+) -> dict[int, tuple[Example, ImageDetections]]:
     """Predicts all batches; see `detect`.
 
     Returns:
-        The examples as given, and the detections of each.
+        By its place, each example as given, and its detections.
     """
-    pairs = list(detect(predict, batches))
-    return [example for example, _ in pairs], [found for _, found in pairs]
+    return {place: (example, found) for place, example, found in detect(predict, batches)}
 
 
 def detect(
-    predict: Callable[[Images], Detections], batches: Iterable[tuple[Images, list[Example]]]
-) -> Iterator[tuple[Example, ImageDetections]]:
+    predict: Callable[[Images], Detections], batches: Iterable[Placed]
+) -> Iterator[tuple[int, Example, ImageDetections]]:
     """Predicts batches and brings the boxes back to the original images.
 
     A batch is dispatched before the one before it is fetched, so the host
@@ -41,23 +44,23 @@ def detect(
     Args:
         predict: maps images to their detections, in order, and does not wait
             for them.
-        batches: pairs of images and the examples of the real ones, in order;
-            where there are fewer examples than images, the trailing images are
-            padding and are dropped.
+        batches: triples of images, the examples of the real ones, in order, and the
+            place of each; where there are fewer examples than images, the trailing
+            images are padding and are dropped.
 
     Yields:
-        Each example as given, and its detections: the valid ones, in the
-        detector's order, in original pixels, clipped to the image.
+        Each place and example as given, and its detections: the valid ones, in
+        the detector's order, in original pixels, clipped to the image.
 
     Raises:
         ValueError: if a batch has more examples than images.
     """
-    for output, contents, real in _dispatch_one_ahead(predict, batches):
+    for output, contents, real, places in _dispatch_one_ahead(predict, batches):
         boxes, scores, labels, valid = map(np.asarray, output)
-        for i, example in enumerate(real):
+        for i, (place, example) in enumerate(zip(places, real, strict=True)):
             keep = valid[i]
             restored = restore_boxes(boxes[i][keep], content=contents[i], size=example.size)
-            yield example, ImageDetections(restored, scores[i][keep], labels[i][keep])
+            yield place, example, ImageDetections(restored, scores[i][keep], labels[i][keep])
 
 
 def restore_boxes(
@@ -81,10 +84,10 @@ def restore_boxes(
 
 def _dispatch_one_ahead(predict, batches) -> Iterator:
     waiting = None
-    for images, real in batches:
+    for images, real, places in batches:
         if len(real) > len(images.sizes):
             raise ValueError(f"{len(real)} examples in a batch of {len(images.sizes)} images")
-        dispatched = predict(images), images.sizes, real
+        dispatched = predict(images), images.sizes, real, places
         if waiting is not None:
             yield waiting
         waiting = dispatched

@@ -99,7 +99,7 @@ def test_every_kind_of_file_shows_what_was_drawn(kind):
 def test_pictures_of_12_bits_are_stretched_and_counted():
     source = read_voc(root=str(BUGS / "voc-12-bit"), split="train")
     with closing(eval_batches(source, batch_size=4, keep_images=True, **SETTINGS)) as batches:
-        ((_, examples),) = list(batches)
+        ((_, examples, _),) = list(batches)
     assert [example.image.max() for example in examples] == [
         cv2.imread(str(path), cv2.IMREAD_UNCHANGED).max() >> 4 for path in source.paths
     ]
@@ -112,7 +112,8 @@ def test_pictures_of_12_bits_are_stretched_and_counted():
 def test_a_jpeg_that_is_damaged_inside_counts_as_unreadable(caplog):
     source = read_voc(root=str(BUGS / "voc-damaged-jpeg"), split="train")
     with closing(eval_batches(source, batch_size=4, **SETTINGS)) as batches:
-        ((_, examples),) = list(batches)
+        ((_, examples, places),) = list(batches)
+    assert places == [1, 2, 3]
     assert [example.id for example in examples] == ["p1", "p2", "p3"]
     assert batches.unreadable == 1
     assert "p0: not an image, or a damaged one" in caplog.text
@@ -317,7 +318,7 @@ def test_the_exif_setting_reaches_training_mosaics_and_evaluation():
     source = ListSource([_lying((40, 60)), make_example([[10, 8, 50, 32]], id="plain")])
     for exif, unreadable in (("boxes", 0), ("never", 0), ("always", 1)):
         with closing(eval_batches(source, batch_size=2, exif=exif, **SETTINGS)) as batches:
-            assert sum(len(examples) for _, examples in batches) == 2 - unreadable
+            assert sum(len(examples) for _, examples, _ in batches) == 2 - unreadable
         for mosaic in (0.0, 1.0):
             settings = dict(batch_size=4, seed=0, max_boxes=8, mosaic=mosaic, exif=exif)
             with closing(train_batches(source, **settings, **SETTINGS)) as batches:
@@ -335,7 +336,7 @@ def test_pictures_of_any_size_fit_the_canvas(size):
         example = example._replace(image=encode(pixels, suffix), size=size)
         source = ListSource([example] * 4)
         with closing(eval_batches(source, batch_size=1, **SETTINGS)) as batches:
-            images, _ = next(batches)
+            images, _, _ = next(batches)
         height, width = images.sizes[0]
         assert (images.pixels[0, :height, :width] == 200).all()
         for mosaic in (0.0, 1.0):
@@ -367,7 +368,7 @@ def test_a_folder_named_as_a_picture_counts_as_unreadable(tmp_path):
     (root / "JPEGImages" / "p0.jpg").mkdir()
     source = read_voc(root=str(root), split="train", classes=("cell",))
     with closing(eval_batches(source, batch_size=1, **SETTINGS)) as batches:
-        assert [examples for _, examples in batches] == [[]]
+        assert [examples for _, examples, _ in batches] == [[]]
     assert batches.unreadable == 1
 
 

@@ -96,7 +96,7 @@ def test_pixels_stay_floats_on_demand_but_where_colours_change_and_in_mosaics():
         np.testing.assert_array_equal(batch.images.pixels, np.rint(batch.images.pixels))
 
     with closing(eval_batches(ListSource([example]), **EVAL | floats)) as batches:
-        images, _ = next(batches)
+        images, _, _ = next(batches)
     np.testing.assert_array_equal(images.pixels[0, :30, :45], wanted)
 
 
@@ -348,7 +348,7 @@ def _shown(batches):
 
 def test_no_readable_image_is_a_user_error():
     source = ListSource([make_example([])._replace(image=b"damaged")] * 3)
-    with pytest.raises(UserError, match="none of the 3 images can be read"):
+    with pytest.raises(UserError, match="none of the 3 images for the canvas 40 x 60 can be read"):
         _take(1, source)
 
 
@@ -384,9 +384,9 @@ def _evaluate(source, **settings):
 
 def test_evaluation_shows_every_image_once_in_order(source):
     found, _ = _evaluate(source)
-    assert [len(examples) for _, examples in found] == [4, 4, 3]
-    assert [e.id for _, examples in found for e in examples] == [f"image {i}" for i in range(11)]
-    for images, examples in found:
+    assert [len(examples) for _, examples, _ in found] == [4, 4, 3]
+    assert [e.id for _, examples, _ in found for e in examples] == [f"image {i}" for i in range(11)]
+    for images, examples, _ in found:
         assert images.pixels.shape == (4, 50, 60, 3)
         for row, example in enumerate(examples):
             assert example.image == b""
@@ -399,7 +399,7 @@ def test_evaluation_shows_every_image_once_in_order(source):
 
 
 def test_evaluation_keeps_the_original_images_on_demand(source):
-    (_, examples), *_ = _evaluate(source, keep_images=True, resize=(20, 60))[0]
+    (_, examples, _), *_ = _evaluate(source, keep_images=True, resize=(20, 60))[0]
     for given, example in zip(source, examples, strict=False):
         np.testing.assert_array_equal(example.image, transforms.decode(given).image)
 
@@ -408,7 +408,7 @@ def test_evaluation_takes_objects_as_they_are_and_training_cleans_them():
     boxes = [[10, 8, 30, 28], [50, 30, 70, 50], [10, 10, 10, 20]]
     example = make_example(boxes, labels=[0, 1, 2])
     source = ListSource([example._replace(image=make_example([]).image)])
-    (_, (evaluated,)), *_ = _evaluate(source)[0]
+    (_, (evaluated,), _), *_ = _evaluate(source)[0]
     np.testing.assert_array_equal(evaluated.boxes, boxes)
     (batch,) = _take(1, source, horizontal_flip=0.0)
     np.testing.assert_array_equal(batch.boxes[0], [boxes[0], [50, 30, 60, 40], [0] * 4])
@@ -420,11 +420,9 @@ def test_evaluation_keeps_what_unreadable_images_show_and_counts_them(source, ca
     broken[1] = broken[1]._replace(image=b"damaged")
     with caplog.at_level(logging.WARNING, "jaxdet"):
         found, batches = _evaluate(ListSource(broken))
-    assert [[e.id for e in examples] for _, examples in found][0] == [
-        "image 0",
-        "image 2",
-        "image 3",
-    ]
+    _, examples, places = found[0]
+    assert [e.id for e in examples] == ["image 0", "image 2", "image 3"]
+    assert places == [0, 2, 3]
     assert np.all(found[0][0].pixels[3] == 114)
     assert batches.unreadable == 1
     assert list(batches.lost) == [1]
@@ -433,12 +431,41 @@ def test_evaluation_keeps_what_unreadable_images_show_and_counts_them(source, ca
     assert caplog.records[0].message.endswith("nothing is found on it")
 
 
+@pytest.mark.parametrize("max_images", [0, 4, 99])
+def test_processes_share_the_images_of_an_evaluation(source, max_images):
+    broken = ListSource(source.examples)
+    broken.examples[8] = broken.examples[8]._replace(image=b"damaged")
+
+    def gather(index, count):
+        settings = {"process_index": index, "process_count": count, "max_images": max_images}
+        found, batches = _evaluate(broken, batch_size=2, **settings)
+        shown = {
+            place: (images.pixels[row], example.id)
+            for images, examples, places in found
+            for row, (example, place) in enumerate(zip(examples, places, strict=True))
+        }
+        return shown, {place: example.id for place, example in batches.lost.items()}
+
+    whole, lost = gather(0, 1)
+    assert sorted([*whole, *lost]) == list(range(max_images % 99 or 11)) and len(lost) == 1
+    for count in (2, 3, 12):
+        shares = [gather(index, count) for index in range(count)]
+        assert sum(len(own) for own, _ in shares) == len(whole), "each once"
+        for name, wanted in enumerate((whole, lost)):
+            joined = {k: v for share in shares for k, v in share[name].items()}
+            assert joined.keys() == wanted.keys()
+            for place in wanted:
+                _assert_equal(joined[place], wanted[place])
+    with pytest.raises(ValueError, match="process_index wants 0 to 1, found 2"):
+        gather(2, 2)
+
+
 @pytest.mark.parametrize(
     "count, ids", [(1, [0]), (4, [0, 2, 5, 8]), (11, range(11)), (99, range(11))]
 )
 def test_evaluation_takes_an_even_part(source, count, ids):
     found, _ = _evaluate(source, max_images=count)
-    assert [e.id for _, examples in found for e in examples] == [f"image {i}" for i in ids]
+    assert [e.id for _, examples, _ in found for e in examples] == [f"image {i}" for i in ids]
 
 
 def test_evaluation_takes_the_largest_short_side_and_no_object_is_needed():
@@ -505,7 +532,7 @@ def test_proposals_that_are_not_wanted_are_left_out(proposing):
     unscored = [example._replace(proposal_scores=None) for example in proposing]
     (batch,) = _take(1, ListSource(unscored))
     assert batch.images.proposals is None
-    (images, examples), *_ = _evaluate(proposing)[0]
+    (images, examples, _), *_ = _evaluate(proposing)[0]
     assert images.proposals is None
     assert examples[3].proposals.shape == (3, 4)
 
@@ -551,8 +578,10 @@ def test_evaluation_resizes_proposals_and_keeps_the_original_ones():
     boxes = [[-10, 2, 12, 12], [70, 0, 90, 9], [20, 10, 60, 40]]
     examples = [with_proposals(make_example([[0, 0, 9, 9]], id=k), boxes) for k in range(3)]
     examples[1] = examples[1]._replace(image=b"damaged")
-    ((images, shown),) = _evaluate(ListSource(examples), resize=(20, 30), max_proposals=3)[0]
-    assert [e.id for e in shown] == [0, 2]
+    ((images, shown, places),) = _evaluate(ListSource(examples), resize=(20, 30), max_proposals=3)[
+        0
+    ]
+    assert [e.id for e in shown] == places == [0, 2]
     for example in shown:
         np.testing.assert_array_equal(example.proposals, boxes)
         assert example.proposal_scores.tolist() == [1, 0.875, 0.75]
@@ -576,7 +605,7 @@ def test_a_proposals_file_goes_the_whole_way(tmp_path):
     source = proposal_files.WithProposals(source, tmp_path / "p.npz")
     (batch,) = _take(1, source, batch_size=3, keep_empty=False, max_proposals=2, vertical_flip=0.0)
     assert batch.images.proposals.valid.all()
-    (images, examples), *_ = _evaluate(source, max_proposals=2)[0]
+    (images, examples, _), *_ = _evaluate(source, max_proposals=2)[0]
     assert [e.id for e in examples] == ["i0", "i1", "i2"]
     np.testing.assert_array_equal(images.proposals.boxes[:3], boxes)
 
@@ -584,10 +613,10 @@ def test_a_proposals_file_goes_the_whole_way(tmp_path):
 def test_blood_cells_fill_their_batches(bccd):
     source = read_voc(root=bccd, split="test", classes=("RBC", "WBC", "Platelets"))
     found, _ = _evaluate(source, batch_size=24, canvas=(240, 320), resize=(240, 320))
-    assert sum(len(examples) for _, examples in found) == 72
-    assert all((images.sizes == (240, 320)).all() for images, _ in found)
+    assert sum(len(examples) for _, examples, _ in found) == 72
+    assert all((images.sizes == (240, 320)).all() for images, _, _ in found)
     # White cells are the violet ones: greener values are lower inside than around.
-    for images, examples in found:
+    for images, examples, _ in found:
         for pixels, example in zip(images.pixels, examples, strict=True):
             for x1, y1, x2, y2 in (example.boxes[example.labels == 1] / 2).astype(int):
                 assert pixels[y1:y2, x1:x2, 1].mean() < pixels[..., 1].mean()

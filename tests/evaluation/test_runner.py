@@ -68,29 +68,32 @@ def test_restoring_no_boxes_gives_none():
 def test_run_undoes_the_resize_of_each_image_and_drops_the_invalid():
     images = make_images([0.5, 0.9], [[240, 320], [20, 40]])
 
-    examples, detections = run(
-        predict, [(images, [make_example("a"), make_example("b", size=(10, 20))])]
-    )
+    rows = [make_example("a"), make_example("b", size=(10, 20))]
 
-    assert [example.id for example in examples] == ["a", "b"]
+    found = run(predict, [(images, rows, [0, 1])])
+
+    assert [found[place][0].id for place in range(2)] == ["a", "b"]
+    detections = [found[place][1] for place in range(2)]
     np.testing.assert_array_equal(detections[0].boxes, [[16, 32, 48, 64], [0, 0, 640, 480]])
     np.testing.assert_array_equal(detections[1].boxes, [[4, 8, 12, 10], [0, 0, 20, 10]])
     np.testing.assert_array_equal(detections[1].scores, np.float32([0.9, 0.9]))
     np.testing.assert_array_equal(detections[1].labels, [2, 0])
 
 
-def test_run_keeps_the_order_over_batches_and_drops_padding():
-    first = make_images([1, 2, 3, 4]), [make_example(i) for i in range(1, 5)]
-    second = make_images([5, 6, 1, 1]), [make_example(5)]
+def test_run_gives_what_is_found_by_places_and_drops_padding():
+    places = [3, 0, 7, 1]
+    first = make_images([3, 0, 7, 1]), [make_example(i) for i in places], places
+    second = make_images([5, 6, 1, 1]), [make_example(5)], [5]
 
-    examples, detections = run(predict, iter([first, second]))
+    found = run(predict, iter([first, second]))
 
-    assert [example.id for example in examples] == [1, 2, 3, 4, 5]
-    assert [found.scores[0] for found in detections] == [1, 2, 3, 4, 5]
+    assert sorted(found) == [0, 1, 3, 5, 7]
+    assert all(example.id == place for place, (example, _) in found.items())
+    assert all(detections.scores[0] == place for place, (_, detections) in found.items())
 
 
 def test_run_over_nothing_gives_nothing():
-    assert run(predict, []) == ([], [])
+    assert run(predict, []) == {}
 
 
 def test_the_next_batch_is_dispatched_before_the_last_is_fetched():
@@ -110,11 +113,11 @@ def test_the_next_batch_is_dispatched_before_the_last_is_fetched():
         boxes, scores, labels, valid = (np.asarray(field) for field in predict(images))
         return Detections(Fetched(number, boxes), scores, labels, valid)
 
-    run(dispatch, ((make_images([i]), [make_example(i)]) for i in (1, 2, 3)))
+    run(dispatch, ((make_images([i]), [make_example(i)], [i]) for i in (1, 2, 3)))
 
     assert events == ["predict 1", "predict 2", "fetch 1", "predict 3", "fetch 2", "fetch 3"]
 
 
 def test_more_examples_than_images_are_refused():
     with pytest.raises(ValueError, match="3 examples in a batch of 2 images"):
-        run(predict, [(make_images([1, 1]), [make_example(i) for i in range(3)])])
+        run(predict, [(make_images([1, 1]), [make_example(i) for i in range(3)], range(3))])

@@ -15,6 +15,7 @@ from jaxdet.data import pipeline
 from jaxdet.evaluation import runner
 from jaxdet.prediction import Found, Predictor, inputs
 from jaxdet.prediction.found import write_picture
+from jaxdet.prediction.predictor import LONGEST_WAIT
 from jaxdet.training import steps
 from jaxdet.types import Detections, UserError
 
@@ -89,9 +90,10 @@ def test_results_are_those_of_an_evaluation_to_the_last_bit(found, contents, det
         Files(photographs), batch_size=8, canvas=contents.canvas, resize=contents.resize
     )
     with closing(batches):
-        _, wanted = runner.run(lambda images: predict(variables, images), batches)
+        placed = runner.run(lambda images: predict(variables, images), batches)
+    wanted = [placed[place][1] for place in range(len(photographs))]
 
-    assert len(found) == len(wanted) == len(photographs)
+    assert len(found) == len(placed) == len(photographs)
     assert all(map(same, found, wanted))
     assert all(len(each) >= 5 for each in found)
 
@@ -116,6 +118,35 @@ def test_detectors_are_told_the_scale_of_each_image(contents, detector, photogra
     for batch_size in (1, 2):
         found = model(photographs, batch_size=batch_size)
         np.testing.assert_allclose([float(each.scores[0]) for each in found], wanted, rtol=1e-6)
+
+
+def test_each_image_is_seen_on_the_canvas_that_fits_it_best(contents, detector, photographs):
+    several = contents._replace(more_canvases=((96, 64),))
+
+    def predict(variables, images):
+        zeros = jnp.zeros((len(images.scales), 1), int)
+        canvas = jnp.float32(images.pixels.shape[1] / images.pixels.shape[2]) + zeros
+        return Detections(images.sizes[:, None, [1, 0, 1, 0]] * 1.0, canvas, zeros, zeros == 0)
+
+    model = Predictor(several, detector._replace(predict=predict))
+    assert (model.canvas, model.canvases) == ((64, 96), ((64, 96), (96, 64)))
+    lying, upright = (inputs.decode(path) for path in (photographs[1], photographs[3]))
+    assert (lying.size, upright.size) == ((64, 96), (333, 222))
+    for batch_size, asked in ((1, "lulu"), (2, "luull"), (3, "u" + 30 * "l"), (2, "")):
+        taken = []
+
+        def give(asked=asked, taken=taken):
+            for letter in asked:
+                taken.append(letter)
+                yield lying if letter == "l" else upright
+
+        seen = []
+        for example, found in model.stream(give(), batch_size=batch_size):
+            seen.append("l" if example.size == lying.size else "u")
+            assert len(taken) - len(seen) <= (LONGEST_WAIT + 3) * batch_size, "few are held"
+            assert found.scores[0] == np.float32(64 / 96 if seen[-1] == "l" else 96 / 64)
+            np.testing.assert_array_equal(found.boxes[0, 2:], example.size[::-1])
+        assert "".join(seen) == asked
 
 
 def test_files_folders_arrays_and_lists_are_asked_alike(model, found, photographs):
