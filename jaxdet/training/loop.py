@@ -1,12 +1,9 @@
 """The training loop, as a straight line: batch -> step -> log -> evaluate -> save."""
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
-from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
@@ -16,14 +13,10 @@ from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.optimizer import GRADIENT_NORM
 from jaxdet.training.state import TrainState
 from jaxdet.training.steps import put_state
+from jaxdet.training.stopping import Stop
+from jaxdet.training.window import Window
 from jaxdet.training.writer import Writer
-from jaxdet.types import Metrics, UserError
-
-# Steps that may wait on the device. The host runs ahead to keep it busy, but each
-# waiting step holds a batch in the device's memory.
-MAX_STEPS_IN_FLIGHT = 2
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from jaxdet.types import UserError
 
 
 class Outcome(NamedTuple):
@@ -102,8 +95,8 @@ def train(
             found when it is saved; the last checkpoint stays.
     """
     done, results = int(state.step), None
-    window = _Window()
-    with closing(batches), _Stop(checkpoints) as stop:
+    window = Window()
+    with closing(batches), Stop(checkpoints) as stop:
         while done < num_steps:
             if done in reload_best_at:
                 state = _reload_best(done, state, checkpoints, writer)
@@ -185,102 +178,3 @@ def _evaluate(done: int, variables: Any, evaluate: Callable, writer: Writer) -> 
     writer.results(done, results)
     writer.say(f"step {done}: evaluated in {time.perf_counter() - start:.0f} s")
     return results
-
-
-class _Window:
-    """Metrics and clock of the steps since the last line."""
-
-    def __init__(self):
-        self._metrics: list[Metrics] = []
-        self._matrices: dict[str, np.ndarray] = {}
-        self._images = 0
-        self._first_step_seconds: float | None = None
-        self._compiled = False
-        self.restart_clock()
-
-    def wait_for(self, batches: Iterator) -> Any:
-        """The next batch; the wait counts if the steps before it are done by then."""
-        start = time.perf_counter()
-        batch = next(batches)
-        if not self._metrics or all(x.is_ready() for x in jax.tree.leaves(self._metrics[-1])):
-            self._waited += time.perf_counter() - start
-        return batch
-
-    def add(self, metrics: Metrics, images: int) -> None:
-        """Takes a step's metrics without waiting for them, but for the first step's."""
-        self._metrics.append(metrics)
-        if not self._compiled:
-            jax.block_until_ready(metrics)
-            self._compiled, self._first_step_seconds = True, self._seconds()
-            self.restart_clock()
-            return
-        self._images += images
-        if len(self._metrics) > MAX_STEPS_IN_FLIGHT:
-            jax.block_until_ready(self._metrics[-1 - MAX_STEPS_IN_FLIGHT])
-
-    def read(self) -> dict[str, Any]:
-        """Means of the means, sums of the counts and the rate; starts the next window."""
-        host = jax.device_get(self._metrics)
-        means, counts = [metrics.means for metrics in host], [metrics.counts for metrics in host]
-        values = {k: np.mean([m[k] for m in means], axis=0, dtype=np.float64) for k in means[0]}
-        sums = {k: np.sum([c[k] for c in counts], axis=0) for k in counts[0]}
-        for name, matrix in sums.items():
-            if matrix.ndim == 2:
-                self._matrices[name] = self._matrices.get(name, 0) + matrix
-        values |= sums
-        if self._first_step_seconds is not None:
-            values["first_step_seconds"] = self._first_step_seconds
-        if self._images:
-            seconds = self._seconds()
-            values |= {
-                "images_per_second": self._images / seconds,
-                "data_wait": self._waited / seconds,
-            }
-        self._metrics, self._images, self._first_step_seconds = [], 0, None
-        self.restart_clock()
-        return values
-
-    def take_matrices(self) -> dict[str, np.ndarray]:
-        """Sums of the counts of two axes over all lines since they were last taken."""
-        taken, self._matrices = self._matrices, {}
-        return taken
-
-    def restart_clock(self) -> None:
-        """Leaves the time since the last step out of the rate and the wait."""
-        self._start, self._waited = time.perf_counter(), 0.0
-
-    def _seconds(self) -> float:
-        return time.perf_counter() - self._start
-
-
-class _Stop:
-    """Turns SIGINT and SIGTERM into a request that the loop looks at after each step.
-
-    The second signal ends the process at once. With several processes all must
-    stop at the same step: there the runtime of jax.distributed takes SIGTERM.
-    """
-
-    def __init__(self, checkpoints: Checkpoints):
-        self._checkpoints = checkpoints
-        self._received, self._before = 0, {}
-
-    def __enter__(self) -> "_Stop":
-        alone = jax.process_count() == 1
-        if alone and threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._receive) for s in STOP_SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def at(self, step: int) -> int:
-        """The signal to stop for after this step, 0 for none."""
-        if jax.process_count() > 1 and self._checkpoints.reached_preemption(step):
-            return int(signal.SIGTERM)
-        return self._received
-
-    def _receive(self, number: int, _: FrameType | None) -> None:
-        self._received = number
-        for each in STOP_SIGNALS:
-            signal.signal(each, signal.SIG_DFL)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from training.metric_lines import read_lines
 
-from jaxdet.training import loop
 from jaxdet.training import state as states
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.loop import train
 from jaxdet.training.multiscale import draw_height
 from jaxdet.training.optimizer import build_optimizer
 from jaxdet.training.steps import pmap_train_step, put_state
+from jaxdet.training.window import Window
 from jaxdet.training.writer import Writer
 from jaxdet.types import Metrics, UserError
 
@@ -162,7 +162,7 @@ def test_a_wait_for_data_is_told_from_a_slow_step(run, tmp_path, slow):
 
 @pytest.mark.parametrize("done", [True, False])
 def test_a_wait_counts_where_the_steps_before_it_are_done(done):
-    window = loop._Window()
+    window = Window()
     window.add(Metrics({"loss": np.float32(1)}, {}), images=1)
     window._metrics.append(SimpleNamespace(is_ready=lambda: done))
     window.wait_for(time.sleep(0.01) for _ in range(2))
