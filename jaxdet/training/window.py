@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,6 +12,15 @@ from jaxdet.types import Metrics
 # Steps that may wait on the device. The host runs ahead to keep it busy, but each
 # waiting step holds a batch in the device's memory.
 MAX_STEPS_IN_FLIGHT = 2
+SKIPPED = "skipped"  # Name of the count of updates that were not applied.
+
+
+class Step(NamedTuple):
+    """What the host keeps of a step until the next line."""
+
+    places: np.ndarray  # Of this process's images in the order of the run.
+    means: dict[str, Any]
+    counts: dict[str, Any]
 
 
 class Window:
@@ -19,6 +28,7 @@ class Window:
 
     def __init__(self):
         self._metrics: list[Metrics] = []
+        self._places: list[np.ndarray] = []
         self._matrices: dict[str, np.ndarray] = {}
         self._images = 0
         self._first_step_seconds: float | None = None
@@ -33,24 +43,31 @@ class Window:
             self._waited += time.perf_counter() - start
         return batch
 
-    def add(self, metrics: Metrics, images: int) -> None:
+    def add(self, metrics: Metrics, places: np.ndarray) -> None:
         """Takes a step's metrics without waiting for them, but for the first step's."""
         self._metrics.append(metrics)
+        self._places.append(places)
         if not self._compiled:
             jax.block_until_ready(metrics)
             self._compiled, self._first_step_seconds = True, self._seconds()
             self.restart_clock()
             return
-        self._images += images
+        self._images += places.size * jax.process_count()
         if len(self._metrics) > MAX_STEPS_IN_FLIGHT:
             jax.block_until_ready(self._metrics[-1 - MAX_STEPS_IN_FLIGHT])
 
-    def read(self) -> dict[str, Any]:
-        """Means of the means, sums of the counts and the rate; starts the next window."""
+    def read(self) -> tuple[dict[str, Any], list[Step]]:
+        """The values of a line, and the steps that they are of; starts the next window.
+
+        The values are means of the means, sums of the counts and the rate. Means leave
+        skipped steps out, unless all are.
+        """
         host = jax.device_get(self._metrics)
-        means, counts = [metrics.means for metrics in host], [metrics.counts for metrics in host]
+        steps = [Step(places, *metrics) for places, metrics in zip(self._places, host, strict=True)]
+        means = [step.means for step in steps if not step.counts.get(SKIPPED, 0)]
+        means = means or [step.means for step in steps]
         values = {k: np.mean([m[k] for m in means], axis=0, dtype=np.float64) for k in means[0]}
-        sums = {k: np.sum([c[k] for c in counts], axis=0) for k in counts[0]}
+        sums = {k: np.sum([step.counts[k] for step in steps], axis=0) for k in steps[0].counts}
         for name, matrix in sums.items():
             if matrix.ndim == 2:
                 self._matrices[name] = self._matrices.get(name, 0) + matrix
@@ -63,9 +80,13 @@ class Window:
                 "images_per_second": self._images / seconds,
                 "data_wait": self._waited / seconds,
             }
-        self._metrics, self._images, self._first_step_seconds = [], 0, None
-        self.restart_clock()
-        return values
+        self._clear()
+        return values, steps
+
+    def drop(self) -> None:
+        """Forgets the steps since the last line, and what was counted since the last pictures."""
+        self._matrices = {}
+        self._clear()
 
     def take_matrices(self) -> dict[str, np.ndarray]:
         """Sums of the counts of two axes over all lines since they were last taken."""
@@ -75,6 +96,10 @@ class Window:
     def restart_clock(self) -> None:
         """Leaves the time since the last step out of the rate and the wait."""
         self._start, self._waited = time.perf_counter(), 0.0
+
+    def _clear(self) -> None:
+        self._metrics, self._places, self._images, self._first_step_seconds = [], [], 0, None
+        self.restart_clock()
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._start

@@ -73,7 +73,7 @@ def make_run(toy, **step_settings):
         try:
             outcome = train(
                 put_state(state),
-                batches=batches(int(state.step)),
+                batches=batches,
                 evaluate=evaluate or measure,
                 draw=draw or remember,
                 writer=writer,
@@ -124,7 +124,7 @@ def test_a_run_logs_evaluates_and_saves_when_it_should(unbroken):
     assert [line["step"] for line in lines if "eval/AP" in line] == [6, 12]
     assert len(unbroken.log.evaluated) == len(unbroken.log.drawn) == 2
     assert unbroken.log.closed == 1
-    assert unbroken.log.outcome.signal == 0
+    assert unbroken.log.outcome.stopped == 0
     assert unbroken.log.outcome.results == {"AP": unbroken.log.evaluated[-1]}
 
 
@@ -163,7 +163,7 @@ def test_a_wait_for_data_is_told_from_a_slow_step(run, tmp_path, slow):
 @pytest.mark.parametrize("done", [True, False])
 def test_a_wait_counts_where_the_steps_before_it_are_done(done):
     window = Window()
-    window.add(Metrics({"loss": np.float32(1)}, {}), images=1)
+    window.add(Metrics({"loss": np.float32(1)}, {}), np.arange(1))
     window._metrics.append(SimpleNamespace(is_ready=lambda: done))
     window.wait_for(time.sleep(0.01) for _ in range(2))
     assert (window._waited >= 0.01) == done
@@ -232,7 +232,7 @@ def test_a_signal_finishes_the_step_and_saves(run, unbroken, tmp_path, number):
     before = signal.getsignal(number)
     stopped = run(tmp_path, on_batch=send(number, at=4))
     assert signal.getsignal(number) is before
-    assert (stopped.outcome.signal, int(stopped.state.step)) == (number, 5)
+    assert (stopped.outcome.stopped, int(stopped.state.step)) == (number, 5)
     assert stopped.outcome.results is None
     assert stopped.closed == 1
     resumed = run(tmp_path)
