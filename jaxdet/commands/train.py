@@ -30,6 +30,7 @@ from jaxdet.data import inventory
 from jaxdet.evaluation import EVALUATIONS
 from jaxdet.training import history, lock, loop, state, steps, watching
 from jaxdet.training.checkpoint import Checkpoints
+from jaxdet.training.history import NO_HISTORY
 from jaxdet.training.numerics import Numerics
 from jaxdet.training.spikes import Spikes
 from jaxdet.training.stopping import OUT_OF_TIME, Stopping
@@ -100,7 +101,8 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
         start = create(variables)
 
     predict = results.make_predict(config, detector)
-    past = past.until(done) if done else history.NO_HISTORY
+    # Anew, because the step is another one where the latest checkpoint was damaged.
+    past = history.read(workdir / LINES_NAME, evaluation.BEST, done) if done else NO_HISTORY
     loaders = []  # One, or one more each time that the run goes back.
 
     def batches(step: int) -> Iterator:
