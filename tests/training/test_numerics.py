@@ -170,7 +170,7 @@ def test_the_worst_spike_of_a_window_is_found_once_a_median_is_known():
     assert spikes.find(2, as_steps(1, 50)) is None, "too early"
     count = FEWEST + 2
     assert spikes.find(count, as_steps(*[1] * FEWEST)) is None
-    assert spikes.find(count + 3, as_steps(2.9, 4, 6)) == (count + 3, 6, 6)
+    assert spikes.find(count + 3, as_steps(2.9, 6, 4)) == (count + 2, 6, 6)
     found = spikes.find(count + 5, as_steps(9, np.nan))
     assert found.step == count + 5 and np.isnan(found.loss)
     assert spikes.find(count + 6, as_steps(1)) is None, "what is not finite is not in the median"
