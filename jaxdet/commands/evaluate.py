@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from jaxdet import loading, model_file
-from jaxdet.commands import command_line, config_files, opening, results, run_model
+from jaxdet.commands import command_line, config_files, determinism, opening, results, run_model
 from jaxdet.data import sources
 from jaxdet.training import steps
 from jaxdet.training.checkpoint import Checkpoints
@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def evaluate(arguments: command_line.Arguments) -> int:
     """Evaluates one checkpoint, writes its results, prints the table; gives the exit status."""
     config, workdir, flags = arguments
+    determinism.ask_for(config)
     config = config_files.with_classes_of_run(config, workdir)
     split = flags.split or config.data.eval_split
     proposals_file = _name_file("--write_proposals", flags.write_proposals, ".npz", split)

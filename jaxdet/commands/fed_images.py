@@ -1,6 +1,7 @@
 """The images of a training as they reach the detector, and what is drawn of them."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -71,6 +72,25 @@ def gather(run: Run, step: int, count: int) -> list[Fed]:
         for each in fed
         for height in [multiscale.draw_height(config.seed, each.step, **drawn)]
     ]
+
+
+def names(run: Run, places: Sequence[int]) -> list[str]:
+    """The ids of the images at some places of the run's order."""
+    order = opening.order_of_run(run.config, run.source)
+    return [_name(run.source, order, place) for place in places]
+
+
+def draw_batch(run: Run, step: int) -> np.ndarray:
+    """All images that a step is fed, with their objects, on one sheet; RGB.
+
+    Args:
+        run: see `opening.open_training_data`.
+        step: steps done before.
+    """
+    run = run._replace(config=run.config.copy_and_resolve_references())
+    fed = gather(run, step, run.config.batch_size)
+    pictures = [draw(each, run.class_names) for each in fed]
+    return visualize.grid(pictures, math.ceil(math.sqrt(len(pictures))))
 
 
 def assign(run: Run, fed: Sequence[Fed], workdir: Path) -> list[Fed]:

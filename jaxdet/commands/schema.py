@@ -3,7 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 
@@ -64,6 +64,51 @@ RUN = {
     "checkpoint_every": length(1000, "steps between saves; 0 saves after evaluations only"),
     "reload_best_at_milestones": Key(
         False, bool, "whether the best parameters so far come back at each of optimizer.milestones"
+    ),
+    "keep_latest": Key(1, int, "so many of the latest checkpoints are kept", low=1),
+    "keep_best": Key(1, int, "and so many of the best", low=1),
+    "patience": Key(
+        0,
+        int,
+        "the run is finished after so many evaluations in a row that are no better than the best "
+        "before; 0 for never",
+        low=0,
+    ),
+    "min_delta": Key(
+        0.0,
+        float,
+        "for `patience` an evaluation is better only if it is by more than this, in the metric "
+        "that the best checkpoint is chosen by",
+        low=0,
+    ),
+    "max_hours": Key(
+        0.0,
+        float,
+        "so many hours after its process began the run saves and ends, with status 0; the same "
+        "command goes on; 0 for no limit",
+        low=0,
+    ),
+    "on_not_finite": Key(
+        "stop",
+        Literal["stop", "skip", "go_back"],
+        "what becomes of a step whose loss, gradient or parameters are not finite: the run stops, "
+        "or skips its update, or goes back to the last checkpoint with half the learning rate",
+    ),
+    "spike_pictures": Key(
+        0.0,
+        float,
+        "where a loss is more than so many times the median of the 100 before, its batch is drawn "
+        "into pictures/, at most one a line of the log; 0 for never",
+        low=0,
+    ),
+    "profile_steps": Key(
+        (),
+        tuple[int, int] | tuple[()],
+        "(first, last) step, from 1 on, of which jax.profiler writes a trace into profile/; () "
+        "for none",
+    ),
+    "deterministic": Key(
+        False, bool, "whether XLA is asked for the same bits in each run on GPUs, which is slower"
     ),
     "log_every": length(50, "steps between lines of the log", low=1),
     "num_pictures": Key(8, int, "pictures drawn at a time", low=0),

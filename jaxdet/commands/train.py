@@ -7,7 +7,7 @@ be left out: the run goes on with the settings that it used last.
 import argparse
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -19,6 +19,8 @@ from jaxdet import loading, model_file
 from jaxdet.commands import (
     command_line,
     config_files,
+    determinism,
+    fed_images,
     fingerprint,
     opening,
     report,
@@ -27,11 +29,17 @@ from jaxdet.commands import (
 )
 from jaxdet.data import inventory
 from jaxdet.evaluation import EVALUATIONS
-from jaxdet.training import lock, loop, state, steps
+from jaxdet.training import history, lock, loop, state, steps, watching
 from jaxdet.training.checkpoint import Checkpoints
-from jaxdet.training.writer import Writer
+from jaxdet.training.history import NO_HISTORY
+from jaxdet.training.numerics import Numerics
+from jaxdet.training.spikes import Spikes
+from jaxdet.training.stopping import OUT_OF_TIME, Stopping
+from jaxdet.training.watching import Profile
+from jaxdet.training.writer import LINES_NAME, Writer
 from jaxdet.types import Source, UserError
 
+PROFILE_NAME = "profile"  # In the workdir.
 FIRST_WEIGHTS_NAME = "init_from.txt"  # In the workdir: what became of each array.
 
 
@@ -45,6 +53,8 @@ def train(arguments: command_line.Arguments) -> int:
     config, workdir, flags = arguments
     if flags.against:
         return _compare(config, flags.against)
+    watching.check_profile_steps(config.profile_steps)
+    determinism.ask_for(config)
     if flags.distributed:
         _join(flags)
     first_process = jax.process_index() == 0
@@ -64,15 +74,20 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
     like = jax.eval_shape(create, run.variables)
 
     evaluation = EVALUATIONS[config.evaluation.name]
-    checkpoints = Checkpoints(workdir / "checkpoints", metric=evaluation.BEST)
+    keep = {"keep_latest": config.keep_latest, "keep_best": config.keep_best}
+    checkpoints = Checkpoints(workdir / "checkpoints", metric=evaluation.BEST, **keep)
     done = checkpoints.latest or 0
-    if done >= config.num_steps:
+    past = history.read(workdir / LINES_NAME, evaluation.BEST, done)
+    stopping = Stopping(config.patience, config.min_delta, config.max_hours)
+    early = stopping.out_of_patience(past.scores.values())
+    if done >= config.num_steps or (done and early):
         predict = results.make_predict(config, detector)
         _leave_model(run, eval_source, checkpoints, predict, workdir, first_process)
         checkpoints.close()
         print(
             f"{workdir} is finished: {done} of {config.num_steps} steps are done; "
-            "eval.py evaluates it again"
+            + f"{stopping.why()}; " * early
+            + "eval.py evaluates it again"
         )
         return 0
     lines = ()
@@ -87,7 +102,14 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
         start = create(variables)
 
     predict = results.make_predict(config, detector)
-    batches = opening.train_batches(config, run.source, done)
+    # Anew, because the step is another one where the latest checkpoint was damaged.
+    past = history.read(workdir / LINES_NAME, evaluation.BEST, done) if done else NO_HISTORY
+    loaders = []  # One, or one more each time that the run goes back.
+
+    def batches(step: int) -> Iterator:
+        loaders.append(opening.train_batches(config, run.source, step))
+        return loaders[-1]
+
     writer = Writer(workdir, start_step=done, num_steps=config.num_steps, active=first_process)
     if first_process:
         # Of a shorter run in this folder; what is best now is not known yet.
@@ -118,6 +140,8 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
                 ema_ramp=config.ema_ramp,
                 heights=config.multiscale_heights,
                 height_every=config.multiscale_every,
+                guarded=config.on_not_finite != "stop",
+                scaled=config.on_not_finite == "go_back",
             ),
             batches=batches,
             evaluate=partial(results.evaluate, config, eval_source, predict),
@@ -132,17 +156,32 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
             final_steps=config.final_steps,
             final_eval_every=config.final_eval_every,
             reload_best_at=config.optimizer.milestones if config.reload_best_at_milestones else (),
+            stopping=stopping,
+            numbers=_make_numerics(run, first_process),
+            history=past,
+            profile=Profile(workdir / PROFILE_NAME, config.profile_steps * first_process),
         )
         writer.close()
         if outcome.results and first_process:  # Whatever can't be written behind this.
             print(results.format_table(config, outcome.results))
         checkpoints.check_saved()
-        if not outcome.signal:
+        if not outcome.stopped:
             _leave_model(run, eval_source, checkpoints, predict, workdir, first_process)
     finally:
         writer.close()
         checkpoints.close()
-    return _say_outcome(workdir, outcome, batches)
+    return _say_outcome(workdir, outcome, loaders)
+
+
+def _make_numerics(run: opening.Run, first_process: bool) -> Numerics:
+    """What becomes of broken steps and of spikes; only the first process draws."""
+    config, spikes = run.config, None
+    if config.spike_pictures and first_process:
+        spikes = Spikes(
+            config.spike_pictures, lambda step: [("batch", fed_images.draw_batch(run, step))]
+        )
+    names = partial(fed_images.names, run)
+    return Numerics(config.on_not_finite, name_images=names, spikes=spikes)
 
 
 def _leave_model(
@@ -181,13 +220,16 @@ def _say_data(run: opening.Run, eval_source: Source) -> None:
             print(f"warning: {sentence}", file=sys.stderr)
 
 
-def _say_outcome(workdir: Path, outcome: loop.Outcome, batches: object) -> int:
-    for sentence in losses_of_data(batches):
-        print(sentence)
-    if outcome.signal:
+def _say_outcome(workdir: Path, outcome: loop.Outcome, loaders: Sequence[object]) -> int:
+    for loader in loaders:
+        for sentence in losses_of_data(loader):
+            print(sentence)
+    if outcome.stopped:
+        late = outcome.stopped == OUT_OF_TIME
+        reason = "after config.max_hours" if late else f"by signal {outcome.stopped}"
         step = int(outcome.state.step)
-        print(f"stopped by signal {outcome.signal}; step {step} is saved, run again to resume")
-        return 128 + outcome.signal
+        print(f"stopped {reason}; step {step} is saved, run again to resume")
+        return 0 if late else 128 + outcome.stopped
     if jax.process_index() == 0:
         print(f"pictures:    {workdir / 'pictures'}")
         print(f"checkpoints: {workdir / 'checkpoints'}")

@@ -1,4 +1,4 @@
-"""Checkpoints in `<directory>/<step>/`: the latest and the best are kept.
+"""Checkpoints in `<directory>/<step>/`: some of the latest and of the best are kept.
 
 A kill at any moment, a full disk or a damaged file costs at most the steps since
 the last complete one. While a run goes on there may be one checkpoint more: the
@@ -34,7 +34,14 @@ log = logging.getLogger("jaxdet")
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, directory: str | Path, *, metric: str | None = None):
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        metric: str | None = None,
+        keep_latest: int = 1,
+        keep_best: int = 1,
+    ):
         """Opens the folder, or makes it.
 
         Args:
@@ -42,6 +49,8 @@ class Checkpoints:
             metric: result of the evaluation of which the largest is the best.
                 Checkpoints saved with another one are never the best. None
                 takes whichever they were saved with; it is for reading only.
+            keep_latest: so many of the latest are kept,
+            keep_best: and so many of the best.
 
         Raises:
             UserError: if there are only incomplete checkpoints. Beside complete
@@ -49,7 +58,7 @@ class Checkpoints:
         """
         leftovers.quieten()
         self._directory = Path(directory).absolute()
-        self._metric = metric
+        self.metric, self._keep = metric, (keep_latest, keep_best)
         self._left_out = leftovers.incomplete(self._directory)
         self._saving: int | None = None  # The step that was saved last, or is being saved.
         self._unsaved: UserError | None = None  # Of the last save, where it failed.
@@ -76,9 +85,7 @@ class Checkpoints:
         """The step with the best result, None where no evaluation gave one, or it was deleted."""
         self._settle()
         step = self._manager.best_step()
-        gone = step is None or not (self._directory / str(step)).is_dir()
-        results = None if gone else self._manager.metrics(step)
-        return step if results and math.isfinite(self._score(results)) else None
+        return None if step is None or not math.isfinite(self._score_of(step)) else step
 
     def save(self, state: TrainState, results: Mapping[str, Any] | None = None) -> None:
         """Starts to save a state; the writing goes on in the background.
@@ -97,7 +104,7 @@ class Checkpoints:
                 without a metric.
             UserError: if a parameter is not finite; nothing is saved then.
         """
-        if self._metric is None:
+        if self.metric is None:
             raise ValueError("these checkpoints were opened for reading, without a metric")
         # A plain device_get may share memory with a buffer that the next step overwrites.
         host = jax.tree.map(lambda leaf: np.array(leaf, copy=True), jax.device_get(state))
@@ -108,10 +115,10 @@ class Checkpoints:
         self._settle()
         if step in self._manager.all_steps():
             raise ValueError(f"the checkpoint of step {step} already exists")
-        score = (results or {}).get(self._metric)
+        score = (results or {}).get(self.metric)
         known = score is not None and math.isfinite(score)
         items = {name: ocp.args.StandardSave(tree) for name, tree in states.split(host).items()}
-        metrics = {self._metric: float(score) if known else -math.inf}
+        metrics = {self.metric: float(score) if known else -math.inf}
         self._saving = step
         try:
             self._tidy()
@@ -231,13 +238,13 @@ class Checkpoints:
         self._unsaved = UserError(f"{line}{before}, and a new start goes on from there")
 
     def _tidy(self) -> None:
-        """Removes what is neither the latest nor the best, and what failures have left."""
-        kept = (self._manager.latest_step(), self._manager.best_step())
-        for step in self._manager.all_steps():
-            if step not in kept:
-                self._manager.delete(step)
+        """Removes what is neither of the latest nor of the best, and what failures have left."""
+        there = [each for each in self._manager.all_steps() if self._path(each).is_dir()]
+        scores = {step: self._score_of(step) for step in there}
+        for step in scores.keys() - leftovers.to_keep(scores, *self._keep):
+            self._manager.delete(step)
         if jax.process_index() == 0:
-            leftovers.clear(self._directory, self._left_out, kept[0] or 0)
+            leftovers.clear(self._directory, self._left_out, self.latest or 0)
         self._left_out.clear()
 
     def _leave_out(self, damage: leftovers.Damaged) -> None:
@@ -279,7 +286,7 @@ class Checkpoints:
         before = [each for each in self._manager.all_steps() if each < int(step)]
         purpose = "use the one before" if before else "begin anew"
         return leftovers.Damaged(
-            f"the checkpoint {self._directory / str(step)} is damaged: {leftovers.reason(reason)}; "
+            f"the checkpoint {self._path(step)} is damaged: {leftovers.reason(reason)}; "
             f"remove this folder to {purpose}"
         )
 
@@ -295,6 +302,13 @@ class Checkpoints:
             )
 
     def _score(self, results: Mapping[str, float]) -> float:
-        if self._metric is None:
+        if self.metric is None:
             return max(results.values())
-        return results.get(self._metric, -math.inf)
+        return results.get(self.metric, -math.inf)
+
+    def _score_of(self, step: int) -> float:
+        results = self._manager.metrics(step) if self._path(step).is_dir() else None
+        return self._score(results) if results else -math.inf
+
+    def _path(self, step: int | str) -> Path:
+        return self._directory / str(step)

@@ -1,11 +1,12 @@
-"""What kills and failures leave among the checkpoints of a run."""
+"""Which checkpoints of a run stay, and what kills and failures leave among them."""
 
 import errno
 import logging
+import math
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,19 @@ def incomplete(directory: Path) -> dict[int, str]:
             if not (folder / name).is_file() or not (folder / name).stat().st_size:
                 found.setdefault(int(folder.name), f"{name} is missing or empty")
     return found
+
+
+def to_keep(scores: Mapping[int, float], latest: int, best: int) -> set[int]:
+    """Which steps stay: so many of the latest, and of the best; of equals the later one.
+
+    Args:
+        scores: of all steps; what is not finite is never among the best.
+        latest: how many, at least 1.
+        best: likewise.
+    """
+    judged = [step for step, score in scores.items() if math.isfinite(score)]
+    judged.sort(key=lambda step: (scores[step], step))
+    return {*sorted(scores)[-latest:], *judged[-best:]}
 
 
 def clear(directory: Path, left_out: Iterable[int], latest: int) -> None:

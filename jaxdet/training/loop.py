@@ -1,29 +1,24 @@
 """The training loop, as a straight line: batch -> step -> log -> evaluate -> save."""
 
-import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
-from types import FrameType
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
+from jaxdet.training import numerics
 from jaxdet.training.checkpoint import Checkpoints
-from jaxdet.training.optimizer import GRADIENT_NORM
+from jaxdet.training.going_back import Feed, GoingBack
+from jaxdet.training.history import NO_HISTORY, History
+from jaxdet.training.numerics import BrokenRun, Numerics
 from jaxdet.training.state import TrainState
 from jaxdet.training.steps import put_state
+from jaxdet.training.stopping import NO_LIMIT, Stop, Stopping
+from jaxdet.training.watching import Profile, device_memory
+from jaxdet.training.window import Window
 from jaxdet.training.writer import Writer
-from jaxdet.types import Metrics, UserError
-
-# Steps that may wait on the device. The host runs ahead to keep it busy, but each
-# waiting step holds a batch in the device's memory.
-MAX_STEPS_IN_FLIGHT = 2
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from jaxdet.types import UserError
 
 
 class Outcome(NamedTuple):
@@ -31,14 +26,14 @@ class Outcome(NamedTuple):
 
     state: TrainState
     results: dict[str, Any] | None  # Of the last evaluation, None where there was none.
-    signal: int  # What stopped it, 0 when all steps are done.
+    stopped: int  # What stopped it, as `Stop.at` tells it, 0 when it is finished.
 
 
 def train(
     state: TrainState,
     *,
     step: Callable[..., Any],
-    batches: Iterator,
+    batches: Callable[[int], Iterator],
     evaluate: Callable[..., dict[str, Any]],
     draw: Callable[..., Any],
     writer: Writer,
@@ -51,6 +46,10 @@ def train(
     reload_best_at: Collection[int] = (),
     final_steps: int = 0,
     final_eval_every: int = 0,
+    stopping: Stopping = NO_LIMIT,
+    numbers: Numerics | None = None,
+    history: History = NO_HISTORY,
+    profile: Profile | None = None,
 ) -> Outcome:
     """Trains from the state's step to `num_steps`; always ends with an evaluation.
 
@@ -61,9 +60,13 @@ def train(
     compiles within its window. "data_wait" is the part of the time in which batches
     were waited for until the devices had nothing left to do: at most so much was lost.
 
-    On SIGTERM or SIGINT the step is finished, evaluated if that is due, and
-    saved. Where evaluating or drawing fails, the state is saved before the
-    exception goes on.
+    On SIGTERM or SIGINT, and when the time is over, the step is finished, evaluated
+    if that is due, and saved, by all processes at the same step. Where evaluating or
+    drawing fails, the state is saved before the exception goes on.
+
+    Numbers that are not finite are found when they are logged. Where `numbers` says
+    so the run goes back then, as one that resumes at the last checkpoint, with half
+    of the learning rate.
 
     At the steps of `reload_best_at` the run goes on from the best parameters
     and statistics so far, those of this step's evaluation among them; step and
@@ -75,8 +78,9 @@ def train(
 
     Args:
         state: where to start, from `put_state`; its buffers are donated.
-        step: `(state, batch, done) -> (state, metrics)`, from `pmap_train_step`.
-        batches: from the state's step on; closed at the end.
+        step: `(state, batch, done, rate) -> (state, metrics)`, from `pmap_train_step`.
+        batches: `step -> iterator` of the batches from this step on, which has a
+            `close`, and is closed at the end.
         evaluate: `variables -> results`, by name; it gets the averages where
             they are kept, as `draw`.
         draw: `(variables, matrices) -> pictures`, a list of (name, RGB pixels);
@@ -96,21 +100,29 @@ def train(
         final_steps: length of the part at the end that `final_eval_every` is for.
         final_eval_every: takes the place of `eval_every` in the final steps;
             0 for no change.
+        stopping: what else ends the run.
+        numbers: what becomes of steps that break; None stops at the first.
+        history: of a resumed run, from `history.read`.
+        profile: traces some steps; None traces none.
 
     Raises:
-        UserError: if a loss is not finite, found when it is logged, or a parameter,
-            found when it is saved; the last checkpoint stays.
+        UserError: if a loss is not finite, or a parameter, found when it is saved, and
+            the run may not go on; the last checkpoint stays.
     """
-    done, results = int(state.step), None
-    window = _Window()
-    with closing(batches), _Stop(checkpoints) as stop:
+    done, results, rate = int(state.step), None, history.rate
+    history, window, feed = history.until(done), Window(), Feed(batches, done)
+    profile, numbers = profile or Profile(), numbers or Numerics()
+    back = GoingBack(state, checkpoints, writer) if numbers.response == "go_back" else None
+    with closing(feed), closing(profile), Stop(checkpoints, stopping.max_hours) as stop:
         while done < num_steps:
             if done in reload_best_at:
                 state = _reload_best(done, state, checkpoints, writer)
-            batch = window.wait_for(batches)
-            state, metrics = step(state, batch, done)
+            batch = window.wait_for(feed)
+            profile.before(done + 1)
+            state, metrics = step(state, batch, done, rate)
             done += 1
-            window.add(metrics, batch.index.size * jax.process_count())
+            profile.after(done, metrics)
+            window.add(metrics, batch.index)
             writer.advance()
 
             last, final = done == num_steps, done > num_steps - final_steps
@@ -120,11 +132,22 @@ def train(
             saving = evaluating or stopped or _due(done, checkpoint_every)
 
             if saving or drawing or _due(done, log_every):
-                _log(done, window.read(), writer, checkpoints)
+                try:
+                    _log(done, window, writer, numbers)
+                except BrokenRun as broken:
+                    if back is None or stopped:
+                        raise UserError(f"{broken}; {checkpoints.where_to_go_on()}") from None
+                    state, rate = back.go_back(broken, rate)
+                    done = int(state.step)
+                    feed.go_back(done)
+                    history = history.until(done)
+                    window.drop()
+                    continue
             found = None
             try:
                 if evaluating:
                     found = results = _evaluate(done, state.eval_variables, evaluate, writer)
+                    history.scores[done] = found.get(checkpoints.metric, np.nan)
                 if drawing:
                     writer.pictures(done, draw(state.eval_variables, window.take_matrices()))
             except Exception:
@@ -136,6 +159,9 @@ def train(
                 window.restart_clock()
             if stopped:
                 return Outcome(state, results, stopped)
+            if evaluating and stopping.out_of_patience(history.scores.values()):
+                writer.say(f"step {done}: finished, {stopping.why()}")
+                break
     return Outcome(state, results, 0)
 
 
@@ -143,21 +169,17 @@ def _due(done: int, every: int) -> bool:
     return every > 0 and done % every == 0
 
 
-def _log(done: int, values: dict[str, Any], writer: Writer, checkpoints: Checkpoints) -> None:
+def _log(done: int, window: Window, writer: Writer, numbers: Numerics) -> None:
+    values, steps = window.read()
+    values |= device_memory()
     writer.scalars(done, values)
-    shown = {k: v for k, v in values.items() if "loss" in k and np.ndim(v) == 0}
-    terms = {k: v for k, v in values.items() if k in shown or k == GRADIENT_NORM}
-    if not all(math.isfinite(value) for value in terms.values()):
-        found = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
-        raise UserError(
-            f"the loss is not finite at step {done}: {found}; {checkpoints.where_to_go_on()}"
-        )
+    numbers.look_at(done, steps, writer)
     if "first_step_seconds" in values:
         writer.say(f"the first step took {values['first_step_seconds']:.1f} s (compilation)")
-    if "images_per_second" in values:
-        shown["images/s"] = values["images_per_second"]
-        shown["data wait"] = values["data_wait"]
-    writer.show(shown)
+    shown = {k: v for k, v in values.items() if "loss" in k and np.ndim(v) == 0}
+    names = {"images_per_second": "images/s", "data_wait": "data wait"}
+    names |= {"device_memory_gib": "GiB", numerics.SKIPPED: "skipped"}
+    writer.show(shown | {name: values[k] for k, name in names.items() if k in values})
 
 
 def _reload_best(
@@ -185,102 +207,3 @@ def _evaluate(done: int, variables: Any, evaluate: Callable, writer: Writer) -> 
     writer.results(done, results)
     writer.say(f"step {done}: evaluated in {time.perf_counter() - start:.0f} s")
     return results
-
-
-class _Window:
-    """Metrics and clock of the steps since the last line."""
-
-    def __init__(self):
-        self._metrics: list[Metrics] = []
-        self._matrices: dict[str, np.ndarray] = {}
-        self._images = 0
-        self._first_step_seconds: float | None = None
-        self._compiled = False
-        self.restart_clock()
-
-    def wait_for(self, batches: Iterator) -> Any:
-        """The next batch; the wait counts if the steps before it are done by then."""
-        start = time.perf_counter()
-        batch = next(batches)
-        if not self._metrics or all(x.is_ready() for x in jax.tree.leaves(self._metrics[-1])):
-            self._waited += time.perf_counter() - start
-        return batch
-
-    def add(self, metrics: Metrics, images: int) -> None:
-        """Takes a step's metrics without waiting for them, but for the first step's."""
-        self._metrics.append(metrics)
-        if not self._compiled:
-            jax.block_until_ready(metrics)
-            self._compiled, self._first_step_seconds = True, self._seconds()
-            self.restart_clock()
-            return
-        self._images += images
-        if len(self._metrics) > MAX_STEPS_IN_FLIGHT:
-            jax.block_until_ready(self._metrics[-1 - MAX_STEPS_IN_FLIGHT])
-
-    def read(self) -> dict[str, Any]:
-        """Means of the means, sums of the counts and the rate; starts the next window."""
-        host = jax.device_get(self._metrics)
-        means, counts = [metrics.means for metrics in host], [metrics.counts for metrics in host]
-        values = {k: np.mean([m[k] for m in means], axis=0, dtype=np.float64) for k in means[0]}
-        sums = {k: np.sum([c[k] for c in counts], axis=0) for k in counts[0]}
-        for name, matrix in sums.items():
-            if matrix.ndim == 2:
-                self._matrices[name] = self._matrices.get(name, 0) + matrix
-        values |= sums
-        if self._first_step_seconds is not None:
-            values["first_step_seconds"] = self._first_step_seconds
-        if self._images:
-            seconds = self._seconds()
-            values |= {
-                "images_per_second": self._images / seconds,
-                "data_wait": self._waited / seconds,
-            }
-        self._metrics, self._images, self._first_step_seconds = [], 0, None
-        self.restart_clock()
-        return values
-
-    def take_matrices(self) -> dict[str, np.ndarray]:
-        """Sums of the counts of two axes over all lines since they were last taken."""
-        taken, self._matrices = self._matrices, {}
-        return taken
-
-    def restart_clock(self) -> None:
-        """Leaves the time since the last step out of the rate and the wait."""
-        self._start, self._waited = time.perf_counter(), 0.0
-
-    def _seconds(self) -> float:
-        return time.perf_counter() - self._start
-
-
-class _Stop:
-    """Turns SIGINT and SIGTERM into a request that the loop looks at after each step.
-
-    The second signal ends the process at once. With several processes all must
-    stop at the same step: there the runtime of jax.distributed takes SIGTERM.
-    """
-
-    def __init__(self, checkpoints: Checkpoints):
-        self._checkpoints = checkpoints
-        self._received, self._before = 0, {}
-
-    def __enter__(self) -> "_Stop":
-        alone = jax.process_count() == 1
-        if alone and threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._receive) for s in STOP_SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def at(self, step: int) -> int:
-        """The signal to stop for after this step, 0 for none."""
-        if jax.process_count() > 1 and self._checkpoints.reached_preemption(step):
-            return int(signal.SIGTERM)
-        return self._received
-
-    def _receive(self, number: int, _: FrameType | None) -> None:
-        self._received = number
-        for each in STOP_SIGNALS:
-            signal.signal(each, signal.SIG_DFL)

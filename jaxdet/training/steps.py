@@ -35,10 +35,11 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdet.training import accumulation
+from jaxdet.training import accumulation, numerics
 from jaxdet.training.multiscale import check_heights, draw_height, resize_batch
 from jaxdet.training.optimizer import GRADIENT_NORM
 from jaxdet.training.state import TrainState
+from jaxdet.training.window import SKIPPED
 from jaxdet.types import Batch, Detections, Detector, Images, Metrics, UserError
 
 AXIS_NAME = "batch"
@@ -98,6 +99,8 @@ def pmap_train_step(
     ema_ramp: int = 2000,
     heights: tuple[int, ...] = (),
     height_every: int = 10,
+    guarded: bool = False,
+    scaled: bool = False,
 ) -> Callable:
     """Compiles one training step for all devices, once for each height that is drawn.
 
@@ -116,9 +119,12 @@ def pmap_train_step(
         heights: canvas heights to train at, multiples of 32; the batches are
             resized on the devices. () trains at the canvas of the batches.
         height_every: steps from one draw of the height to the next.
+        guarded: see `train_step`.
+        scaled: whether the step takes a factor of the learning rate.
 
     Returns:
-        `(state, batch, done) -> (state, metrics)`. The state must come from
+        `(state, batch, done, rate=1.0) -> (state, metrics)`; the rate only has an
+        effect where the step is `scaled`. The state must come from
         `put_state` or from the step before, and is donated: it can't be read
         afterwards. The batch, of NumPy arrays, has the rows of this process.
         `done` are the steps done so far, a number of the host: to read
@@ -132,7 +138,9 @@ def pmap_train_step(
         raise ValueError(f"ema_decay must be at least 0 and less than 1, found {ema_decay}")
     check_heights(heights)
 
-    def one_step(state: TrainState, batch: Batch, height: int) -> tuple[TrainState, Metrics]:
+    def one_step(
+        state: TrainState, batch: Batch, height: int, *rate: jax.Array
+    ) -> tuple[TrainState, Metrics]:
         return train_step(
             state,
             resize_batch(batch, height) if height else batch,
@@ -145,21 +153,25 @@ def pmap_train_step(
             accumulate=accumulate,
             ema_decay=ema_decay,
             ema_ramp=ema_ramp,
+            rate=rate[0] if rate else None,
+            guarded=guarded,
         )
 
     compiled = jax.pmap(
         one_step,
         axis_name=AXIS_NAME,
-        in_axes=(None, 0, None),
+        in_axes=(None, 0, None, *[None] * scaled),
         out_axes=None,
         static_broadcasted_argnums=2,
         donate_argnums=0,
         devices=devices,
     )
 
-    def step(state: TrainState, batch: Batch, done: int) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState, batch: Batch, done: int, rate: float = 1.0
+    ) -> tuple[TrainState, Metrics]:
         drawn = draw_height(seed, done, heights=heights, every=height_every) if heights else 0
-        return compiled(state, _split(batch, devices), drawn)
+        return compiled(state, _split(batch, devices), drawn, *[np.float32(rate)] * scaled)
 
     return step
 
@@ -205,6 +217,8 @@ def train_step(
     accumulate: int = 1,
     ema_decay: float = 0.0,
     ema_ramp: int = 2000,
+    rate: jax.Array | None = None,
+    guarded: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """One step on one device's share of the batch.
 
@@ -230,10 +244,13 @@ def train_step(
             in a step, in the long run; 0 where none are kept.
         ema_ramp: update n keeps `ema_decay * (1 - exp(-n / ema_ramp))`, so
             that the first variables are soon forgotten.
+        rate: factor of the learning rate, for None 1.
+        guarded: whether a step of which a number is not finite leaves the state as
+            it was, see `numerics.unless_broken`, and counts as `skipped`.
 
     Returns:
-        The new state and the metrics: the detector's own, and `loss`,
-        `learning_rate` and, where the optimizer measures it, `gradient_norm`.
+        The new state and the metrics: the detector's own, `loss`, `learning_rate`,
+        those of `numerics.norms` and, where the optimizer measures it, `gradient_norm`.
 
     Raises:
         ValueError: if the state has averages and the decay is 0, or it has
@@ -257,14 +274,20 @@ def train_step(
     counts = jax.lax.psum(metrics.counts, axis_name)
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
     means["learning_rate"] = schedule(state.step)
+    if rate is not None:
+        updates = jax.tree.map(lambda update: rate * update, updates)
+        means["learning_rate"] *= rate
+    means |= numerics.norms(state.params, updates)
     norm = optax.tree.get(opt_state, GRADIENT_NORM)
     if norm is not None:
         means[GRADIENT_NORM] = norm
     step = state.step + 1
     new = {"params": optax.apply_updates(state.params, updates), "batch_stats": batch_stats}
     ema = _update_ema(state.ema, new, step, ema_decay, ema_ramp) if ema_decay else {}
-    state = TrainState(step=step, **new, opt_state=opt_state, ema=ema)
-    return state, Metrics(means=means, counts=counts)
+    after = TrainState(step=step, **new, opt_state=opt_state, ema=ema)
+    if guarded:
+        after, counts[SKIPPED] = numerics.unless_broken(state, after, means)
+    return after, Metrics(means=means, counts=counts)
 
 
 def _split(batch: Any, devices: Sequence[jax.Device] | None) -> Any:

@@ -14,12 +14,14 @@ from typing import Any
 import cv2
 import numpy as np
 from flax.traverse_util import flatten_dict
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from jaxdet.training import patient_files
 from jaxdet.types import UserError
 
+LINES_NAME = "metrics.jsonl"
 # Seconds between two drawings of the bar; a log file gets a line each time.
 BAR_SECONDS, BAR_SECONDS_IN_FILE = 0.5, 30.0
 MAX_NAME = 100  # Bytes of a picture's name; file systems take 143 or 255 with all around it.
@@ -52,9 +54,8 @@ class Writer:
         if not active:
             return
         self._workdir.mkdir(parents=True, exist_ok=True)
-        lines = self._workdir / "metrics.jsonl"
-        cut_lines(lines, start_step)
-        self._lines = patient_files.PatientFile(lines)
+        # Of a run that begins anew not even what was said of its start before.
+        self._open_lines(start_step or -1)
         self._board = patient_files.open_board(self._workdir, purge_step=start_step + 1)
         self._refusals = patient_files.Refusals()
         self._results: Mapping[str, Any] | None = None  # That are not written yet.
@@ -70,6 +71,16 @@ class Writer:
         """Moves the bar by one step."""
         if self._active:
             self._bar.update()
+
+    def go_back(self, step: int) -> None:
+        """Forgets what was logged after a step; the run goes on from there."""
+        if self._active:
+            self._lines.close()
+            self._open_lines(step)
+            start = Event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+            self._board.file_writer.add_event(start)  # As a resumed run's file begins.
+            self._bar.n = self._bar.last_print_n = step
+            self._bar.refresh()
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes one line, at once, and the scalars among the values to TensorBoard.
@@ -140,6 +151,11 @@ class Writer:
             self._write_results()
             self._board.close()
             self._lines.close()
+
+    def _open_lines(self, last_step: int) -> None:
+        lines = self._workdir / LINES_NAME
+        cut_lines(lines, last_step)
+        self._lines = patient_files.PatientFile(lines)
 
     def _write_results(self) -> None:
         file, results = self._workdir / "eval.json", self._results

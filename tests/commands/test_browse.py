@@ -1,5 +1,6 @@
 """What a training is fed, as `jaxdet browse` shows it."""
 
+import copy
 import re
 
 import cv2
@@ -48,6 +49,23 @@ def test_the_images_are_those_of_the_run(run):
     # Of the mosaics before the final steps the first image has the name.
     order = [run.source[i].id for i in range(len(run.source))]
     assert {each.name for each in fed} <= {str(name) for name in order}
+
+
+def test_the_images_at_places_of_the_run_have_their_names(run):
+    size = run.config.batch_size
+    fed = fed_images.gather(run, 1, 3)
+    assert fed_images.names(run, [size, size + 1, size + 2]) == [each.name for each in fed]
+
+
+def test_the_batch_of_a_step_is_drawn_as_it_was_fed(run):
+    threads = run.config.data.num_threads = 3
+    sheet = fed_images.draw_batch(run, 1)
+    assert run.config.data.num_threads == threads, "the run goes on with its own"
+    size = run.config.batch_size
+    fed = fed_images.gather(run._replace(config=copy.deepcopy(run.config)), 1, size)
+    pictures = [fed_images.draw(each, run.class_names) for each in fed]
+    columns = next(n for n in range(1, 99) if n * n >= size)
+    np.testing.assert_array_equal(sheet, visualize.grid(pictures, columns))
 
 
 @pytest.fixture

@@ -65,6 +65,15 @@ def test_the_latest_and_the_best_are_kept(saved, which, step):
     reopened.close()
 
 
+def test_so_many_of_the_latest_and_of_the_best_are_kept_as_is_asked(tmp_path):
+    checkpoints = Checkpoints(tmp_path, metric="AP", keep_latest=2, keep_best=3)
+    for step, ap in enumerate([0.1, 0.5, 0.4, 0.2, 0.3, None, float("nan"), 0.0], 1):
+        checkpoints.save(make_state(step), None if ap is None else {"AP": ap})
+    checkpoints.close()
+    kept = sorted(int(path.name) for path in tmp_path.iterdir() if path.name.isdecimal())
+    assert kept == [2, 3, 5, 7, 8]
+
+
 def test_the_best_is_one_that_was_evaluated(saved, checkpoints):
     assert saved.best == 2
     assert checkpoints.best is None

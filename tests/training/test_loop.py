@@ -1,25 +1,20 @@
 import json
-import os
 import re
 import shutil
 import signal
 import time
-from functools import partial
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from training.metric_lines import read_lines
+from training.toy_run import Killed, kill_at, make_run, send
 
-from jaxdet.training import loop
-from jaxdet.training import state as states
 from jaxdet.training.checkpoint import Checkpoints
-from jaxdet.training.loop import train
 from jaxdet.training.multiscale import draw_height
-from jaxdet.training.optimizer import build_optimizer
-from jaxdet.training.steps import pmap_train_step, put_state
-from jaxdet.training.writer import Writer
+from jaxdet.training.steps import put_state
+from jaxdet.training.window import Window
 from jaxdet.types import Metrics, UserError
 
 
@@ -36,82 +31,6 @@ def run_yolox(toy):
     return make_run(toy, ema_decay=0.9, ema_ramp=5, heights=(32, 64), height_every=3, seed=2)
 
 
-def make_run(toy, **step_settings):
-    detector = toy.detector(norm=True)
-    tx, schedule = build_optimizer(
-        learning_rate=0.1, base_batch_size=8, batch_size=8, num_steps=12, schedule="cosine"
-    )
-    step = pmap_train_step(detector, tx, schedule, **dict(seed=0) | step_settings)
-    create = partial(states.create, toy.variables(detector), tx, ema="ema_decay" in step_settings)
-
-    def run(workdir, *, on_batch=lambda n, batch: batch, evaluate=None, draw=None, **settings):
-        defaults = dict(num_steps=12, eval_every=6, checkpoint_every=4, log_every=3)
-        settings = dict(step=step) | defaults | settings
-        log = SimpleNamespace(evaluated=[], drawn=[], closed=0)
-        state = create()
-        checkpoints = Checkpoints(workdir / "checkpoints", metric="AP")
-        if checkpoints.latest is not None:
-            state = checkpoints.restore("latest", like=state)
-        writer = Writer(workdir, start_step=int(state.step), num_steps=settings["num_steps"])
-
-        def batches(n):
-            try:
-                while True:
-                    yield on_batch(n, toy.batch(n))
-                    n += 1
-            finally:
-                log.closed += 1
-
-        def measure(variables):
-            log.evaluated.append(float(variables["params"]["head"]["bias"][0]))
-            return {"AP": log.evaluated[-1]}
-
-        def remember(variables, matrices):
-            log.drawn.append(matrices)
-            return []
-
-        try:
-            outcome = train(
-                put_state(state),
-                batches=batches(int(state.step)),
-                evaluate=evaluate or measure,
-                draw=draw or remember,
-                writer=writer,
-                checkpoints=checkpoints,
-                **settings,
-            )
-        finally:
-            writer.close()
-            checkpoints.close()
-        log.outcome, log.state = outcome, jax.device_get(outcome.state)
-        return log
-
-    run.step, run.start = step, lambda: put_state(create())
-    return run
-
-
-class Killed(BaseException):
-    pass
-
-
-def kill_at(step):
-    def on_batch(n, batch):
-        if n == step:
-            raise Killed
-        return batch
-
-    return on_batch
-
-
-def send(number, *, at):
-    def on_batch(n, batch):
-        if n == at:
-            os.kill(os.getpid(), number)
-        return batch
-
-    return on_batch
-
-
 @pytest.fixture(scope="module")
 def unbroken(run, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("unbroken")
@@ -124,7 +43,7 @@ def test_a_run_logs_evaluates_and_saves_when_it_should(unbroken):
     assert [line["step"] for line in lines if "eval/AP" in line] == [6, 12]
     assert len(unbroken.log.evaluated) == len(unbroken.log.drawn) == 2
     assert unbroken.log.closed == 1
-    assert unbroken.log.outcome.signal == 0
+    assert unbroken.log.outcome.stopped == 0
     assert unbroken.log.outcome.results == {"AP": unbroken.log.evaluated[-1]}
 
 
@@ -162,8 +81,8 @@ def test_a_wait_for_data_is_told_from_a_slow_step(run, tmp_path, slow):
 
 @pytest.mark.parametrize("done", [True, False])
 def test_a_wait_counts_where_the_steps_before_it_are_done(done):
-    window = loop._Window()
-    window.add(Metrics({"loss": np.float32(1)}, {}), images=1)
+    window = Window()
+    window.add(Metrics({"loss": np.float32(1)}, {}), np.arange(1))
     window._metrics.append(SimpleNamespace(is_ready=lambda: done))
     window.wait_for(time.sleep(0.01) for _ in range(2))
     assert (window._waited >= 0.01) == done
@@ -232,7 +151,7 @@ def test_a_signal_finishes_the_step_and_saves(run, unbroken, tmp_path, number):
     before = signal.getsignal(number)
     stopped = run(tmp_path, on_batch=send(number, at=4))
     assert signal.getsignal(number) is before
-    assert (stopped.outcome.signal, int(stopped.state.step)) == (number, 5)
+    assert (stopped.outcome.stopped, int(stopped.state.step)) == (number, 5)
     assert stopped.outcome.results is None
     assert stopped.closed == 1
     resumed = run(tmp_path)
@@ -398,8 +317,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoints(run,
 
     with pytest.raises(
         UserError,
-        match="not finite at step 6: box_loss nan, gradient_norm nan, loss nan; the last good "
-        "state stays: step 4 is saved, .* a lower optimizer.learning_rate",
+        match="the loss is not finite at step 5: box_loss nan, gradient_norm nan, loss nan; its "
+        "images: 32, 33, 34, 35, 36, 37, 38, 39; the last good state stays: step 4 is saved, .* a "
+        "lower optimizer.learning_rate",
     ):
         run(tmp_path, on_batch=spoil)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
