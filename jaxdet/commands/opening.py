@@ -99,8 +99,8 @@ def open_training(config: ConfigDict) -> Run:
     Raises:
         UserError: for what does not work in the config or in the data.
     """
-    steps.check_division(config.batch_size, name="config.batch_size", everywhere=True)
-    steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
+    for name in ("batch_size", "eval_batch_size"):
+        steps.check_division(config[name], name=f"config.{name}", everywhere=True)
     mistakes.check_file(config)
     # Found before the data is made: what does not work however many images an epoch has.
     _make_optimizer(in_steps(config), ())

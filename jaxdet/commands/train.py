@@ -8,6 +8,7 @@ import argparse
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -16,10 +17,19 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxdet import loading, model_file
-from jaxdet.commands import command_line, config_files, opening, report, results, run_model
+from jaxdet.commands import (
+    batch_log,
+    command_line,
+    config_files,
+    opening,
+    report,
+    results,
+    run_model,
+    schema,
+)
 from jaxdet.data import inventory
 from jaxdet.evaluation import EVALUATIONS
-from jaxdet.training import lock, loop, state, steps
+from jaxdet.training import lock, loop, processes, state, steps
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.writer import Writer
 from jaxdet.types import Source, UserError
@@ -37,11 +47,10 @@ def train(arguments: command_line.Arguments) -> int:
     config, workdir, flags = arguments
     if flags.against:
         return _compare(config, flags.against)
-    if flags.distributed:
-        _join(flags)
-    first_process = jax.process_index() == 0
-    with lock.owned(workdir, active=first_process):
-        return _train(config, workdir, first_process)
+    with _join(flags, config.heartbeat_seconds) if flags.distributed else nullcontext():
+        first_process = jax.process_index() == 0
+        with lock.owned(workdir, active=first_process):
+            return _train(config, workdir, first_process)
 
 
 def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
@@ -58,6 +67,7 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
     evaluation = EVALUATIONS[config.evaluation.name]
     checkpoints = Checkpoints(workdir / "checkpoints", metric=evaluation.BEST)
     done = checkpoints.latest or 0
+    _check_alike(config, done, len(run.source))
     if done >= config.num_steps:
         predict = results.make_predict(config, detector)
         _leave_model(run, eval_source, checkpoints, predict, workdir, first_process)
@@ -71,6 +81,7 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
     if done:
         start = checkpoints.restore("latest", like=like)
         done = int(start.step)  # Of the one before, where the latest was damaged.
+        processes.check_alike(steps_done=done)
         origin = f"resuming after step {done}"
         for change in config_files.changes_of_run(config, config_files.last_saved(workdir)):
             print(f"warning: the run had another config so far: {change}", file=sys.stderr)
@@ -108,9 +119,13 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
                 heights=config.multiscale_heights,
                 height_every=config.multiscale_every,
             ),
-            batches=batches,
+            batches=batch_log.logged(batches, run, workdir, done)
+            if config.log_batches
+            else batches,
             evaluate=partial(results.evaluate, config, eval_source, predict),
-            draw=partial(results.draw, config, detector, eval_source, predict),
+            draw=partial(results.draw, config, detector, eval_source, predict)
+            if first_process
+            else lambda *_: [],  # They would be thrown away.
             writer=writer,
             checkpoints=checkpoints,
             num_steps=config.num_steps,
@@ -212,13 +227,20 @@ def _compare(config: ConfigDict, against: str) -> int:
     return 0
 
 
-def _join(flags: argparse.Namespace) -> None:
-    """Joins the other processes of the run, before any device is used."""
-    given = {"num_processes": flags.num_processes, "process_id": flags.process_id}
-    try:
-        jax.distributed.initialize(flags.coordinator, **given)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"--distributed: {str(error).splitlines()[0]}") from error
+def _join(flags: argparse.Namespace, heartbeat_seconds: int) -> AbstractContextManager:
+    return processes.joined(
+        flags.coordinator,
+        flags.num_processes,
+        flags.process_id,
+        heartbeat_seconds=heartbeat_seconds,
+    )
+
+
+def _check_alike(config: ConfigDict, done: int, num_images: int) -> None:
+    """Checks that all processes of a run have the same before them; paths are each one's own."""
+    keys, values = (dict(schema.leaves(x)) for x in (schema.describe(config), config.to_dict()))
+    settings = {path: value for path, value in values.items() if not keys[path].is_path}
+    processes.check_alike(config=settings, steps_done=done, training_images=num_images)
 
 
 def _define_flags(parser: argparse.ArgumentParser) -> None:
