@@ -1,6 +1,6 @@
 """Kills a training at random moments, resumes it each time, and compares where it ends.
 
-    python benchmarks/kill.py [--kills=30] [--folder=FOLDER] [--seed=0]
+    python benchmarks/kill.py [--kills=100] [--folder=FOLDER] [--seed=0]
 
 The training is the tests' tiny one, of 60 steps with a checkpoint after each, so
 that most moments lie within a save or the removal of an old checkpoint. It is
@@ -34,7 +34,7 @@ STOPWATCHES = {"images_per_second", "data_wait", "first_step_seconds"}
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()

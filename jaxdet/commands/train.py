@@ -238,8 +238,9 @@ def _join(flags: argparse.Namespace, heartbeat_seconds: int) -> AbstractContextM
 
 def _check_alike(config: ConfigDict, done: int, num_images: int) -> None:
     """Checks that all processes of a run have the same before them; paths are each one's own."""
-    keys, values = (dict(schema.leaves(x)) for x in (schema.describe(config), config.to_dict()))
-    settings = {path: value for path, value in values.items() if not keys[path].is_path}
+    values = config.to_dict()
+    keys = dict(schema.leaves(schema.describe(values)))
+    settings = {path: v for path, v in schema.leaves(values) if not keys[path].is_path}
     processes.check_alike(config=settings, steps_done=done, training_images=num_images)
 
 

@@ -32,7 +32,7 @@ import signal, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 lines = sys.stdin.readlines()
 if len(lines) == 1:
-    sys.stderr.write(lines[0])
+    sys.stderr.write("\\n" + lines[0])
 """
 
 
