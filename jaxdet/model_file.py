@@ -51,6 +51,8 @@ class Contents(NamedTuple):
             have them; None where the data has no such numbers.
         max_proposals: proposals that are given with an image, at most; 0 for none.
         resize_rule: how they are resized, see `data.transforms.resize`.
+        more_canvases: further ones; an image is padded to the one on which it comes
+            out largest, see `data.canvases.fit`. Files of one canvas do not say it.
     """
 
     detector: str
@@ -62,13 +64,20 @@ class Contents(NamedTuple):
     category_ids: tuple[int, ...] | None = None
     max_proposals: int = 0
     resize_rule: str = "rounded"
+    more_canvases: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def canvases(self) -> tuple[tuple[int, int], ...]:
+        """All of them, the first one first."""
+        return (self.canvas, *self.more_canvases)
 
 
 # What the JSON holds.
 TEXT_TYPES = {"format": int, "version": str, **Contents.__annotations__}
 del TEXT_TYPES["variables"]
-# What the first files of this format do not say.
+# What the first files of this format do not say, and what is not said where it is this.
 LATER = {"resize_rule": "rounded"}
+UNSAID = {"more_canvases": ()}
 
 
 def write(path: str | os.PathLike, contents: Contents) -> None:
@@ -83,6 +92,7 @@ def write(path: str | os.PathLike, contents: Contents) -> None:
     leaves = {name: np.asarray(leaf, order="C") for name, leaf in leaves.items()}
     version = importlib.metadata.version("jaxdet")
     values = {"format": FORMAT, "version": version, **fields}
+    values = {key: value for key, value in values.items() if value != UNSAID.get(key, ...)}
     _open(json.loads(json.dumps(values)), leaves, path)
     text = json.dumps({**values, "sha256": _digest(values, leaves)})
     partial = path.with_name(path.name + ".partial")
@@ -206,7 +216,7 @@ def _open(
 
 
 def _check_fields(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    values = LATER | dict(values)
+    values = LATER | UNSAID | dict(values)
     for key in [*values, *TEXT_TYPES]:
         if key not in values or key not in TEXT_TYPES:
             mistake = "not known" if key in values else "missing"
@@ -220,9 +230,11 @@ def _check_fields(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
         known, rule = ", ".join(RESIZE_RULES), fields["resize_rule"]
         raise UserError(f"{path}: metadata: resize_rule wants one of {known}; found {rule!r}")
     short, long = fields["resize"]
-    least = min(*fields["canvas"], np.min(short, initial=long), np.size(short))
+    canvases = fields["canvas"], *fields["more_canvases"]
+    least = min(*sum(canvases, ()), np.min(short, initial=long), np.size(short))
     if least < 1 or fields["max_proposals"] < 0:
-        sides = {key: fields[key] for key in ("canvas", "resize", "max_proposals")}
+        keys = ("canvas", "more_canvases", "resize", "max_proposals")
+        sides = {key: fields[key] for key in keys if fields[key] != UNSAID.get(key, ...)}
         raise UserError(f"{path}: metadata: wanted sides of at least a pixel, found {sides}")
     names, numbers = fields["class_names"], fields["category_ids"]
     if not names or len(set(names)) < len(names):

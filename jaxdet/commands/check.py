@@ -119,8 +119,7 @@ def _look(config: ConfigDict, name: str, source: Source, pictures: bool) -> Spli
     else:
         examples = source.annotations()
     files = survey.name_files(source, examples)
-    keys = ("canvas", "resize", "max_boxes", "use_difficult")
-    judged = inventory.judge(examples, **{key: data[key] for key in keys})
+    judged = inventory.judge(examples, **{key: data[key] for key in inventory.KEYS})
     dropped = getattr(source, "dropped", {})
     counts = inventory.add_up(judged, len(source.class_names), dropped)
     return Split(name, source, files, found, judged, counts)

@@ -13,7 +13,6 @@ import numpy as np
 from jaxdet import visualize
 from jaxdet.commands import opening
 from jaxdet.commands.opening import Run
-from jaxdet.data import pipeline
 from jaxdet.detectors.assigned import Assigned
 from jaxdet.ops.assignment import IGNORE, POSITIVE
 from jaxdet.training import multiscale
@@ -56,7 +55,7 @@ def gather(run: Run, step: int, count: int) -> list[Fed]:
     """
     config = run.config
     config.data.num_threads = 1  # None is made beyond the next one.
-    order, size = pipeline.order_of_run(run.source, config.seed), config.batch_size
+    order, size = opening.order_of_run(config, run.source), config.batch_size
     fed = []
     for place in range(step * size, step * size + count):
         loader = opening.train_batches(config, run.source, place // size, (place % size, size))

@@ -8,14 +8,14 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jaxdet.commands import results
-from jaxdet.data import mosaic, pipeline, transforms
+from jaxdet.data import mosaic, ranges, transforms
 from jaxdet.detectors import views
 from jaxdet.training.multiscale import check_heights
 from jaxdet.types import Detector, UserError
 
 # What the batches of a training take of the section "data".
 TRAIN_KEYS = (
-    *("canvas", "resize", "resize_rule", "max_boxes", "max_proposals"),
+    *("canvas", "more_canvases", "resize", "resize_rule", "max_boxes", "max_proposals"),
     *("use_difficult", "num_threads", "exif"),
     *transforms.Augmentation._fields,
     *mosaic.Composition._fields,
@@ -28,10 +28,15 @@ def check_settings(config: ConfigDict) -> None:
     Raises:
         UserError: for the first one.
     """
-    pipeline.check_train_settings(
+    ranges.check_train_settings(
         keep_empty=config.data.keep_empty, **{key: config.data[key] for key in TRAIN_KEYS}
     )
     check_heights(config.multiscale_heights)
+    if config.multiscale_heights and config.data.more_canvases:
+        raise UserError(
+            "config.multiscale_heights wants one canvas, as a height fits no two alike; found "
+            f"config.data.more_canvases {config.data.more_canvases}"
+        )
     try:
         views.check_scales(config.eval_scales)
     except UserError as error:

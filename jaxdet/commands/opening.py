@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from jaxdet import detectors, interop, loading, model_file
 from jaxdet.commands import config_files, lengths, mistakes, schema
-from jaxdet.data import inventory, pipeline, sources
+from jaxdet.data import canvases, inventory, pipeline, sources
+from jaxdet.data.order import Order
 from jaxdet.data.proposal_files import WithProposals
 from jaxdet.data.sources import parts
 from jaxdet.interop import LoadReport
@@ -151,7 +152,7 @@ def take_inventory(config: ConfigDict, source: Source) -> inventory.Inventory | 
         source.annotations(),
         len(source.class_names),
         dropped=getattr(source, "dropped", {}),
-        **{key: config.data[key] for key in ("canvas", "resize", "max_boxes", "use_difficult")},
+        **{key: config.data[key] for key in inventory.KEYS},
     )
 
 
@@ -179,6 +180,8 @@ def open_source(
             f"the split {split!r} of {data.root} has images, but no annotations: it can be "
             "predicted only, by eval.py --results=FILE.json"
         )
+    if data.more_canvases:
+        canvases.check_source(source)
     if data.proposals:
         source = WithProposals(source, data.proposals.replace("{split}", split))
     return source
@@ -253,6 +256,12 @@ def train_batches(
     )
 
 
+def order_of_run(config: ConfigDict, source: Source) -> Order:
+    """The places in the source of the images of `train_batches`."""
+    sides = {key: config.data[key] for key in ("canvas", "more_canvases", "resize")}
+    return pipeline.order_of_run(source, batch_size=config.batch_size, seed=config.seed, **sides)
+
+
 def final_start(config: ConfigDict) -> int | None:
     """The step with which the last part of a run begins; None if it has none."""
     return config.num_steps - config.final_steps if config.final_steps else None
@@ -283,17 +292,22 @@ def first_variables(run: Run) -> FirstVariables:
     return FirstVariables(variables, origin, report.lines)
 
 
-def blank_images(config: ConfigDict, batch_size: int) -> Images:
-    """Shapes and types of images."""
+def blank_images(
+    config: ConfigDict, batch_size: int, canvas: tuple[int, int] | None = None
+) -> Images:
+    """Shapes and types of images on a canvas, by default the first."""
     data = config.data
-    return model_file.blank_images(batch_size, data.canvas, data.max_proposals, data.resize_rule)
+    canvas = canvas or data.canvas
+    return model_file.blank_images(batch_size, canvas, data.max_proposals, data.resize_rule)
 
 
-def blank_batch(config: ConfigDict, batch_size: int) -> Batch:
-    """Shapes and types of a batch."""
+def blank_batch(
+    config: ConfigDict, batch_size: int, canvas: tuple[int, int] | None = None
+) -> Batch:
+    """Shapes and types of a batch on a canvas, by default the first."""
     slots = jax.ShapeDtypeStruct((batch_size, config.data.max_boxes), np.bool_)
     return Batch(
-        images=blank_images(config, batch_size),
+        images=blank_images(config, batch_size, canvas),
         boxes=jax.ShapeDtypeStruct((*slots.shape, 4), np.float32),
         labels=jax.ShapeDtypeStruct(slots.shape, np.int32),
         valid=slots,
@@ -323,13 +337,14 @@ def _make_optimizer(config: ConfigDict, frozen: tuple[str, ...]) -> tuple[Any, C
 
 def _trace(config: ConfigDict, detector: Detector) -> Any:
     """Lets the detector meet its settings and shapes; gives the shapes of its variables."""
-    batch, key = blank_batch(config, 1), jax.random.key(0)
-    images = batch.images
+    key = jax.random.key(0)
     with mistakes.mistakes_in("model"):
-        variables = jax.eval_shape(detector.init, key, images)
+        variables = jax.eval_shape(detector.init, key, blank_images(config, 1))
         loss = partial(detector.loss, final=bool(config.final_steps))
-        jax.eval_shape(loss, variables, batch, key)
-        jax.eval_shape(detector.predict, variables, images)
+        for canvas in (config.data.canvas, *config.data.more_canvases):
+            batch = blank_batch(config, 1, canvas)
+            jax.eval_shape(loss, variables, batch, key)
+            jax.eval_shape(detector.predict, variables, batch.images)
     return variables
 
 

@@ -22,7 +22,10 @@ from jaxdet.training import processes, steps
 from jaxdet.types import Detections, Detector, Example, Images, Source
 
 # What a batch of an evaluation takes of the section "data".
-EVAL_KEYS = ("canvas", "resize", "resize_rule", "max_proposals", "num_threads", "exif")
+EVAL_KEYS = (
+    *("canvas", "more_canvases", "resize", "resize_rule"),
+    *("max_proposals", "num_threads", "exif"),
+)
 # The class of what a detector finds that tells none apart.
 OBJECT = ("object",)
 NOTHING = ImageDetections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))

@@ -65,6 +65,7 @@ def _contents(run: Run, checkpoints: Checkpoints) -> Contents:
         settings=config.model.to_dict(),
         class_names=run.class_names,
         canvas=config.data.canvas,
+        more_canvases=config.data.more_canvases,
         resize=config.data.resize,
         resize_rule=config.data.resize_rule,
         variables=checkpoints.restore_variables("best", like=run.variables),

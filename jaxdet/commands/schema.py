@@ -124,9 +124,8 @@ DATA = {
     "proposals": Key(
         "", str, "file of given proposals; {split} stands for the name of the split", is_path=True
     ),
-    "canvas": Key(
-        REQUIRED, tuple[int, int], "(height, width) that all images are padded to, pixels"
-    ),
+    "canvas": Key(REQUIRED, tuple[int, int], "(height, width) that images are padded to, pixels"),
+    **taken(pipeline.train_batches, "more_canvases"),
     "resize": Key(
         (),
         tuple[int | tuple[int, ...], int] | tuple[()],

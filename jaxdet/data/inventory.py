@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdet.data import transforms
+from jaxdet.data import canvases, transforms
 from jaxdet.types import Example
 
 CLASSES_SHOWN = 12  # A table stays short: of more classes the most and the least frequent.
@@ -14,6 +14,8 @@ MOST = 0.5  # Of the boxes over an edge: more than that are hardly cut objects.
 # Why an object is not learnt, in the order in which it is asked.
 REASONS = ("no area", "outside the image", "crowd", "difficult", "below a pixel", "no slot")
 LEARNT = -1
+# What `judge` takes of a config's section "data".
+KEYS = ("canvas", "more_canvases", "resize", "max_boxes", "use_difficult")
 
 
 class Inventory(NamedTuple):
@@ -25,6 +27,7 @@ class Inventory(NamedTuple):
         objects: of each class, those that are learnt.
         left_out: of each class and each of `REASONS`, those that are not; (K, R).
         over_edge: objects whose box reaches over an edge of the image.
+        on_canvas: images of each canvas, by its (height, width).
     """
 
     images: int
@@ -32,6 +35,7 @@ class Inventory(NamedTuple):
     objects: np.ndarray
     left_out: np.ndarray
     over_edge: int
+    on_canvas: Mapping[tuple[int, int], int] = MappingProxyType({})
 
     @property
     def total(self) -> int:
@@ -51,6 +55,8 @@ class Judged(NamedTuple):
         over_edge: whether its box reaches over an edge of the image.
         sizes: (height, width) of each image.
         scales: canvas pixels per pixel of each image.
+        kinds: the place in `canvases` of the canvas of each image.
+        canvases: (height, width) of each.
     """
 
     image: np.ndarray
@@ -61,6 +67,8 @@ class Judged(NamedTuple):
     over_edge: np.ndarray
     sizes: np.ndarray
     scales: np.ndarray
+    kinds: np.ndarray
+    canvases: tuple[tuple[int, int], ...]
 
 
 def count(
@@ -88,6 +96,7 @@ def judge(
     resize: tuple[int | tuple[int, ...], int],
     max_boxes: int,
     use_difficult: bool,
+    more_canvases: tuple[tuple[int, int], ...] = (),
 ) -> Judged:
     """Tells of each object whether it is learnt, as training does it; no image is read.
 
@@ -97,6 +106,7 @@ def judge(
         resize: (short, long) sides; of several short sides the largest counts.
         max_boxes: object slots of an image.
         use_difficult: whether difficult objects are learnt.
+        more_canvases: further ones; see `canvases.fit`.
     """
     empty = np.zeros(0)
     counts = np.array([len(each.labels) for each in examples], int)
@@ -109,10 +119,8 @@ def judge(
     sizes = np.array([each.size for each in examples], float).reshape(-1, 2)
     limits = sizes[image][:, [1, 0, 1, 0]]
     clipped = np.clip(boxes, 0, limits)
-    short = float(np.max(resize[0]))
-    real = np.maximum(sizes, 1)  # 0 where neither the annotations nor the picture say it.
-    scales = np.minimum(short / real.min(axis=1, initial=np.inf), resize[1] / real.max(axis=1))
-    scales = np.minimum(scales, (canvas / real).min(axis=1, initial=np.inf))
+    every = (canvas, *more_canvases)
+    kinds, scales = canvases.fit(sizes, every, resize)
     on_canvas = clipped * scales[image][:, None]
     sides = np.min(on_canvas[:, 2:] - on_canvas[:, :2], axis=1, initial=np.inf)
     wrong = {
@@ -127,7 +135,7 @@ def judge(
         reason[(reason == LEARNT) & wrong[name]] = place
     _leave_out_last(reason, image, transforms.areas(clipped), max_boxes)
     over_edge = np.any((boxes < -0.5) | (boxes > limits + 0.5), axis=1)
-    return Judged(image, labels, boxes, on_canvas, reason, over_edge, sizes, scales)
+    return Judged(image, labels, boxes, on_canvas, reason, over_edge, sizes, scales, kinds, every)
 
 
 def add_up(
@@ -146,6 +154,9 @@ def add_up(
         objects=np.bincount(judged.labels[learnt], minlength=num_classes),
         left_out=left_out,
         over_edge=int(judged.over_edge.sum()),
+        on_canvas={
+            canvas: int(np.sum(judged.kinds == k)) for k, canvas in enumerate(judged.canvases)
+        },
     )
 
 
@@ -155,6 +166,10 @@ def table(inventories: dict[str, Inventory], class_names: Sequence[str]) -> str:
     splits = list(inventories.values())
     rows.append(("images", *(each.images for each in splits)))
     rows.append(("  without objects", *(each.empty for each in splits)))
+    if len(splits[0].on_canvas) > 1:
+        for height, width in splits[0].on_canvas:
+            numbers = (each.on_canvas[height, width] for each in splits)
+            rows.append((f"  on canvas {height} x {width}", *numbers))
     rows.append(("objects", *(int(each.objects.sum()) for each in splits)))
     for label in _shown(splits[0].objects):
         rows.append((f"  {class_names[label]}", *(int(each.objects[label]) for each in splits)))

@@ -2,68 +2,35 @@
 
 The order of the whole run is fixed first. Place p of that order always shows
 the same image, changed by the same random draws; batch n is made of places
-n * batch_size and up, and only then divided among processes.
+n * batch_size and up, and only then divided among processes. Where there are
+several canvases, each image belongs to one, and each batch is of one.
 """
 
-import grain
 import numpy as np
 
-from jaxdet.data import padding, transforms
+from jaxdet.data import canvases, padding, transforms
 from jaxdet.data.decoding import UnreadableImage
 from jaxdet.data.loader import Loader
-from jaxdet.data.mosaic import Composition
+from jaxdet.data.order import Order
 from jaxdet.data.proposal_files import take_proposals
 from jaxdet.data.ranges import (
     check_at_least,
-    check_augmentation,
-    check_canvas,
-    check_composition,
+    check_canvases,
     check_division,
     check_exif,
-    check_flags,
     check_process,
     check_resize,
     check_resize_rule,
     check_steps,
+    check_train_settings,
+    divide_augmentation,
 )
 from jaxdet.data.sources.parts import NonEmpty
 from jaxdet.data.train_images import TrainImages
-from jaxdet.data.transforms import Augmentation
 from jaxdet.types import Source, UserError
 
 # More batches than a run can have; the order itself never ends.
 _FOREVER = 2**40
-
-
-def check_train_settings(
-    *,
-    canvas: object,
-    resize: object,
-    resize_rule: object = "rounded",
-    max_boxes: object,
-    max_proposals: object,
-    keep_empty: object,
-    use_difficult: object,
-    num_threads: object,
-    exif: object = "boxes",
-    **augmentation: object,
-) -> None:
-    """Finds the mistakes in settings of `train_batches` that show without a source.
-
-    Raises:
-        UserError: for the first one out of range, or of a wrong type.
-        TypeError: for an unknown one.
-    """
-    check_canvas(canvas)
-    check_resize(resize)
-    check_resize_rule(resize_rule)
-    check_at_least(1, max_boxes=max_boxes, num_threads=num_threads)
-    check_at_least(0, max_proposals=max_proposals)
-    check_flags(keep_empty=keep_empty, use_difficult=use_difficult)
-    check_exif(exif)
-    composition, settings = _divide(augmentation)
-    check_augmentation(settings)
-    check_composition(composition, max_proposals)
 
 
 def trainable(source: Source, *, keep_empty: bool, use_difficult: bool) -> Source:
@@ -84,9 +51,22 @@ def trainable(source: Source, *, keep_empty: bool, use_difficult: bool) -> Sourc
     return source
 
 
-def order_of_run(source: Source, seed: int) -> grain.MapDataset:
-    """The place in the source of the image at each place of a run, without end."""
-    return grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
+def order_of_run(
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    canvas: tuple[int, int],
+    more_canvases: tuple[tuple[int, int], ...],
+    resize: tuple[int | tuple[int, ...], int],
+) -> Order:
+    """Which images each batch has, and on which canvas; arguments as for `train_batches`.
+
+    Raises:
+        UserError: see `canvases.check_source`.
+    """
+    kinds = canvases.kinds_of(source, (canvas, *more_canvases), resize)
+    return Order(kinds, seed=seed, batch_size=batch_size)
 
 
 def train_batches(
@@ -97,6 +77,7 @@ def train_batches(
     canvas: tuple[int, int],
     resize: tuple[int | tuple[int, ...], int],
     max_boxes: int,
+    more_canvases: tuple[tuple[int, int], ...] = (),
     resize_rule: str = "rounded",
     max_proposals: int = 0,
     start_step: int = 0,
@@ -111,9 +92,9 @@ def train_batches(
 ) -> Loader:
     """Gives augmented batches without end, reshuffled in every epoch.
 
-    The images of batch n, their order, their random draws and `index` depend
-    on the source, `seed`, `batch_size` and n only. Images that cannot be read are
-    replaced by the next one in the order, and counted. Boxes are cleaned by
+    The images of batch n, their order and canvas, their random draws and `index`
+    depend on the source, `seed`, `batch_size` and n only. Images that cannot be read are
+    replaced by the next one of that canvas in the order, and counted. Boxes are cleaned by
     `transforms.clean`. A mosaic fills its canvas at scale 1; the images that it
     is composed with are drawn evenly from the whole source, whatever the order.
 
@@ -121,9 +102,12 @@ def train_batches(
         source: the examples.
         batch_size: images of a batch over all processes.
         seed: 0 or more.
-        canvas: (height, width) that all images are padded to.
+        canvas: (height, width) that images are padded to.
         resize: (short, long) sides as in `transforms.fit_scale`; with several
-            short sides one of them is drawn for each image.
+            several short sides one of them is drawn for each image.
+        more_canvases: further ones, such as ((1344, 800),) beside a `canvas` of
+            (800, 1344): each image is padded to the one on which it comes out
+            largest, as annotated, and each batch is of one; () for none.
         resize_rule: how: `rounded` rounds sides and pixels, and averages them below
             half size; `torchvision` rounds sides down, and pixels stay floats, but
             in mosaics and where colours change.
@@ -155,6 +139,7 @@ def train_batches(
     check_train_settings(
         canvas=canvas,
         resize=resize,
+        more_canvases=more_canvases,
         resize_rule=resize_rule,
         max_boxes=max_boxes,
         max_proposals=max_proposals,
@@ -167,31 +152,34 @@ def train_batches(
     check_division(batch_size, process_count)
     check_at_least(0, seed=seed)
     check_steps(start_step=start_step, final_start=0 if final_start is None else final_start)
-    composition, settings = _divide(augmentation)
+    composition, settings = divide_augmentation(augmentation)
     source = trainable(source, keep_empty=keep_empty, use_difficult=use_difficult)
-    order = order_of_run(source, seed)
+    sides = {"canvas": canvas, "more_canvases": more_canvases, "resize": resize}
+    order = order_of_run(source, batch_size=batch_size, seed=seed, **sides)
     rows = batch_size // process_count
-    images = TrainImages(
-        source,
-        canvas,
-        resize,
-        resize_rule,
-        max_proposals,
-        use_difficult,
-        settings,
-        composition,
-        exif,
-    )
+    makers = [
+        TrainImages(
+            source,
+            each,
+            resize,
+            resize_rule,
+            max_proposals,
+            use_difficult,
+            settings,
+            composition,
+            exif,
+        )
+        for each in (canvas, *more_canvases)
+    ]
 
     def make(step, loader):
-        batch = padding.blank_batch(rows, canvas, max_boxes, max_proposals, resize_rule)
+        images = makers[order.kind(step)]
+        batch = padding.blank_batch(rows, images.canvas, max_boxes, max_proposals, resize_rule)
         final = final_start is not None and step >= final_start
         for row in range(rows):
             place = step * batch_size + process_index * rows + row
             rng = np.random.default_rng((seed, place))
-            # Twice as many as there are: these hold a whole epoch, wherever they begin.
-            indices = (order[place + k] for k in range(2 * len(source)))
-            example, scale = images.make(indices, rng, loader, final=final)
+            example, scale = images.make(order.candidates(place), rng, loader, final=final)
             example, left_out = transforms.limit_objects(example, max_boxes)
             loader.note_left_out(example, left_out, max_boxes)
             padding.write_image(batch.images, row, example, scale)
@@ -207,6 +195,7 @@ def eval_batches(
     batch_size: int,
     canvas: tuple[int, int],
     resize: tuple[int | tuple[int, ...], int],
+    more_canvases: tuple[tuple[int, int], ...] = (),
     resize_rule: str = "rounded",
     max_proposals: int = 0,
     max_images: int = 0,
@@ -224,8 +213,10 @@ def eval_batches(
     Args:
         source: the examples.
         batch_size: images of a batch of this process.
-        canvas: (height, width) that all images are padded to.
+        canvas: (height, width) that images are padded to.
         resize: (short, long) sides; of several short sides the largest counts.
+        more_canvases: further ones, as in `train_batches`. Each batch is of one, and
+            the images come in order on each.
         resize_rule: as in `train_batches`.
         max_proposals: as in `train_batches`.
         max_images: above 0, so many images at most, spread evenly.
@@ -249,18 +240,25 @@ def eval_batches(
     check_at_least(0, max_proposals=max_proposals)
     check_at_least(1, num_threads=num_threads, batch_size=batch_size)
     check_process(process_index, process_count)
-    check_canvas(canvas)
+    check_canvases(canvas, more_canvases)
     check_resize(resize)
     check_resize_rule(resize_rule)
     check_exif(exif)
     count = min(max_images, len(source)) if max_images > 0 else len(source)
-    own = range(process_index, count, process_count)
-    batches = [own[i : i + batch_size] for i in range(0, len(own), batch_size)]
+    every = (canvas, *more_canvases)
+    kinds = canvases.kinds_of(source, every, resize)
+    batches = []
+    for kind, own_canvas in enumerate(every):
+        own = range(process_index, count, process_count)
+        own = [place for place in own if kinds[place * len(source) // count] == kind]
+        starts = range(0, len(own), batch_size)
+        batches += [(own_canvas, own[i : i + batch_size]) for i in starts]
 
     def make(step, loader):
-        images = padding.blank_images(batch_size, canvas, max_proposals, resize_rule)
+        own_canvas, own = batches[step]
+        images = padding.blank_images(batch_size, own_canvas, max_proposals, resize_rule)
         examples, places = [], []
-        for place in batches[step]:
+        for place in own:
             example, index = None, place * len(source) // count
             try:
                 example = source[index]
@@ -278,10 +276,3 @@ def eval_batches(
         return images, examples, places
 
     return Loader(make, start=0, stop=len(batches), num_threads=num_threads)
-
-
-def _divide(keywords):
-    """The keywords of compositions, and all others as those of single images."""
-    names = set(Composition._fields) & set(keywords)
-    composition = Composition(**{name: keywords[name] for name in names})
-    return composition, Augmentation(**{n: v for n, v in keywords.items() if n not in names})

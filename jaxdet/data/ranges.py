@@ -2,11 +2,52 @@
 
 import math
 import numbers
+from collections.abc import Mapping
+from typing import Any
 
 from jaxdet.data.affine import BOX_RULES
 from jaxdet.data.mosaic import Composition
 from jaxdet.data.transforms import EXIF_RULES, Augmentation
 from jaxdet.types import RESIZE_RULES, UserError
+
+
+def check_train_settings(
+    *,
+    canvas: object,
+    resize: object,
+    more_canvases: object = (),
+    resize_rule: object = "rounded",
+    max_boxes: object,
+    max_proposals: object,
+    keep_empty: object,
+    use_difficult: object,
+    num_threads: object,
+    exif: object = "boxes",
+    **augmentation: object,
+) -> None:
+    """Finds the mistakes in settings of `pipeline.train_batches` that show without a source.
+
+    Raises:
+        UserError: for the first one out of range, or of a wrong type.
+        TypeError: for an unknown one.
+    """
+    check_canvases(canvas, more_canvases)
+    check_resize(resize)
+    check_resize_rule(resize_rule)
+    check_at_least(1, max_boxes=max_boxes, num_threads=num_threads)
+    check_at_least(0, max_proposals=max_proposals)
+    check_flags(keep_empty=keep_empty, use_difficult=use_difficult)
+    check_exif(exif)
+    composition, settings = divide_augmentation(augmentation)
+    check_augmentation(settings)
+    check_composition(composition, max_proposals)
+
+
+def divide_augmentation(keywords: Mapping[str, Any]) -> tuple[Composition, Augmentation]:
+    """The keywords of compositions, and all others as those of single images."""
+    names = set(Composition._fields) & set(keywords)
+    composition = Composition(**{name: keywords[name] for name in names})
+    return composition, Augmentation(**{n: v for n, v in keywords.items() if n not in names})
 
 
 def check_division(batch_size: int, process_count: int) -> None:
@@ -50,11 +91,28 @@ def check_exif(exif: object) -> None:
         raise UserError(f"data.exif wants one of {', '.join(EXIF_RULES)}; found {exif!r}")
 
 
-def check_canvas(canvas: object) -> None:
+def check_canvas(canvas: object, name: str = "canvas") -> None:
     """Refuses all but (height, width), in whole pixels."""
     if not _is_list(canvas) or len(canvas) != 2 or not all(_is_whole(s) and s > 0 for s in canvas):
         raise UserError(
-            f"data.canvas wants a height and a width of at least 1 pixel each, found {canvas!r}"
+            f"data.{name} wants a height and a width of at least 1 pixel each, found {canvas!r}"
+        )
+
+
+def check_canvases(canvas: object, more_canvases: object) -> None:
+    """Refuses what `check_canvas` does, and a canvas that is there twice."""
+    check_canvas(canvas)
+    if not _is_list(more_canvases):
+        raise UserError(
+            f"data.more_canvases wants several canvases or none, found {more_canvases!r}"
+        )
+    for each in more_canvases:
+        check_canvas(each, name="more_canvases")
+    every = [tuple(canvas), *map(tuple, more_canvases)]
+    if len(set(every)) < len(every):
+        raise UserError(
+            f"data.more_canvases wants others than data.canvas {canvas!r}, each once; found "
+            f"{more_canvases!r}"
         )
 
 

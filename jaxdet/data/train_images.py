@@ -79,7 +79,9 @@ class TrainImages(NamedTuple):
 
         Where it is `to_show` an object and has none, there is nothing to decode, and None.
         """
+        tried = set()
         for index in indices:
+            tried.add(index)
             try:
                 example = take_proposals(self.source[index], self.max_proposals)
                 if to_show and self._clean(example).crowd.all():
@@ -88,7 +90,10 @@ class TrainImages(NamedTuple):
                 return self._clean(example)
             except (UnreadableImage, OSError) as error:
                 loader.note_unreadable(error, "replaced by the next image")
-        raise UserError(f"none of the {len(self.source)} images can be read")
+        height, width = self.canvas
+        raise UserError(
+            f"none of the {len(tried)} images for the canvas {height} x {width} can be read"
+        )
 
     def _clean(self, example):
         example = transforms.clean(example)

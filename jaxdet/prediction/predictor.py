@@ -1,7 +1,6 @@
 """A detector with its weights, which turns images into what is found on them."""
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdet.data import padding
+from jaxdet.data import canvases, padding
 from jaxdet.data.decoding import PutRight
-from jaxdet.evaluation import runner
+from jaxdet.evaluation import ImageDetections, runner
 from jaxdet.model_file import Contents
 from jaxdet.prediction import inputs
 from jaxdet.prediction.found import Found
@@ -20,18 +19,22 @@ from jaxdet.types import Detector, Example, UserError
 
 # The class of what a detector finds that tells none apart.
 OBJECT = ("object",)
+# Batches in whose time an image waits for others of its canvas, before it is predicted without.
+LONGEST_WAIT = 4
 
 
 class Predictor:
     """A trained detector: call it with images. `jaxdet.load` makes it.
 
-    It runs on the first device. Images are resized and padded to one canvas, so
-    the program is compiled once for each batch size.
+    It runs on the first device. Images are resized and padded to a canvas, of several
+    to the one on which they come out largest, so the program is compiled once for each
+    batch size and canvas that is met.
 
     Attributes:
         class_names: name of each label.
         category_ids: see `model_file.Contents`.
-        canvas: (height, width) that images are padded to.
+        canvas: (height, width) that images are padded to; of several the first.
+        canvases: all of them.
     """
 
     def __init__(self, contents: Contents, detector: Detector):
@@ -48,7 +51,7 @@ class Predictor:
         named = detector.tells_classes or len(contents.class_names) == 1
         self.class_names = contents.class_names if named else OBJECT
         self.category_ids = contents.category_ids if named else None
-        self.canvas = contents.canvas
+        self.canvas, self.canvases = contents.canvas, contents.canvases
         self._resize = contents.resize
         self._resize_rule = contents.resize_rule
         self._variables = jax.device_put(contents.variables)
@@ -63,7 +66,8 @@ class Predictor:
             score: the lowest score that is given back. The detector has a
                 lowest score of its own: what is below, it does not find.
             batch_size: images that are predicted at once; the last ones are
-                filled up. Another batch size is compiled anew, and may differ
+                filled up, and a batch whose images wait for others of their canvas
+                for too long. Another batch size is compiled anew, and may differ
                 in the last bits.
 
         Returns:
@@ -84,7 +88,8 @@ class Predictor:
     ) -> Iterator[tuple[Example, Found]]:
         """Finds objects on decoded images, which are taken when they are needed.
 
-        Two batches are held at a time.
+        Two batches are held at a time; where there are several canvases, also up to
+        `LONGEST_WAIT` more, as what is found is given in the order of the images.
 
         Args:
             examples: see `inputs.to_example`.
@@ -101,31 +106,53 @@ class Predictor:
             raise UserError(f"score wants a number from 0 to 1, found {score!r}")
         if batch_size < 1:
             raise UserError(f"batch_size wants at least 1, found {batch_size!r}")
-        batches = self._batches(iter(examples), batch_size)
-        for _, example, found in runner.detect(
-            lambda i: self._predict(self._variables, i), batches
-        ):
-            keep = found.scores >= score
-            boxes, scores, labels = (values[keep] for values in found)
-            yield (
-                example,
-                Found(
-                    boxes=boxes,
-                    scores=scores,
-                    labels=labels,
-                    image=example.image,
-                    size=example.size,
-                    class_names=self.class_names,
-                    category_ids=self.category_ids,
-                ),
-            )
+        batches = self._batches(examples, batch_size)
+        early, due = {}, 0
+        predict = partial(self._predict, self._variables)
+        for place, example, found in runner.detect(predict, batches):
+            early[place] = example, found
+            while due in early:
+                example, found = early.pop(due)
+                yield example, self._found(example, found, score)
+                due += 1
 
-    def _batches(self, examples: Iterator[Example], batch_size: int) -> Iterator[runner.Placed]:
-        while rows := list(itertools.islice(examples, batch_size)):
-            images = padding.blank_images(batch_size, self.canvas, 0, self._resize_rule)
-            for row, example in enumerate(rows):
-                padding.fit_image(images, row, example, self._resize, self._resize_rule)
-            yield images, rows, range(len(rows))
+    def _found(self, example: Example, found: ImageDetections, score: float) -> Found:
+        keep = found.scores >= score
+        boxes, scores, labels = (values[keep] for values in found)
+        return Found(
+            boxes=boxes,
+            scores=scores,
+            labels=labels,
+            image=example.image,
+            size=example.size,
+            class_names=self.class_names,
+            category_ids=self.category_ids,
+        )
+
+    def _batches(self, examples: Iterable[Example], batch_size: int) -> Iterator[runner.Placed]:
+        """Batches of one canvas each, as soon as they are full or an image waits for too long."""
+        waiting = {canvas: [] for canvas in self.canvases}
+        for place, example in enumerate(examples):
+            (kind,), _ = canvases.fit(np.array([example.size]), self.canvases, self._resize)
+            waiting[self.canvases[kind]].append((place, example))
+            for canvas, rows in waiting.items():
+                if rows and (
+                    len(rows) == batch_size or place - rows[0][0] >= LONGEST_WAIT * batch_size
+                ):
+                    yield self._batch(canvas, rows, batch_size)
+                    waiting[canvas] = []
+        for canvas, rows in waiting.items():
+            if rows:
+                yield self._batch(canvas, rows, batch_size)
+
+    def _batch(
+        self, canvas: tuple[int, int], rows: list[tuple[int, Example]], batch_size: int
+    ) -> runner.Placed:
+        images = padding.blank_images(batch_size, canvas, 0, self._resize_rule)
+        places, examples = zip(*rows, strict=True)
+        for row, example in enumerate(examples):
+            padding.fit_image(images, row, example, self._resize, self._resize_rule)
+        return images, examples, places
 
 
 def _decode(image: Path | np.ndarray, put_right: PutRight) -> Example:

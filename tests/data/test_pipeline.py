@@ -348,7 +348,7 @@ def _shown(batches):
 
 def test_no_readable_image_is_a_user_error():
     source = ListSource([make_example([])._replace(image=b"damaged")] * 3)
-    with pytest.raises(UserError, match="none of the 3 images can be read"):
+    with pytest.raises(UserError, match="none of the 3 images for the canvas 40 x 60 can be read"):
         _take(1, source)
 
 
