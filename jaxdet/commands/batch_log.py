@@ -7,14 +7,13 @@ from pathlib import Path
 
 import jax
 
-from jaxdet.commands.opening import Run
-from jaxdet.data import pipeline
+from jaxdet.commands import opening
 from jaxdet.types import Batch
 
 NAME = "batches.{process}.jsonl"  # In the workdir.
 
 
-def logged(batches: Iterator[Batch], run: Run, workdir: Path, done: int) -> Iterator[Batch]:
+def logged(batches: Iterator[Batch], run: opening.Run, workdir: Path, done: int) -> Iterator[Batch]:
     """The same batches, each with a line in a file once it is asked for.
 
     The line has the `step`, the `places` of the rows in the order of the run, and the
@@ -28,7 +27,7 @@ def logged(batches: Iterator[Batch], run: Run, workdir: Path, done: int) -> Iter
             steps again also writes them again.
         done: steps before the first batch.
     """
-    source, order = run.source, pipeline.order_of_run(run.source, run.config.seed)
+    source, order = run.source, opening.order_of_run(run.config, run.source)
     ids = source.ids() if hasattr(source, "ids") else range(len(source))
     path = workdir / NAME.format(process=jax.process_index())
     with closing(batches):
