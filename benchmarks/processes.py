@@ -107,8 +107,8 @@ def kill_one_of_two(folder: Path, rng: random.Random) -> None:
         pair[victim].send_signal(signal.SIGKILL)
         began = time.perf_counter()
         other, limit = pair[1 - victim], HEARTBEAT + 20
-        if pair[victim].wait() == 0:
-            other.wait()
+        if pair[victim].wait() != -signal.SIGKILL:
+            finish(pair)
             kill.compare(whole, killed, step=STEPS_OF_KILLED)
             shutil.rmtree(killed)
             continue

@@ -74,6 +74,7 @@ def joined(
             )
         except (ValueError, RuntimeError) as error:
             raise UserError(f"--distributed: {str(error).splitlines()[0]}") from error
+        _connect()
         name = f"process {jax.process_index()} of {jax.process_count()}"
         say(
             f"error: {name} ended abruptly: it was killed, or another one died, hung or was out "
@@ -169,6 +170,16 @@ def _end(say: Callable[[str], None]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
+
+
+def _connect() -> None:
+    """Opens the connections of collectives while all processes are here.
+
+    On CPUs JAX opens them at the first use, and waits for others no longer than 30 s: one
+    that takes so much longer to read its data or to compile would end the run.
+    """
+    jax.pmap(lambda x: jax.lax.psum(x, "all"), axis_name="all")(np.ones(jax.local_device_count()))
+    multihost_utils.process_allgather(np.ones(1))
 
 
 def _gather_bytes(data: bytes) -> list[bytes]:
