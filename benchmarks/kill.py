@@ -1,6 +1,6 @@
 """Kills a training at random moments, resumes it each time, and compares where it ends.
 
-    python benchmarks/kill.py [--kills=30] [--folder=FOLDER] [--seed=0]
+    python benchmarks/kill.py [--kills=100] [--folder=FOLDER] [--seed=0]
 
 The training is the tests' tiny one, of 60 steps with a checkpoint after each, so
 that most moments lie within a save or the removal of an old checkpoint. It is
@@ -34,7 +34,7 @@ STOPWATCHES = {"images_per_second", "data_wait", "first_step_seconds"}
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
@@ -65,10 +65,6 @@ def start(workdir: Path, folder: Path) -> subprocess.Popen:
     """Starts or resumes the training."""
     settings = ("checkpoint_every=1", "eval_every=10", "log_every=5", "num_pictures=0")
     settings += (f"data.root={folder / 'data'}",)
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
     return subprocess.Popen(
         [
             sys.executable,
@@ -77,10 +73,19 @@ def start(workdir: Path, folder: Path) -> subprocess.Popen:
             f"--workdir={workdir}",
             *(f"--config.{setting}" for setting in settings),
         ],
-        env={**cache, **os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(folder),
         stdout=(folder / "log.txt").open("w"),
         stderr=subprocess.STDOUT,
     )
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """That of a run which keeps its programs in a folder."""
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return {**cache, **os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def kill(
@@ -109,12 +114,12 @@ def found_steps(workdir: Path) -> set[str]:
     return {path.name for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal()}
 
 
-def compare(whole: Path, killed: Path) -> None:
-    """Ends the process if two runs differ."""
+def compare(whole: Path, killed: Path, *, step: int = NUM_STEPS) -> None:
+    """Ends the process if two runs differ at the end, which is this step."""
     for item in ("variables", "training"):
         with ocp.StandardCheckpointer() as checkpointer:
             trees = [
-                checkpointer.restore(folder / "checkpoints" / str(NUM_STEPS) / item)
+                checkpointer.restore(folder / "checkpoints" / str(step) / item)
                 for folder in (whole, killed)
             ]
         jax.tree.map(np.testing.assert_array_equal, *trees)

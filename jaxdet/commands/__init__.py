@@ -9,9 +9,11 @@ opening             from a config to a run, once
 results             what variables find on a source
 prediction_files    what a prediction writes
 run_model           the model file that a run leaves
+job, telling        one training in its folder, and what it prints
 train, evaluate     the commands
 predict             the one that needs no run, and no more than the extra "predict"
 browse, fed_images  what a training is fed
+batch_log           which images its batches have
 fingerprint         what a run's numbers come from
 compare, past_runs  runs side by side
 summary, costs      what a detector is made of, and what it costs

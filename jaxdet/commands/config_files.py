@@ -29,6 +29,8 @@ FREE_KEYS = (
     "eval_every",
     "eval_images",
     "final_eval_every",
+    "heartbeat_seconds",
+    "log_batches",
     "log_every",
     "num_pictures",
     "picture_score",

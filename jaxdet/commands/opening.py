@@ -100,13 +100,10 @@ def open_training(config: ConfigDict) -> Run:
     Raises:
         UserError: for what does not work in the config or in the data.
     """
-    steps.check_division(
-        config.batch_size,
-        name="config.batch_size",
-        everywhere=True,
-        accumulate=config.accumulate,
-    )
-    steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
+    for name, accumulate in (("batch_size", config.accumulate), ("eval_batch_size", 1)):
+        steps.check_division(
+            config[name], name=f"config.{name}", everywhere=True, accumulate=accumulate
+        )
     mistakes.check_file(config)
     # Found before the data is made: what does not work however many images an epoch has.
     _make_optimizer(in_steps(config), ())

@@ -3,11 +3,13 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -16,7 +18,7 @@ from jaxdet.commands.prediction_files import write_json
 from jaxdet.data import pipeline, proposal_files
 from jaxdet.detectors import views
 from jaxdet.evaluation import EVALUATIONS, ImageDetections, coco, runner
-from jaxdet.training import steps
+from jaxdet.training import processes, steps
 from jaxdet.types import Detections, Detector, Example, Images, Source
 
 # What a batch of an evaluation takes of the section "data".
@@ -49,11 +51,18 @@ def evaluate(
     config: ConfigDict, source: Source, predict: Callable, variables: Any
 ) -> dict[str, Any]:
     """The results of the variables on `config.eval_images` of a source, as eval.json has them."""
-    return judge(config, source, detect(config, source, predict, variables, config.eval_images))
+    pairs = detect(config, source, predict, variables, config.eval_images, together=True)
+    return judge(config, source, pairs)
 
 
 def detect(
-    config: ConfigDict, source: Source, predict: Callable, variables: Any, max_images: int
+    config: ConfigDict,
+    source: Source,
+    predict: Callable,
+    variables: Any,
+    max_images: int,
+    *,
+    together: bool = False,
 ) -> list[Pair]:
     """The images of a source in its order, and what is found on each.
 
@@ -63,8 +72,16 @@ def detect(
         predict: `(variables, images) -> Detections`.
         variables: of the detector.
         max_images: so many at most, spread over the source; 0 for all.
+        together: whether all processes of the run do this; each predicts its share of
+            the images, and gets what the others found.
     """
-    found, lost, limit = _find(config, source, predict, variables, max_images)
+    share = (jax.process_index(), jax.process_count()) if together else (0, 1)
+    find = partial(_find, config, source, predict, variables, max_images, share)
+    found, lost, limit = {}, {}, 0
+    for part in processes.gather(find) if together else [find()]:
+        found |= part[0]
+        lost |= part[1]
+        limit = max(limit, part[2])
     total = len(found) + len(lost)
     if lost:
         log.warning("%d of %d images cannot be read", len(lost), total)
@@ -209,7 +226,7 @@ def write_results(
     return len(pairs) - count_unreadable(pairs)
 
 
-def _find(config, source, predict, variables, max_images):
+def _find(config, source, predict, variables, max_images, share):
     """What is found, and what cannot be read, by places; and how much is found on an image."""
     limit = 0
 
@@ -219,7 +236,8 @@ def _find(config, source, predict, variables, max_images):
         limit = found.boxes.shape[1]
         return found
 
-    with closing(_eval_batches(config, source, max_images)) as batches:
+    share = dict(zip(("process_index", "process_count"), share, strict=True))
+    with closing(_eval_batches(config, source, max_images, **share)) as batches:
         found = runner.run(look, batches)
     return found, batches.lost, limit
 
@@ -243,6 +261,8 @@ def _draw_images(config, detector, source, predict, variables):
 
 def _eval_batches(config: ConfigDict, source: Source, max_images: int, **more: Any) -> Any:
     keywords = {key: config.data[key] for key in EVAL_KEYS}
+    # No process predicts more at once than its part, whoever takes part: so much has room.
+    batch_size = config.eval_batch_size // jax.process_count()
     return pipeline.eval_batches(
-        source, batch_size=config.eval_batch_size, max_images=max_images, **keywords, **more
+        source, batch_size=batch_size, max_images=max_images, **keywords, **more
     )

@@ -35,6 +35,18 @@ RUN = {
         "whether compiled programs are kept for the next start, in ~/.cache/jaxdet "
         "($XDG_CACHE_HOME/jaxdet), or where JAX_COMPILATION_CACHE_DIR says",
     ),
+    "heartbeat_seconds": Key(
+        100,
+        int,
+        "a process of a run on several that gives no sign of life for so long is taken for dead, "
+        "and the others end",
+        low=5,
+    ),
+    "log_batches": Key(
+        False,
+        bool,
+        "whether each process writes which images its batches have to batches.<process>.jsonl",
+    ),
     "batch_size": Key(REQUIRED, int, "images of a step, over all devices", low=1),
     "accumulate": Key(
         1,
@@ -52,7 +64,9 @@ RUN = {
     "eval_every": length("1 epoch", "steps between evaluations; 0 evaluates at the end only"),
     "final_eval_every": length(0, "the same in the final steps; 0 for `eval_every`"),
     "eval_images": Key(0, int, "at most so many images are evaluated; 0 for all", low=0),
-    "eval_batch_size": Key(0, int, "images predicted at once; 0 for `batch_size`", low=0),
+    "eval_batch_size": Key(
+        0, int, "images predicted at once, over all devices; 0 for `batch_size`", low=0
+    ),
     "eval_flip": Key(
         False, bool, "whether evaluations see each image mirrored as well, and join what is found"
     ),

@@ -109,26 +109,46 @@ def test_a_run_killed_half_way_and_resumed_ends_with_the_same_bits(trained, plac
     assert (workdir / "eval.json").read_text() == (trained.workdir / "eval.json").read_text()
 
 
-def test_two_processes_train_as_one_with_two_devices(place, start):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def test_two_processes_one_of_which_is_killed_train_as_one_with_two_devices(place, start):
+    """The other one ends with a line; both start again."""
     short = ("--config.num_steps=3", "--config.eval_every=0", "--config.log_every=1")
-    short += ("--config.evaluation.name=voc",)
-    joined = ("--distributed", f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
+    short += ("--config.evaluation.name=voc", "--config.log_batches")
     apart, alone = place.folder / "two_processes", place.folder / "one_process"
-    processes = [start("train.py", apart, *short, *joined, f"--process_id={i}") for i in (0, 1)]
-    for process in processes:
-        _, errors = process.communicate()
+
+    def start_two():
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        joined = ("--distributed", f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
+        joined += ("--config.checkpoint_every=1", "--config.heartbeat_seconds=10")
+        return [start("train.py", apart, *short, *joined, f"--process_id={i}") for i in (0, 1)]
+
+    first, second = start_two()
+    wait_for(apart / "checkpoints" / "1", first)
+    second.send_signal(signal.SIGKILL)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode != 0
+    assert "the same command, given to all processes again, resumes" in errors.splitlines()[-1]
+    second.communicate()
+    for process in start_two():
+        printed, errors = process.communicate()
         assert process.returncode == 0, errors
+        assert "resuming after step" in printed or process.args[-1] == "--process_id=1"
+
     process = start("train.py", alone, *short, devices=2)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
+    whole, *parts = (
+        {line["step"]: line["images"] for line in map(json.loads, path.read_text().splitlines())}
+        for path in (alone / "batches.0.jsonl", *sorted(apart.glob("batches.*.jsonl")))
+    )
+    assert whole == {step: parts[0][step] + parts[1][step] for step in (1, 2, 3)}
     for one, other in zip(read_lines(apart), read_lines(alone), strict=True):
         assert one.keys() == other.keys()
         measured = [key for key in one if one[key] is not None]
         assert [one[k] for k in measured] == pytest.approx([other[k] for k in measured], rel=1e-5)
     measured = json.loads((apart / "eval.json").read_text())
+    assert measured["images"] == 8
     counts = ["images", "objects", "ignored", "unreadable", "left_out"]
     assert list(measured) == ["mAP", "per_class", *counts]
     assert read_lines(alone)[-1].keys() >= {"eval/mAP", "eval/per_class/square/AP"}

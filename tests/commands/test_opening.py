@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from prediction import tiny_model
 
 from jaxdet import detectors, interop, model_file
-from jaxdet.commands import command_line, opening, train
+from jaxdet.commands import command_line, opening, telling
 from jaxdet.data import pipeline, sources
 from jaxdet.types import Detector, UserError
 
@@ -327,9 +327,9 @@ def test_blank_images_have_the_slots_of_given_proposals(configure):
 
 def test_images_and_objects_that_a_run_could_not_use_are_counted():
     right = SimpleNamespace(counts={})
-    assert train.losses_of_data(SimpleNamespace(unreadable=0, left_out=0, put_right=right)) == []
+    assert telling.losses_of_data(SimpleNamespace(unreadable=0, left_out=0, put_right=right)) == []
     right.counts["stretched"] = 4
-    assert train.losses_of_data(SimpleNamespace(unreadable=2, left_out=3, put_right=right)) == [
+    assert telling.losses_of_data(SimpleNamespace(unreadable=2, left_out=3, put_right=right)) == [
         "2 times an unreadable image gave way to the next",
         "3 times an object found no slot in data.max_boxes",
         "4 times a picture was put right: stretched",

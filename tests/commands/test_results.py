@@ -12,6 +12,7 @@ from jaxdet import detectors, visualize
 from jaxdet.commands import opening, results
 from jaxdet.data import sources
 from jaxdet.evaluation import EVALUATIONS
+from jaxdet.training import processes
 from jaxdet.types import Detections, Detector, Example, UserError
 
 NOTHING = Detector(*[lambda: None] * 3)
@@ -102,6 +103,26 @@ def test_images_of_which_nothing_is_known_are_left_out_and_counted(configure, tm
     with np.load(file) as written:
         assert written["counts"].tolist() == [1, 1, 0, 1]
         assert written["ids"].tolist() == ["a", "b", "c", "d"]
+
+
+def test_processes_share_the_images_of_an_evaluation_and_get_what_all_found(configure, monkeypatch):
+    source, seen = FourPictures(), []
+    alone = results.detect(configure(), source, source.predict_whole, {}, 0)
+
+    def predict(variables, images):
+        seen.append(np.count_nonzero(images.scales < 1))
+        return source.predict_whole(variables, images)
+
+    def on_two(make):
+        return [make.func(*make.args[:-1], (index, 2)) for index in (0, 1)]
+
+    monkeypatch.setattr(processes, "gather", on_two)
+    shared = results.detect(configure(), source, predict, {}, 0, together=True)
+    assert seen == [1, 2], "the third picture, of the first process, is broken"
+    assert [example.id for example, _ in shared] == [example.id for example, _ in alone]
+    for (_, one), (_, other) in zip(shared, alone, strict=True):
+        assert (one is results.NOTHING) == (other is results.NOTHING)
+        assert [a.tolist() for a in one] == [a.tolist() for a in other]
 
 
 def test_images_with_more_objects_than_the_detector_gives_are_said(configure, caplog):
