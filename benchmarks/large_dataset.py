@@ -58,12 +58,12 @@ def main() -> None:
 
 def start(arguments: list[str]) -> None:
     """All that train.py does up to the data of the first step, but for the weights."""
-    from jaxdet.commands import command_line, opening
+    from jaxdet.commands import command_line, opening, splits
 
     config = command_line.read(["", *arguments]).config
     run = opening.open_training(config)
-    opening.take_inventory(
-        config, opening.open_source(config, config.data.eval_split, run.class_names)
+    splits.take_inventory(
+        config, splits.open_source(config, config.data.eval_split, run.class_names)
     )
     batches = opening.train_batches(run.config, run.source, 0)
     print(f"{len(run.source)} images, {int(next(batches).valid.sum())} objects in the first batch")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxdet.commands import keys, schema
+from jaxdet.commands import declared, keys, schema
 from jaxdet.data import sources
 from jaxdet.detectors import DETECTORS, nested
 from jaxdet.evaluation import EVALUATIONS
@@ -37,8 +37,8 @@ This page is written by `docs/write_settings.py`.
 
 def write_page() -> str:
     """The whole page."""
-    sections = [INTRODUCTION, "## The run\n", _table(schema.RUN)]
-    sections += ["## data\n", _table(schema.DATA, "data.")]
+    sections = [INTRODUCTION, "## The run\n", _table(declared.RUN)]
+    sections += ["## data\n", _table(declared.DATA, "data.")]
     for source in sources.SOURCES:
         options = schema.options(source)
         if options:
@@ -49,7 +49,7 @@ def write_page() -> str:
         found = _describe(evaluation={"name": name})["evaluation"]
         del found["name"]
         sections += [f"### evaluation of `{name}`\n", _table(found, "evaluation.")]
-    sections += ["## optimizer\n", _table(schema.OPTIMIZER, "optimizer.")]
+    sections += ["## optimizer\n", _table(declared.OPTIMIZER, "optimizer.")]
     for name in DETECTORS:
         found = _describe(detector=name)
         sections += [f"## model of `{name}`\n", _table(found["model"], "model.")]

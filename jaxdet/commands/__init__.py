@@ -1,11 +1,13 @@
 """The commands, and what lies between a config and the rest of jaxdet.
 
-schema, renamed     what a config may say
+schema, declared    what a config may say
+renamed             and what it said once
 config_files        recipes and saved configs
 command_line        flags
 ending              how a command ends
 lengths             "12 epochs"
 opening             from a config to a run, once
+splits              the splits of its data
 results             what variables find on a source
 prediction_files    what a prediction writes
 run_model           the model file that a run leaves

@@ -33,7 +33,7 @@ from jaxdet.commands import (
     ending,
     fitting,
     mistakes,
-    opening,
+    splits,
 )
 from jaxdet.data import inventory, survey
 from jaxdet.data.survey import Note, Split
@@ -102,7 +102,7 @@ def _open(config: ConfigDict) -> tuple[dict[str, Source], list[str]]:
     classes = tuple(data.classes)
     for split in dict.fromkeys((data.train_split, data.eval_split)):
         try:
-            found[split] = opening.open_source(config, split, classes)
+            found[split] = splits.open_source(config, split, classes)
         except UserError as error:
             wrong += getattr(error, "lines", [str(error)])
         else:

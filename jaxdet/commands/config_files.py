@@ -30,14 +30,19 @@ FREE_KEYS = (
     "eval_images",
     "final_eval_every",
     "heartbeat_seconds",
+    "keep_best",
+    "keep_latest",
     "log_batches",
     "log_every",
+    "max_hours",
     "num_pictures",
     "picture_score",
     "pictures_every",
+    "profile_steps",
+    "spike_pictures",
 )
 # But for these, where the best checkpoint so far is reloaded: they choose it.
-CHOOSE_BEST = ("eval_every", "eval_images", "final_eval_every")
+CHOOSE_BEST = ("eval_every", "eval_images", "final_eval_every", "keep_best")
 
 
 def read(named: str) -> tuple[dict[str, Any], str]:

@@ -94,12 +94,14 @@ def lower_prediction(subject: Subject, count: int) -> Lowered:
 def lower_step(subject: Subject, count: int) -> Lowered:
     """The step of one device, which trains on batches of `count` images."""
     batch = opening.blank_batch(subject.run.config, count)
-    return jax.jit(one_device_step(subject.run), donate_argnums=0).lower(
+    accumulate = subject.run.config.accumulate
+    parts = 1 if count % accumulate else accumulate
+    return jax.jit(one_device_step(subject.run, parts), donate_argnums=0).lower(
         first_state(subject.run), batch
     )
 
 
-def one_device_step(run: Run) -> Callable:
+def one_device_step(run: Run, accumulate: int = 1) -> Callable:
     """`(state, batch) -> (state, metrics)` of a run with an optimizer, as one device does it."""
     config = run.config
     step = partial(
@@ -110,6 +112,7 @@ def one_device_step(run: Run) -> Callable:
         seed=config.seed,
         final_start=opening.final_start(config),
         axis_name=steps.AXIS_NAME,
+        accumulate=accumulate,
         ema_decay=config.ema_decay,
         ema_ramp=config.ema_ramp,
     )

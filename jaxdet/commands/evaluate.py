@@ -22,7 +22,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from jaxdet import loading, model_file
-from jaxdet.commands import command_line, config_files, determinism, opening, results, run_model
+from jaxdet.commands import (
+    command_line,
+    config_files,
+    determinism,
+    opening,
+    results,
+    run_model,
+    splits,
+)
 from jaxdet.data import sources
 from jaxdet.training import steps
 from jaxdet.training.checkpoint import Checkpoints
@@ -54,7 +62,7 @@ def evaluate(arguments: command_line.Arguments) -> int:
     steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
     loading.keep_programs(config.keep_programs)
     run = opening.open_run(config)
-    source = opening.open_source(config, split, run.class_names, annotated=not files)
+    source = splits.open_source(config, split, run.class_names, annotated=not files)
     variables = steps.put_state(checkpoints.restore_variables(step, like=run.variables))
     checkpoints.close()
     for change in changes:
@@ -78,7 +86,7 @@ def evaluate(arguments: command_line.Arguments) -> int:
         return 0
     file = workdir / _name_results(split, flags.checkpoint, own=config.data.eval_split)
     write_json(file, found)
-    where = opening.describe_split(config.data, split)
+    where = splits.describe_split(config.data, split)
     print(f"checkpoint {step} ({flags.checkpoint}) on {where}; written to {file}")
     return 0
 
@@ -103,7 +111,7 @@ def _category_ids(run: opening.Run, source: Source, workdir: Path) -> tuple[int,
             contents, _ = model_file.read(file)
             if contents.class_names == run.class_names and contents.category_ids:
                 return contents.category_ids
-        learnt = opening.open_source(run.config, run.config.data.train_split, run.class_names)
+        learnt = splits.open_source(run.config, run.config.data.train_split, run.class_names)
         if found := run_model.category_ids(learnt):
             return found
         reason = "neither the split nor the training data has them all"

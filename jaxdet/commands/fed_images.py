@@ -14,6 +14,7 @@ import numpy as np
 from jaxdet import visualize
 from jaxdet.commands import opening
 from jaxdet.commands.opening import Run
+from jaxdet.data.decoding import UnreadableImage
 from jaxdet.detectors.assigned import Assigned
 from jaxdet.ops.assignment import IGNORE, POSITIVE
 from jaxdet.training import multiscale
@@ -204,7 +205,7 @@ def _numbers(fed):
 def _name(source, order, place):
     try:
         return str(source[order[place]].id)
-    except OSError:  # The next one that can be read has taken its place.
+    except (UnreadableImage, OSError):  # The next one that can be read has taken its place.
         return "unreadable"
 
 

@@ -49,7 +49,7 @@ def keep(
         variables: what the detector starts with.
     """
     file = workdir / NAME
-    before = [start for start in read(file) if start.get("step", 0) <= done] if done else []
+    before = [start for start in read(file) if start.get("step", 0) < done] if done else []
     start = {
         "step": done,
         "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

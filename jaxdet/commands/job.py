@@ -20,6 +20,7 @@ from jaxdet.commands import (
     report,
     results,
     run_model,
+    splits,
     telling,
 )
 from jaxdet.evaluation import EVALUATIONS
@@ -88,7 +89,7 @@ def open_job(config: ConfigDict, workdir: Path, first_process: bool) -> Job:
     """
     run = opening.open_training(config)
     config = run.config
-    eval_source = opening.open_source(config, config.data.eval_split, run.class_names)
+    eval_source = splits.open_source(config, config.data.eval_split, run.class_names)
     checkpoints = Checkpoints(
         workdir / "checkpoints",
         metric=EVALUATIONS[config.evaluation.name].BEST,
@@ -132,7 +133,12 @@ def find_start(job: Job, done: int) -> Start:
     done = int(start.step)  # Of the one before, where the latest was damaged.
     for change in config_files.changes_of_run(config, config_files.last_saved(job.workdir)):
         print(f"warning: the run had another config so far: {change}", file=sys.stderr)
-    return Start(start, f"resuming after step {done}", past=_past(job, done))
+    past, origin = _past(job, done), f"resuming after step {done}"
+    if past.rate < 1:
+        applies = config.on_not_finite == "go_back"
+        share = f"{past.rate:g} of the learning rate, as it went back"
+        origin += f" with {share}" if applies else f"; no more with {share} (config.on_not_finite)"
+    return Start(start, origin, past=past)
 
 
 def work(job: Job, start: Start) -> int:
@@ -151,6 +157,7 @@ def work(job: Job, start: Start) -> int:
     )
     if job.first_process:
         _prepare_folder(job, start)
+    ended = False
     try:
         outcome = loop.train(
             steps.put_state(start.state),
@@ -166,9 +173,11 @@ def work(job: Job, start: Start) -> int:
         job.checkpoints.check_saved()
         if not outcome.stopped:
             leave_model(job)
+        ended = True
     finally:
         writer.close()
-        job.checkpoints.close()
+        # The other processes know nothing of an error of this one: they would not take part.
+        job.checkpoints.close(tidy=ended or jax.process_count() == 1)
     for loader in loaders:
         for sentence in telling.losses_of_data(loader):
             print(sentence)

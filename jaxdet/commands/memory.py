@@ -36,17 +36,21 @@ def known_bytes(subject: Subject, name: str) -> dict[str, int]:
         return {**weights, "images": _size(subject.images(subject.batch_size))}
     counts, start = costs.parameters(subject)["all"], costs.first_state(subject.run)
     share = counts["trainable"] / counts["total"]
+    copies = 2 if subject.run.config.accumulate > 1 else 1  # Of a part, beside their sum.
     return {
         **weights,
         "averages": _size(start.ema),
-        "gradients": round(share * weights["parameters"]),
+        "gradients": round(share * weights["parameters"]) * copies,
         "optimizer": _size(start.opt_state),
         "images": _size(opening.blank_batch(subject.run.config, subject.batch_size)),
     }
 
 
 def kept_for_backward(subject: Subject, count: int) -> list[Kept]:
-    """What the forward pass of a step on `count` images keeps for the gradient: an estimate."""
+    """What the forward pass of a step on `count` images keeps for the gradient: an estimate.
+
+    Of `config.accumulate` parts it is one at a time.
+    """
     run, variables = subject.run, subject.variables
     rest = {name: part for name, part in variables.items() if name != "params"}
 
@@ -55,7 +59,7 @@ def kept_for_backward(subject: Subject, count: int) -> list[Kept]:
         variables, key = {"params": params, **rest}, jax.random.key(0)
         return run.detector.loss(variables, batch, key, final=bool(run.config.final_steps))
 
-    batch = opening.blank_batch(run.config, count)
+    batch = opening.blank_batch(run.config, -(-count // run.config.accumulate))
     return residuals.estimate(loss, variables["params"], (rest, batch))
 
 

@@ -1,7 +1,6 @@
 """From a config to a run: sources, detector, optimizer and batches, each made once."""
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,11 +12,9 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from jaxdet import detectors, interop, loading, model_file
-from jaxdet.commands import config_files, lengths, mistakes, schema
-from jaxdet.data import canvases, inventory, pipeline, sources
+from jaxdet.commands import config_files, lengths, mistakes, schema, splits
+from jaxdet.data import inventory, pipeline
 from jaxdet.data.order import Order
-from jaxdet.data.proposal_files import WithProposals
-from jaxdet.data.sources import parts
 from jaxdet.interop import LoadReport
 from jaxdet.training import steps
 from jaxdet.training.optimizer import build_optimizer
@@ -78,7 +75,7 @@ def open_run(config: ConfigDict) -> Run:
     mistakes.check_settings(config)
     names, source = tuple(config.data.classes), None
     if not names:
-        source = open_source(config, config.data.train_split, ())
+        source = splits.open_source(config, config.data.train_split, ())
         names = tuple(source.class_names)
     with mistakes.mistakes_in("model"):
         model = config.model.to_dict()
@@ -136,102 +133,14 @@ def open_training_data(run: Run) -> Run:
         UserError: for mistakes in the data, and if no image of it can be learnt.
     """
     config = run.config
-    source = run.source or open_source(config, config.data.train_split, run.class_names)
-    found = take_inventory(config, source)
+    source = run.source or splits.open_source(config, config.data.train_split, run.class_names)
+    found = splits.take_inventory(config, source)
     if found and (nothing := inventory.why_nothing(found)):
         raise UserError(f"{config.data.root} ({config.data.train_split}): {nothing}")
     source = pipeline.trainable(
         source, keep_empty=config.data.keep_empty, use_difficult=config.data.use_difficult
     )
     return run._replace(config=in_steps(config, len(source)), source=source, to_learn=found)
-
-
-def take_inventory(config: ConfigDict, source: Source) -> inventory.Inventory | None:
-    """What a split has to learn; None where that shows when its images are read."""
-    if not hasattr(source, "annotations"):
-        return None
-    return inventory.count(
-        source.annotations(),
-        len(source.class_names),
-        dropped=getattr(source, "dropped", {}),
-        **{key: config.data[key] for key in inventory.KEYS},
-    )
-
-
-def open_source(
-    config: ConfigDict, split: str, classes: Sequence[str], *, annotated: bool = True
-) -> Source:
-    """Opens one split of the data, with its proposals where the config names their file.
-
-    Args:
-        config: of the run.
-        split: its name.
-        classes: see `sources.build`.
-        annotated: whether annotations are needed.
-
-    Raises:
-        UserError: for mistakes in the data or its settings, and if it has no
-            image or lacks its annotations.
-    """
-    data = config.data
-    source = _open_split(data, split, tuple(classes))
-    if len(source) == 0:
-        raise UserError(f"there is no image in the split {split!r} of {data.root}")
-    if annotated and not sources.is_annotated(source):
-        raise UserError(
-            f"the split {split!r} of {data.root} has images, but no annotations: it can be "
-            "predicted only, by eval.py --results=FILE.json"
-        )
-    if data.more_canvases:
-        canvases.check_source(source)
-    if data.proposals:
-        source = WithProposals(source, data.proposals.replace("{split}", split))
-    return source
-
-
-def describe_split(data: ConfigDict, split: str) -> str:
-    """Its name, and what it is where that is a part that is held out of another."""
-    named = _holding_out(data)
-    if not named or split != data.eval_split:
-        return split
-    return f"{split} (held out of {data.train_split} by {named[0]})"
-
-
-def _holding_out(data: ConfigDict) -> list[str]:
-    """The settings that say what is held out."""
-    names = ("val_fraction", "val_every", "val_list")
-    return [f"data.{name}" for name in names if data[name]]
-
-
-def _open_split(data: ConfigDict, split: str, classes: tuple[str, ...]) -> Source:
-    """A split of the data, or what is learnt or held out of `data.train_split`."""
-    rule = {"fraction": data.val_fraction, "every": data.val_every, "listed": data.val_list}
-    named = _holding_out(data)
-    if len(named) > 1:
-        raise UserError(f"{' and '.join(named)} both say what is held out: leave one out")
-    if named and data.eval_split == data.train_split:
-        raise UserError(
-            f"{named[0]} holds images of {data.train_split!r} out, which data.eval_split wants "
-            f"another name for than {data.eval_split!r}, such as 'val'"
-        )
-    divided = bool(named) and split in (data.train_split, data.eval_split)
-    source = sources.build(
-        data.source,
-        root=data.root,
-        split=data.train_split if divided else split,
-        classes=classes,
-        **data.options,
-    )
-    if not divided:
-        return source
-    learnt, held_out = parts.divide(source, **rule)
-    if split == data.train_split:
-        return learnt
-    logging.getLogger("jaxdet").info(
-        "%s is %d of %d images of %s, held out by %s, and no split of the data's own",
-        *(split, len(held_out), len(source), data.train_split, named[0]),
-    )
-    return held_out
 
 
 def train_batches(

@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from jaxdet.commands import config_files, fingerprint, schema
 from jaxdet.evaluation import EVALUATIONS, coco
+from jaxdet.training.writer import LINES_NAME
 from jaxdet.types import UserError
 
 # A name, and what each run has under it; None where it does not say.
@@ -55,7 +56,7 @@ def read(folder: Path, name: str) -> PastRun:
         name=name,
         settings=dict(schema.leaves(config)),
         starts=fingerprint.read(folder / fingerprint.NAME),
-        lines=_read_lines(folder / "metrics.jsonl"),
+        lines=_read_lines(folder / LINES_NAME),
         metric=EVALUATIONS.get(evaluation.get("name"), coco).BEST,
     )
 
@@ -92,7 +93,8 @@ def results(runs: Sequence[PastRun]) -> list[Row]:
     ]
     for metric in dict.fromkeys(run.metric for run in runs):
         curves = [evaluations(run) if run.metric == metric else [] for run in runs]
-        best = [max(found, key=lambda at: at[1], default=(None, None)) for found in curves]
+        # Of equals the later one, as the best checkpoint is.
+        best = [max(found, key=lambda at: at[::-1], default=(None, None)) for found in curves]
         rows += [
             (f"best {metric}", [value for _, value in best]),
             ("  of step", [step for step, _ in best]),

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from jaxdet import model_file, visualize
 from jaxdet import report as pages
-from jaxdet.commands import command_line, config_files, ending, opening, results, run_model
+from jaxdet.commands import command_line, config_files, ending, results, run_model, splits
 from jaxdet.data import transforms
 from jaxdet.data.transforms import UnreadableImage
 from jaxdet.evaluation import analysis
@@ -67,7 +67,7 @@ def report(flags: argparse.Namespace, changes: Changes) -> int:
     # Not put into the config: that name would be of what is held out, where the config says so.
     split = flags.split or config.data.eval_split
     steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
-    source = opening.open_source(config, split, contents.class_names)
+    source = splits.open_source(config, split, contents.class_names)
     out = Path(flags.out).expanduser() if flags.out else _name_page(path, split, own_split)
     predict = results.make_predict(config, detector)
     print(write(config, contents, source, predict, out, name=path.name, split=split))
@@ -111,7 +111,7 @@ def write(
     drawn = (_draw(numbered, examples[i], found[i], measured, i) for i in _worst(measured))
     # Those that cannot be read are nothing to look at.
     pictures = list(itertools.islice(filter(None, drawn), PICTURES))
-    where = opening.describe_split(config.data, split)
+    where = splits.describe_split(config.data, split)
     facts = pages.Facts(
         model=name,
         detector=contents.detector,

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from jaxdet import model_file
-from jaxdet.commands import opening, report
+from jaxdet.commands import opening, report, splits
 from jaxdet.data import inventory
 from jaxdet.training.loop import Outcome
 from jaxdet.training.stopping import OUT_OF_TIME
@@ -14,14 +14,14 @@ from jaxdet.types import Source
 def say_data(run: opening.Run, eval_source: Source) -> None:
     """Prints what there is to learn and to find, and warns of what is probably a mistake."""
     data = run.config.data
-    splits = {
+    counted = {
         data.train_split: run.to_learn,
-        data.eval_split: opening.take_inventory(run.config, eval_source),
+        data.eval_split: splits.take_inventory(run.config, eval_source),
     }
-    splits = {split: found for split, found in splits.items() if found}
-    if splits:
-        print(inventory.table(splits, run.class_names))
-    for split, found in splits.items():
+    counted = {split: found for split, found in counted.items() if found}
+    if counted:
+        print(inventory.table(counted, run.class_names))
+    for split, found in counted.items():
         for sentence in inventory.warnings(found, split, run.class_names):
             print(f"warning: {sentence}", file=sys.stderr)
 

@@ -231,7 +231,7 @@ def make_network(
     neck: nn.Module | None,
     head: nn.Module,
     dtype: str,
-    remat: str,
+    remat: str = "none",
 ) -> YOLOX:
     """The network of `yolox`.
 

@@ -16,7 +16,7 @@ IGNORE = -1
 
 # Overlaps that are held at once, 16 MB: with more, the ground truth comes in blocks of slots, of
 # eights as a TPU's tiles have rows.
-MAX_OVERLAPS = 2**22
+_MAX_OVERLAPS = 2**22
 
 
 class Assignment(NamedTuple):
@@ -211,7 +211,7 @@ def _match(candidates, usable, boxes, valid, **settings):
     count = usable.shape[0]
     nothing = jnp.full(count, -1.0), jnp.zeros(count, jnp.int32), jnp.full(count, -1, jnp.int32)
     truth = jnp.arange(boxes.shape[0], dtype=jnp.int32), boxes, valid
-    size = max(8, MAX_OVERLAPS // max(count, 1) // 8 * 8)
+    size = max(8, _MAX_OVERLAPS // max(count, 1) // 8 * 8)
     if boxes.shape[0] <= size:
         return match(nothing, truth)[0]
     blocks = jax.tree.map(partial(_in_blocks, size=size), truth)

@@ -203,10 +203,14 @@ class Checkpoints:
         """Whether one of several processes was told to stop; all of them agree on the step."""
         return self._manager.reached_preemption(step)
 
-    def close(self) -> None:
-        """Waits until everything is written, and removes what is not kept."""
+    def close(self, *, tidy: bool = True) -> None:
+        """Waits until everything is written, and removes what is not kept.
+
+        Args:
+            tidy: whether to remove, for which all processes must be there.
+        """
         self._settle()
-        if self._saving is not None:
+        if self._saving is not None and tidy:
             try:
                 self._tidy()
             except OSError as error:
@@ -239,8 +243,12 @@ class Checkpoints:
 
     def _tidy(self) -> None:
         """Removes what is neither of the latest nor of the best, and what failures have left."""
-        there = [each for each in self._manager.all_steps() if self._path(each).is_dir()]
-        scores = {step: self._score_of(step) for step in there}
+        steps = self._manager.all_steps()
+        if jax.process_count() == 1:
+            steps = [each for each in steps if self._path(each).is_dir()]
+        # Of several processes each must delete the same: what the first has deleted already has
+        # no score for the others, and is no more kept by them.
+        scores = {step: self._score_of(step) for step in steps}
         for step in scores.keys() - leftovers.to_keep(scores, *self._keep):
             self._manager.delete(step)
         if jax.process_index() == 0:

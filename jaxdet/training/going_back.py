@@ -12,6 +12,7 @@ from jaxdet.training.numerics import BrokenRun
 from jaxdet.training.state import TrainState
 from jaxdet.training.steps import put_state
 from jaxdet.training.writer import Writer
+from jaxdet.types import UserError
 
 MAX_TIMES = 5  # By then the rate is a 32nd: another rate is not what it needs.
 
@@ -42,8 +43,12 @@ class GoingBack:
         if rate <= 0.5**MAX_TIMES:
             times = f"config.on_not_finite went back {MAX_TIMES} times already"
             raise BrokenRun(f"{broken}; {times}", broken.step)
-        saved = self._checkpoints.latest is not None
-        good = self._checkpoints.restore("latest", like=self._like) if saved else self._first
+        try:
+            good = self._checkpoints.restore("latest", like=self._like)
+        except UserError:
+            if self._first is None:
+                raise
+            good = self._first  # Nothing is saved yet, or could be.
         step, rate = int(good.step), rate / 2
         self._writer.go_back(step)
         self._writer.scalars(step, {RATE_FACTOR: rate, "broken_step": broken.step})

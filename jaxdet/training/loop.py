@@ -5,10 +5,11 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from jaxdet.training import numerics
 from jaxdet.training.checkpoint import Checkpoints
+from jaxdet.training.finite import SKIPPED
 from jaxdet.training.going_back import Feed, GoingBack
 from jaxdet.training.history import NO_HISTORY, History
 from jaxdet.training.numerics import BrokenRun, Numerics
@@ -26,7 +27,7 @@ class Outcome(NamedTuple):
 
     state: TrainState
     results: dict[str, Any] | None  # Of the last evaluation, None where there was none.
-    stopped: int  # What stopped it, as `Stop.at` tells it, 0 when it is finished.
+    stopped: int  # What stopped it, as `Stop.now` tells it, 0 when it is finished.
 
 
 def train(
@@ -56,8 +57,8 @@ def train(
     Means, counts and rates in the log are those of all steps since the line
     before. A line is also written before each save, so that no window spans a
     place where a run may resume, and before pictures. The first step, which
-    compiles, is left out of the rate; a canvas height that is drawn later
-    compiles within its window. "data_wait" is the part of the time in which batches
+    compiles, is left out of the rate; a canvas or a height that is
+    met later compiles within its window. "data_wait" is the part of the time in which batches
     were waited for until the devices had nothing left to do: at most so much was lost.
 
     On SIGTERM or SIGINT, and when the time is over, the step is finished, evaluated
@@ -126,7 +127,7 @@ def train(
             writer.advance()
 
             last, final = done == num_steps, done > num_steps - final_steps
-            stopped = 0 if last else stop.at(done)
+            stopped = 0 if last else stop.now()
             evaluating = last or _due(done, (final and final_eval_every) or eval_every)
             drawing = evaluating or (_due(done, pictures_every) and not stopped)
             saving = evaluating or stopped or _due(done, checkpoint_every)
@@ -134,10 +135,13 @@ def train(
             if saving or drawing or _due(done, log_every):
                 try:
                     _log(done, window, writer, numbers)
+                    window.restart_clock()
                 except BrokenRun as broken:
-                    if back is None or stopped:
+                    if back is None:
                         raise UserError(f"{broken}; {checkpoints.where_to_go_on()}") from None
                     state, rate = back.go_back(broken, rate)
+                    if stopped:
+                        return Outcome(state, results, stopped)
                     done = int(state.step)
                     feed.go_back(done)
                     history = history.until(done)
@@ -151,7 +155,9 @@ def train(
                 if drawing:
                     writer.pictures(done, draw(state.eval_variables, window.take_matrices()))
             except Exception:
-                checkpoints.save(state, found)  # The training is not lost with them.
+                # The training is not lost with them; one of several processes can't save alone.
+                if saving or jax.process_count() == 1:
+                    checkpoints.save(state, found)
                 raise
             if saving:
                 checkpoints.save(state, found)
@@ -178,7 +184,7 @@ def _log(done: int, window: Window, writer: Writer, numbers: Numerics) -> None:
         writer.say(f"the first step took {values['first_step_seconds']:.1f} s (compilation)")
     shown = {k: v for k, v in values.items() if "loss" in k and np.ndim(v) == 0}
     names = {"images_per_second": "images/s", "data_wait": "data wait"}
-    names |= {"device_memory_gib": "GiB", numerics.SKIPPED: "skipped"}
+    names |= {"device_memory_gib": "GiB", SKIPPED: "skipped"}
     writer.show(shown | {name: values[k] for k, name in names.items() if k in values})
 
 

@@ -1,18 +1,15 @@
-"""Numbers that are not finite: which step broke, and how a step leaves no trace of it."""
+"""Numbers that are not finite: which step broke, and what a run does about it."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from jaxdet.training.optimizer import GRADIENT_NORM
+from jaxdet.training import processes
+from jaxdet.training.finite import SKIPPED, UPDATE_RATIO, terms_of
 from jaxdet.training.spikes import Spikes
-from jaxdet.training.state import TrainState
-from jaxdet.training.window import SKIPPED, Step
+from jaxdet.training.window import Step
 from jaxdet.training.writer import Writer
 from jaxdet.types import UserError
 
@@ -28,7 +25,7 @@ class Broken(NamedTuple):
     Attributes:
         step: its number, from 1 on.
         places: of this process's images in the order of the run.
-        terms: its losses and the norm of its gradient.
+        terms: those of `finite.terms_of`.
         left_out: whether its update was not applied.
     """
 
@@ -45,45 +42,6 @@ class BrokenRun(UserError):
         """Takes the line and the step that broke."""
         super().__init__(message)
         self.step = step
-
-
-def terms_of(means: Mapping[str, Any]) -> dict[str, Any]:
-    """The losses among the metrics of a step, and the norm of its gradient."""
-    return {k: v for k, v in means.items() if ("loss" in k or k == GRADIENT_NORM) and v.ndim == 0}
-
-
-def norms(params: Any, updates: Any) -> dict[str, jax.Array]:
-    """What the log tells of the parameters and of what is added to them in a step."""
-    norm = optax.tree.norm(params)
-    ratio = optax.tree.norm(updates) / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
-    return {"parameter_norm": norm, "update_ratio": ratio}
-
-
-def unless_broken(
-    before: TrainState, after: TrainState, means: Mapping[str, jax.Array]
-) -> tuple[TrainState, jax.Array]:
-    """The state after a step, or that before it if a number of the step is not finite.
-
-    Looked at are the losses, the norm of the gradient, parameters, statistics and
-    averages. The number of steps goes on in any case, and so does the schedule of
-    the learning rate, which counts them.
-
-    Args:
-        before: the state that the step began with.
-        after: the state that it gives.
-        means: its metrics, alike on all devices.
-
-    Returns:
-        The state, and 1 if the step is left out, 0 if not.
-    """
-    looked_at = (after.params, after.batch_stats, after.ema, terms_of(means))
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(looked_at)]
-    good = jnp.all(jnp.stack(finite))
-    kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
-    opt_state = kept.opt_state
-    if _schedules(opt_state):
-        opt_state = optax.tree.set(opt_state, _of_schedule, count=after.step)
-    return kept.replace(step=after.step, opt_state=opt_state), 1 - good.astype(jnp.int32)
 
 
 def find_broken(number: int, step: Step) -> Broken | None:
@@ -105,10 +63,15 @@ def describe(broken: Broken, name_images: Callable[[Sequence[int]], Sequence[str
     if not bad:
         what = "a parameter"
     else:
-        what = "the loss" if any("loss" in k for k in finite if not finite[k]) else "the gradient"
+        broke = [k for k in finite if not finite[k]]
+        what = "the update" if broke == [UPDATE_RATIO] else "the gradient"
+        what = "the loss" if any("loss" in k for k in broke) else what
     places = broken.places[:MAX_NAMES].tolist()
-    images = ", ".join(name_images(places))
-    images += f" and {len(broken.places) - len(places)} more" * (len(broken.places) > len(places))
+    # All processes are here: what they look at is alike.
+    told = processes.gather(lambda: (name_images(places), len(broken.places)))
+    names = [name for named, _ in told for name in named][:MAX_NAMES]
+    more = sum(count for _, count in told) - len(names)
+    images = ", ".join(names) + f" and {more} more" * (more > 0)
     values = "; ".join(filter(None, (bad, good and f"finite: {good}")))
     return f"{what} is not finite at step {broken.step}: {values}; its images: {images}"
 
@@ -157,11 +120,3 @@ class Numerics:
                 raise BrokenRun(f"{line}; {describe(broken, self._name_images)}", number)
             if broken and not (self.response == "skip" and broken.left_out):
                 raise BrokenRun(describe(broken, self._name_images), number)
-
-
-def _of_schedule(path: Any, _: Any) -> bool:
-    return getattr(path[-1], "tuple_name", "") == "ScaleByScheduleState"
-
-
-def _schedules(opt_state: Any) -> list:
-    return optax.tree.get_all_with_path(opt_state, "count", _of_schedule)

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxdet.training import steps
 from jaxdet.types import UserError
 
 Value = TypeVar("Value")
@@ -178,7 +179,7 @@ def _connect() -> None:
     On CPUs JAX opens them at the first use, and waits for others no longer than 30 s: one
     that takes so much longer to read its data or to compile would end the run.
     """
-    jax.pmap(lambda x: jax.lax.psum(x, "all"), axis_name="all")(np.ones(jax.local_device_count()))
+    steps.connect()
     multihost_utils.process_allgather(np.ones(1))
 
 

@@ -35,11 +35,11 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdet.training import accumulation, numerics
+from jaxdet.training import accumulation, finite
+from jaxdet.training.finite import SKIPPED
 from jaxdet.training.multiscale import check_heights, draw_height, resize_batch
 from jaxdet.training.optimizer import GRADIENT_NORM
 from jaxdet.training.state import TrainState
-from jaxdet.training.window import SKIPPED
 from jaxdet.types import Batch, Detections, Detector, Images, Metrics, UserError
 
 AXIS_NAME = "batch"
@@ -84,6 +84,12 @@ def check_division(
     if batch_size % (count * accumulate):
         parts = f" in {accumulate} parts each (config.accumulate)" if accumulate > 1 else ""
         raise UserError(f"{name} {batch_size} does not divide among {count} devices{parts}")
+
+
+def connect() -> None:
+    """Adds a number over the devices of all processes, as steps do, so that they are connected."""
+    ones = np.ones(len(jax.local_devices()))
+    jax.pmap(lambda x: jax.lax.psum(x, AXIS_NAME), axis_name=AXIS_NAME)(ones)
 
 
 def pmap_train_step(
@@ -246,11 +252,11 @@ def train_step(
             that the first variables are soon forgotten.
         rate: factor of the learning rate, for None 1.
         guarded: whether a step of which a number is not finite leaves the state as
-            it was, see `numerics.unless_broken`, and counts as `skipped`.
+            it was, see `finite.unless_broken`, and counts as `skipped`.
 
     Returns:
         The new state and the metrics: the detector's own, `loss`, `learning_rate`,
-        those of `numerics.norms` and, where the optimizer measures it, `gradient_norm`.
+        those of `finite.norms` and, where the optimizer measures it, `gradient_norm`.
 
     Raises:
         ValueError: if the state has averages and the decay is 0, or it has
@@ -277,7 +283,7 @@ def train_step(
     if rate is not None:
         updates = jax.tree.map(lambda update: rate * update, updates)
         means["learning_rate"] *= rate
-    means |= numerics.norms(state.params, updates)
+    means |= finite.norms(state.params, updates)
     norm = optax.tree.get(opt_state, GRADIENT_NORM)
     if norm is not None:
         means[GRADIENT_NORM] = norm
@@ -286,7 +292,7 @@ def train_step(
     ema = _update_ema(state.ema, new, step, ema_decay, ema_ramp) if ema_decay else {}
     after = TrainState(step=step, **new, opt_state=opt_state, ema=ema)
     if guarded:
-        after, counts[SKIPPED] = numerics.unless_broken(state, after, means)
+        after, counts[SKIPPED] = finite.unless_broken(state, after, means)
     return after, Metrics(means=means, counts=counts)
 
 

@@ -69,7 +69,7 @@ class Stop:
     def __init__(self, checkpoints: Checkpoints, max_hours: float = 0.0):
         """Takes no signal yet."""
         self._checkpoints, self._max_hours = checkpoints, max_hours
-        self._received, self._before = 0, {}
+        self._received, self._before, self._asked = 0, {}, 0
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
@@ -81,8 +81,8 @@ class Stop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def at(self, step: int) -> int:
-        """What to stop for after this step: a signal, `OUT_OF_TIME`, or 0 for nothing.
+    def now(self) -> int:
+        """What to stop for after a step: a signal, `OUT_OF_TIME`, or 0 for nothing.
 
         All processes must ask for it after each step; all get the same answer.
         """
@@ -92,7 +92,9 @@ class Stop:
             self._tell()
         if jax.process_count() == 1:
             return self._received
-        if not self._checkpoints.reached_preemption(step):
+        # Not the step, which falls where a run goes back: the runtime waits for a number to come.
+        self._asked += 1
+        if not self._checkpoints.reached_preemption(self._asked):
             return 0
         reasons = set(multihost_utils.process_allgather(np.int32(self._received)).tolist())
         known = [reason for reason in (signal.SIGINT, OUT_OF_TIME) if reason in reasons]

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxdet.training.finite import SKIPPED
 from jaxdet.types import Metrics
 
 # Steps that may wait on the device. The host runs ahead to keep it busy, but each
 # waiting step holds a batch in the device's memory.
 MAX_STEPS_IN_FLIGHT = 2
-SKIPPED = "skipped"  # Name of the count of updates that were not applied.
 
 
 class Step(NamedTuple):

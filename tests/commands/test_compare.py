@@ -67,7 +67,8 @@ def run(capfd):
 @pytest.fixture
 def pair(tmp_path):
     """Two runs: the second has another rate, was resumed on other devices, and was stopped."""
-    first = lines_of(4.0, 3.0, 2.5, 2.0, results=[(20, 0.3), (40, 0.2)])
+    results = [(10, 0.3), (20, 0.3), (40, 0.2)]  # Of equals the later one is kept.
+    first = lines_of(4.0, 3.0, 2.5, 2.0, results=results)
     first[0] |= {"first_step_seconds": 7.0}
     optimizer = {"learning_rate": 0.2, "base_batch_size": 4}
     resumed = START | {"step": 20, "devices": {"kinds": ["cpu"], "count": 2}}

@@ -81,6 +81,7 @@ def test_a_start_says_what_its_numbers_come_from_and_nothing_of_who_and_where(
 def test_a_resume_adds_a_start_and_what_was_given_up_leaves(keep):
     keep()
     assert [start["step"] for start in keep(16)] == [0, 16]
+    assert [start["step"] for start in keep(16)] == [0, 16], "the one before was killed too soon"
     assert [start["step"] for start in keep(8)] == [0, 8], "16 was damaged, and is done again"
     assert [start["step"] for start in keep()] == [0], "the folder has a new run"
 

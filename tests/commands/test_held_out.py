@@ -8,7 +8,7 @@ import pytest
 from commands.conftest import CONFIG
 from data.drawn_data import write_voc
 
-from jaxdet.commands import command_line, config_files, opening
+from jaxdet.commands import command_line, config_files, splits
 from jaxdet.data.sources.parts import hash_of
 from jaxdet.types import UserError
 
@@ -48,7 +48,7 @@ def voc(tmp_path_factory):
 
 
 def ids(config, split):
-    return opening.open_source(config, split, ("circle", "square")).ids()
+    return splits.open_source(config, split, ("circle", "square")).ids()
 
 
 @pytest.fixture
@@ -71,8 +71,8 @@ def test_what_is_evaluated_is_said_to_be_no_split_of_the_data_s_own(voc, held_ou
         "test is 3 of 30 images of train, held out by data.val_every, and no split" in caplog.text
     )
     said = "test (held out of train by data.val_every)"
-    assert opening.describe_split(config.data, "test") == said
-    assert opening.describe_split(held_out.data, "test") == "test"
+    assert splits.describe_split(config.data, "test") == said
+    assert splits.describe_split(held_out.data, "test") == "test"
 
 
 def test_a_run_that_goes_on_holds_the_same_images_out(held_out, tmp_path):
@@ -161,10 +161,10 @@ def test_a_source_of_one_s_own_is_named_on_the_command_line(mine, monkeypatch):
 
 def test_images_of_a_source_of_one_s_own_are_held_out(mine):
     config = configure("--config.data.val_every=3", config=mine / "mine.py")
-    held = opening.open_source(config, "test", ())
+    held = splits.open_source(config, "test", ())
     np.testing.assert_array_equal([each.id for each in held], ["0", "3", "6"])
 
 
 def ids_of(config):
-    source = opening.open_source(config, "train", ())
+    source = splits.open_source(config, "train", ())
     return [source[i].id for i in range(len(source))]

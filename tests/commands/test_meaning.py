@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxdet.commands import config_files, evaluate, opening
+from jaxdet.commands import config_files, evaluate, opening, splits
 from jaxdet.types import UserError
 
 BUGS = Path(__file__).parents[1] / "data" / "bugs"
@@ -30,7 +30,7 @@ def test_classes_are_kept_as_they_were_found(voc, tmp_path):
     there = config_files.with_classes_of_run(voc("second"), tmp_path)
     assert there.data.classes == ("box", "disc")
     with pytest.raises(UserError, match=r"p0.xml: unknown class 'thing'; data.classes has 'box'"):
-        opening.open_source(there, "val", there.data.classes)
+        splits.open_source(there, "val", there.data.classes)
 
 
 def test_an_evaluation_on_other_classes_is_refused(voc, tmp_path, capsys):

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from prediction import tiny_model
 
 from jaxdet import detectors, interop, model_file
-from jaxdet.commands import command_line, opening, telling
+from jaxdet.commands import command_line, opening, splits, telling
 from jaxdet.data import pipeline, sources
 from jaxdet.types import Detector, UserError
 
@@ -143,7 +143,7 @@ def test_what_tells_no_classes_apart_is_not_judged_by_class(
     configure, monkeypatch, traced, classes, evaluation, fits
 ):
     several = SimpleNamespace(class_names=("circle", "square"))
-    monkeypatch.setattr(opening, "open_source", lambda *given: several)
+    monkeypatch.setattr(splits, "open_source", lambda *given: several)
     config = configure("--config.detector=rpn", f"--config.evaluation.name={evaluation}")
     config.data.classes = classes
     if fits:
@@ -230,7 +230,7 @@ def test_every_recipe_has_only_known_settings_and_fits_its_detector(recipe, monk
     """It is completed and its network's variables are traced, at its real size."""
     config = command_line.read(["", f"--config={recipe}"]).config
     names = config.data.classes or tuple(map(str, range(80)))
-    monkeypatch.setattr(opening, "open_source", lambda *given: SimpleNamespace(class_names=names))
+    monkeypatch.setattr(splits, "open_source", lambda *given: SimpleNamespace(class_names=names))
     monkeypatch.setattr(opening.steps, "check_division", lambda *given, **names: None)
     monkeypatch.setattr(opening, "_trace", lambda config, detector: jax.eval_shape(
         detector.init, jax.random.key(0), opening.blank_images(config, 1)
@@ -339,7 +339,7 @@ def test_images_and_objects_that_a_run_could_not_use_are_counted():
 def test_a_split_without_images_is_a_mistake(configure, monkeypatch):
     monkeypatch.setattr(sources, "build", lambda *arguments, **settings: NoImages())
     with pytest.raises(UserError, match="there is no image in the split 'test'"):
-        opening.open_source(configure(), "test", ())
+        splits.open_source(configure(), "test", ())
 
 
 def test_a_checkpoint_of_another_shape_names_the_leaf_and_stays(trained, run):

@@ -211,7 +211,9 @@ def test_each_command_lists_its_flags(name, capfd):
         __main__.main(["jaxdet", name, "--help"])
 
     own = {"predict": "--score S", "convert": "--names SYSTEM", "export": "--to {onnx,stablehlo}"}
-    flag = {**own, "report": "--split NAME"}.get(name, "--config FILE")
+    flag = {**own, "report": "--split NAME", "compare": "--out FILE.html"}.get(
+        name, "--config FILE"
+    )
     printed = capfd.readouterr().out
     assert ended.value.code == 0 and flag in printed and f"python -m jaxdet {name}" in printed
 
@@ -256,6 +258,7 @@ def test_a_command_whose_libraries_are_missing_says_what_to_install():
         'error: the command browse needs cv2: pip install "jaxdet[train]"',
         'error: the command summary needs ml_collections: pip install "jaxdet[train]"',
         'error: the command report needs ml_collections: pip install "jaxdet[train]"',
+        'error: the command compare needs ml_collections: pip install "jaxdet[train]"',
         'error: the command export needs cv2: pip install "jaxdet[export]"',
     ]
 

@@ -9,7 +9,7 @@ import pytest
 from faster_coco_eval import COCO, COCOeval_faster
 
 from jaxdet import detectors, visualize
-from jaxdet.commands import opening, results
+from jaxdet.commands import results, splits
 from jaxdet.data import sources
 from jaxdet.evaluation import EVALUATIONS
 from jaxdet.training import processes
@@ -207,13 +207,13 @@ def test_proposals_that_are_written_can_be_given(configure, monkeypatch, tmp_pat
     assert "1 of 4 images cannot be read" in caplog.text
 
     config.data.proposals = f"{tmp_path}/new/{{split}}.npz"
-    given = opening.open_source(config, "VOC2007/test", ())
+    given = splits.open_source(config, "VOC2007/test", ())
     for i, count in enumerate([1, 1, 0, 1]):  # The third cannot be read.
         example = given[i]
         np.testing.assert_array_equal(example.proposals, np.tile([0, 0, 300, 200], (count, 1)))
         np.testing.assert_allclose(example.proposal_scores, [(60 * i + 30) / 255] * count)
     with pytest.raises(UserError, match="no proposals file .*new/train.npz"):
-        opening.open_source(config, "train", ())
+        splits.open_source(config, "train", ())
 
 
 class WithTruth(FourPictures):
@@ -274,4 +274,4 @@ def test_pictures_without_annotations_are_only_predicted(configure, monkeypatch,
     assert {item["category_id"] for item in json.loads(file.read_text())} == {1}
     monkeypatch.setattr(sources, "build", lambda *arguments, **settings: source)
     with pytest.raises(UserError, match="'test' of .* has images, but no annotations"):
-        opening.open_source(configure(), "test", ())
+        splits.open_source(configure(), "test", ())

@@ -11,7 +11,7 @@ from data.drawn_data import write_coco
 
 import jaxdet
 from jaxdet import model_file
-from jaxdet.commands import command_line, evaluate, opening, report, run_model
+from jaxdet.commands import command_line, evaluate, opening, report, run_model, splits
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.types import UserError
 
@@ -89,7 +89,7 @@ def test_results_have_the_numbers_of_the_training_data_where_the_split_lacks_one
     arguments = [f"--config={CONFIG}", "--config.data.source=coco", f"--config.data.root={root}"]
     config = command_line.read(["", *arguments]).config
     run = opening.Run(config, ("circle", "square"), SimpleNamespace(), {})
-    source = opening.open_source(config, "test", run.class_names)
+    source = splits.open_source(config, "test", run.class_names)
     assert source.category_ids is None
     assert evaluate._category_ids(run, source, tmp_path) == (7, 3)
     assert not capsys.readouterr().err

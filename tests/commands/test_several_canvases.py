@@ -7,7 +7,7 @@ from commands.conftest import CONFIG
 from data.drawn_data import write_voc
 
 from jaxdet import detectors, visualize
-from jaxdet.commands import command_line, fed_images, fitting, opening, results
+from jaxdet.commands import command_line, fed_images, fitting, opening, results, splits
 from jaxdet.data import inventory, sources
 from jaxdet.types import Detections, Detector, UserError
 
@@ -73,7 +73,7 @@ def test_what_is_shown_of_a_step_is_its_batch_on_its_canvas(run):
 
 
 def test_what_is_found_comes_back_in_the_order_of_the_source(config):
-    source = opening.open_source(config, "val", NAMES)
+    source = splits.open_source(config, "val", NAMES)
     shapes = []
 
     def predict(variables, images):
@@ -127,4 +127,4 @@ def test_what_does_not_go_with_several_canvases_is_refused(config, monkeypatch):
     # Before the first step: an evaluation would find it much later.
     monkeypatch.setattr(sources, "build", lambda *_, **__: NoSizes("ab"))
     with pytest.raises(UserError, match="^data.more_canvases wants a source that knows"):
-        opening.open_source(config, "val", NAMES)
+        splits.open_source(config, "val", NAMES)

@@ -13,7 +13,6 @@ from drawn_data import draw, encode, write_voc
 from layouts import LAYOUTS, SPLITS, write_all
 from ml_collections import ConfigDict
 
-from jaxdet.commands import opening
 from jaxdet.data import pipeline
 from jaxdet.data.sources import build
 from jaxdet.data.sources.recognise import as_config, recognise
@@ -153,10 +152,11 @@ def test_the_layout_of_a_folder_is_recognised(drawn, name):
 def open_as_printed(found):
     """The sources of both splits, by what is printed of a folder as by a config of it."""
     rest = {"val_fraction": 0.0, "val_every": 0, "val_list": "", "proposals": ""}
+    rest |= {"more_canvases": ()}
     config = ConfigDict({"data": rest})
     exec(as_config(found), {"config": config, "ConfigDict": ConfigDict})
     splits = config.data.train_split, config.data.eval_split
-    return [opening.open_source(config, split, ()) for split in splits]
+    return [splits.open_source(config, split, ()) for split in splits]
 
 
 NAMES = "abcdefgh"  # Of some of them the hash is below .2, as file names and as numbers.

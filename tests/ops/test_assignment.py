@@ -417,7 +417,7 @@ def test_ground_truth_in_blocks_is_assigned_as_all_at_once(monkeypatch, kind):
     settings = dict(positive_iou=0.6, negative_iou=0.3, min_positive_iou=0.2)
     run = partial(assign_by_iou, *arrays, **settings, **{kind: False})
     expected = run()
-    monkeypatch.setattr("jaxdet.ops.assignment.MAX_OVERLAPS", 8 * 90)
+    monkeypatch.setattr("jaxdet.ops.assignment._MAX_OVERLAPS", 8 * 90)
     found = run()
     assert "scan" in str(jax.make_jaxpr(run)())
     jax.tree.map(np.testing.assert_array_equal, found, expected)

@@ -317,7 +317,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoints(run,
 
     with pytest.raises(
         UserError,
-        match="the loss is not finite at step 5: box_loss nan, gradient_norm nan, loss nan; its "
+        match="the loss is not finite at step 5: box_loss nan, gradient_norm nan, loss nan, "
+        "update_ratio nan; its "
         "images: 32, 33, 34, 35, 36, 37, 38, 39; the last good state stays: step 4 is saved, .* a "
         "lower optimizer.learning_rate",
     ):
