@@ -117,7 +117,7 @@ def test_results_are_best_and_last_steps_and_speed(run, pair):
 
 
 def test_curves_stand_side_by_side_where_each_has_a_value(run, pair):
-    *_, head, at_20, at_40 = run(*pair).out.splitlines()
+    *_, head, _, at_20, at_40 = run(*pair).out.splitlines()
 
     assert re.split(r"\s{2,}", head)[:5] == ["step", "loss a", "loss b", "AR a", "AR b"]
     assert at_20.split()[:5] == ["20", "3", "–", "0.3", "0.4"], "b's loss ends with step 10"

@@ -13,6 +13,7 @@ from drawn_data import draw, encode, write_voc
 from layouts import LAYOUTS, SPLITS, write_all
 from ml_collections import ConfigDict
 
+from jaxdet.commands import splits as data_splits
 from jaxdet.data import pipeline
 from jaxdet.data.sources import build
 from jaxdet.data.sources.recognise import as_config, recognise
@@ -155,8 +156,8 @@ def open_as_printed(found):
     rest |= {"more_canvases": ()}
     config = ConfigDict({"data": rest})
     exec(as_config(found), {"config": config, "ConfigDict": ConfigDict})
-    splits = config.data.train_split, config.data.eval_split
-    return [splits.open_source(config, split, ()) for split in splits]
+    names = config.data.train_split, config.data.eval_split
+    return [data_splits.open_source(config, name, ()) for name in names]
 
 
 NAMES = "abcdefgh"  # Of some of them the hash is below .2, as file names and as numbers.
