@@ -126,7 +126,7 @@ def _compile(case, predict, sharding):
         function = run.detector.predict
         arguments = (run.variables, opening.blank_images(run.config, size))
     else:
-        function = costs.one_device_step(run)
+        function = costs.one_device_step(run, run.config.accumulate)
         arguments = (costs.first_state(run), opening.blank_batch(run.config, size))
     there = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), arguments
