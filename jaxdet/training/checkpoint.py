@@ -12,7 +12,8 @@ and batch_stats that they are averages of.
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
 
-from jaxdet.training import leaves, leftovers
+from jaxdet.training import leaves, leftovers, processes
 from jaxdet.training import state as states
 from jaxdet.training.state import TrainState
 from jaxdet.types import UserError
@@ -243,17 +244,29 @@ class Checkpoints:
 
     def _tidy(self) -> None:
         """Removes what is neither of the latest nor of the best, and what failures have left."""
-        steps = self._manager.all_steps()
+        # Of several processes all have looked before the first removes something.
+        superfluous = processes.gather(self._superfluous)[0]
         if jax.process_count() == 1:
-            steps = [each for each in steps if self._path(each).is_dir()]
-        # Of several processes each must delete the same: what the first has deleted already has
-        # no score for the others, and is no more kept by them.
-        scores = {step: self._score_of(step) for step in steps}
-        for step in scores.keys() - leftovers.to_keep(scores, *self._keep):
-            self._manager.delete(step)
+            for step in superfluous:
+                self._manager.delete(step)
+        elif superfluous:
+            # The manager's own way has each process look for what the first has removed already.
+            processes.gather(partial(self._set_aside, superfluous))
+            self._manager.reload()
         if jax.process_index() == 0:
             leftovers.clear(self._directory, self._left_out, self.latest or 0)
         self._left_out.clear()
+
+    def _superfluous(self) -> list[int]:
+        """The steps that are neither of the latest nor of the best."""
+        there = [each for each in self._manager.all_steps() if self._path(each).is_dir()]
+        scores = {step: self._score_of(step) for step in there}
+        return sorted(scores.keys() - leftovers.to_keep(scores, *self._keep))
+
+    def _set_aside(self, steps: Sequence[int]) -> None:
+        """Moves checkpoints to where `leftovers.clear` removes them, on the first process."""
+        if jax.process_index() == 0:
+            leftovers.set_aside(self._directory, steps)
 
     def _leave_out(self, damage: leftovers.Damaged) -> None:
         """Goes on without a damaged checkpoint, if there is another."""

@@ -71,6 +71,15 @@ def to_keep(scores: Mapping[int, float], latest: int, best: int) -> set[int]:
     return {*sorted(scores)[-latest:], *judged[-best:]}
 
 
+def set_aside(directory: Path, steps: Iterable[int]) -> None:
+    """Moves checkpoints, each at once, to where `clear` removes them."""
+    (directory / REMOVED).mkdir(exist_ok=True)
+    for step in steps:
+        aside = directory / REMOVED / str(step)
+        shutil.rmtree(aside, ignore_errors=True)  # Of a run that was killed while it removed it.
+        (directory / str(step)).rename(aside)
+
+
 def clear(directory: Path, left_out: Iterable[int], latest: int) -> None:
     """Frees the names and the room that leftovers take.
 
