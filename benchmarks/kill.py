@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
     folder = flags.folder or Path(tempfile.mkdtemp())
+    folder.mkdir(parents=True, exist_ok=True)
     whole, killed, rng = folder / "whole", folder / "killed", random.Random(flags.seed)
     if start(whole, folder).wait():
         sys.exit(Path(folder, "log.txt").read_text())
