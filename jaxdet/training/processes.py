@@ -10,11 +10,12 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
 from jaxdet.training import steps
@@ -133,7 +134,7 @@ def check_alike(**facts: Any) -> None:
     Raises:
         UserError: on all processes, for the first fact in which two differ.
     """
-    first, *others = gather(lambda: dict(_items(facts)))
+    first, *others = gather(lambda: flatten_dict(facts, sep="."))
     for index, other in enumerate(others, 1):
         for name in first | other:
             wanted, found = first.get(name), other.get(name)
@@ -190,11 +191,3 @@ def _gather_bytes(data: bytes) -> list[bytes]:
     rows[: len(data)] = np.frombuffer(data, np.uint8)
     rows = multihost_utils.process_allgather(rows)
     return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
-
-
-def _items(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in facts.items():
-        if isinstance(value, Mapping):
-            yield from _items(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
