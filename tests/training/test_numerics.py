@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from training.metric_lines import read_lines
-from training.toy_run import Killed, kill_at, make_run
+from training.toy_run import Killed, kill_at, make_run, spoil
 
 from jaxdet.training.history import RATE_FACTOR
 from jaxdet.training.numerics import MAX_SKIPPED, BrokenRun, Numerics
@@ -21,19 +21,6 @@ NO_WRITER = Writer("nowhere", active=False)
 def run(toy):
     """Trains the toy with steps that can be skipped and slowed down, and with averages."""
     return make_run(toy, guarded=True, scaled=True, ema_decay=0.9, ema_ramp=5)
-
-
-def spoil(*places, times=1):
-    """Makes the boxes of some batches infinite, each so often."""
-    left = dict.fromkeys(places, times)
-
-    def on_batch(n, batch):
-        if not left.get(n):
-            return batch
-        left[n] -= 1
-        return batch._replace(boxes=batch.boxes * np.float32("inf"))
-
-    return on_batch
 
 
 def follow(run, toy, *, rates, left_out=(), until=12):

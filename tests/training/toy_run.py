@@ -5,6 +5,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 
 from jaxdet.training import history
 from jaxdet.training import state as states
@@ -15,8 +16,8 @@ from jaxdet.training.steps import pmap_train_step, put_state
 from jaxdet.training.writer import LINES_NAME, Writer
 
 
-def make_run(toy, **step_settings):
-    detector = toy.detector(norm=True)
+def make_run(toy, *, norm=True, **step_settings):
+    detector = toy.detector(norm=norm)
     tx, schedule = build_optimizer(
         learning_rate=0.1, base_batch_size=8, batch_size=8, num_steps=12, schedule="cosine"
     )
@@ -32,7 +33,12 @@ def make_run(toy, **step_settings):
         if checkpoints.latest is not None:
             state = checkpoints.restore("latest", like=state)
         past = history.read(workdir / LINES_NAME, "AP", int(state.step))
-        writer = Writer(workdir, start_step=int(state.step), num_steps=settings["num_steps"])
+        writer = Writer(
+            workdir,
+            start_step=int(state.step),
+            num_steps=settings["num_steps"],
+            active=jax.process_index() == 0,
+        )
 
         def batches(n):
             try:
@@ -89,5 +95,18 @@ def send(number, *, at):
         if n == at:
             os.kill(os.getpid(), number)
         return batch
+
+    return on_batch
+
+
+def spoil(*places, times=1):
+    """Makes the boxes of some batches infinite, each so often."""
+    left = dict.fromkeys(places, times)
+
+    def on_batch(n, batch):
+        if not left.get(n):
+            return batch
+        left[n] -= 1
+        return batch._replace(boxes=batch.boxes * np.float32("inf"))
 
     return on_batch
