@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import optax
 from flax import serialization
@@ -55,7 +56,9 @@ def create(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         **first,
-        opt_state=tx.init(first["params"]),
+        opt_state=jax.jit(tx.init)(
+            first["params"]
+        ),  # Some measure them: one program, not hundreds.
         ema=first if ema else {},
     )
 
