@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxdet.commands import renamed, schema
 from jaxdet.data.sources import own
-from jaxdet.training.writer import write_json
+from jaxdet.training.whole_files import write_json
 from jaxdet.types import UserError
 
 SAVED_NAME = "config.json"  # In the workdir.

@@ -34,7 +34,7 @@ from jaxdet.commands import (
 from jaxdet.data import sources
 from jaxdet.training import steps
 from jaxdet.training.checkpoint import Checkpoints
-from jaxdet.training.writer import write_json
+from jaxdet.training.whole_files import write_json
 from jaxdet.types import Source, UserError
 
 

@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from jaxdet.commands import config_files, schema
-from jaxdet.training.writer import write_json
+from jaxdet.training.whole_files import write_json
 from jaxdet.types import Example, Source
 
 NAME = "run.json"  # In the workdir.

@@ -24,14 +24,14 @@ from jaxdet.commands import (
     telling,
 )
 from jaxdet.evaluation import EVALUATIONS
-from jaxdet.training import history, loop, state, steps
+from jaxdet.training import history, log_lines, loop, state, steps
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.history import History
 from jaxdet.training.numerics import Numerics
 from jaxdet.training.spikes import Spikes
 from jaxdet.training.stopping import Stopping
 from jaxdet.training.watching import Profile
-from jaxdet.training.writer import LINES_NAME, Writer
+from jaxdet.training.writer import Writer
 from jaxdet.types import Source
 
 # In the workdir.
@@ -201,7 +201,7 @@ def leave_model(job: Job) -> None:
 
 def _past(job: Job, done: int) -> History:
     """What a run has to know of its past up to a step."""
-    return history.read(job.workdir / LINES_NAME, job.checkpoints.metric, done)
+    return history.read(job.workdir / log_lines.NAME, job.checkpoints.metric, done)
 
 
 def _prepare_folder(job: Job, start: Start) -> None:

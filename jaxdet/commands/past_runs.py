@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from jaxdet.commands import config_files, fingerprint, schema
 from jaxdet.evaluation import EVALUATIONS, coco
-from jaxdet.training.writer import LINES_NAME
+from jaxdet.training import log_lines
 from jaxdet.types import UserError
 
 # A name, and what each run has under it; None where it does not say.
@@ -56,7 +56,7 @@ def read(folder: Path, name: str) -> PastRun:
         name=name,
         settings=dict(schema.leaves(config)),
         starts=fingerprint.read(folder / fingerprint.NAME),
-        lines=_read_lines(folder / LINES_NAME),
+        lines=log_lines.read(folder / log_lines.NAME),
         metric=EVALUATIONS.get(evaluation.get("name"), coco).BEST,
     )
 
@@ -187,21 +187,6 @@ def _seconds(run: PastRun) -> int | None:
             total += (line["step"] - before) * size / line["images_per_second"]
         before = max(before, line["step"])
     return round(total) if total else None
-
-
-def _read_lines(file: Path) -> list[dict[str, Any]]:
-    """The lines of a log; the last may be half written, or there is none yet."""
-    if not file.is_file():
-        return []
-    found, lines = [], file.read_text().splitlines()
-    for number, text in enumerate(lines, 1):
-        try:
-            line = json.loads(text)
-            found.append({**line, "step": int(line["step"])})
-        except (ValueError, KeyError, TypeError) as error:
-            if number < len(lines):
-                raise UserError(f"{file}: line {number} is damaged; remove it") from error
-    return found
 
 
 def _last(points: Sequence[tuple[int, float]]) -> float | None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from jaxdet.prediction import Found, Predictor
+from jaxdet.training import whole_files
 
 
 class Report:
@@ -73,10 +73,8 @@ def image_id(name: str) -> int | str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """In one move: a kill leaves the old file, or none."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value))
-    os.replace(partial, path)
+    """In one move, and on one line: there may be many detections."""
+    whole_files.replace(path, json.dumps(value))
 
 
 def _count(number: int, word: str) -> str:

@@ -1,13 +1,12 @@
 """What a resumed run has to know of its past beyond its state; the log has it."""
 
-import json
 import math
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
+
+from jaxdet.training import log_lines, processes
 
 RATE_FACTOR = "rate_factor"  # In the log, at the step that a run went back to.
 
@@ -38,31 +37,23 @@ def read(lines: Path, metric: str, last_step: int) -> History:
     Args:
         lines: its metrics.jsonl; without it there is no past.
         metric: what the best is chosen by.
-        last_step: later lines do not count, nor do lines that can't be read.
+        last_step: later lines do not count.
+
+    Raises:
+        UserError: if a line is damaged, but for the last.
     """
+    # A shared disk may show the others an older file.
+    first = jax.process_index() == 0
+    return processes.gather(lambda: _look(lines, metric, last_step) if first else NO_HISTORY)[0]
+
+
+def _look(lines: Path, metric: str, last_step: int) -> History:
     scores, rate = {}, 1.0
-    for line in lines.read_bytes().splitlines() if lines.is_file() else ():
-        try:
-            values = json.loads(line)
-            step = values["step"]
-        except (ValueError, KeyError, TypeError):
-            continue  # Half a line at the end, or one that the writer will complain of.
-        if step > last_step:
+    for line in log_lines.read(lines):
+        if line["step"] > last_step:
             continue
-        if f"eval/{metric}" in values:
-            score = values[f"eval/{metric}"]
-            scores[step] = math.nan if score is None else float(score)
-        rate = values.get(RATE_FACTOR, rate)
-    found = _of_first_process(np.array([rate, *scores, *scores.values()], np.float64))
-    steps, values = np.split(found[1:], 2)
-    return History(dict(zip(map(int, steps), values.tolist(), strict=True)), float(found[0]))
-
-
-def _of_first_process(numbers: np.ndarray) -> np.ndarray:
-    """A row of numbers as process 0 has it: a shared disk may show others an older file."""
-    if jax.process_count() == 1:
-        return numbers
-    count = int(multihost_utils.broadcast_one_to_all(np.int32(len(numbers))))
-    numbers = np.resize(numbers, count)  # Of the others only the length counts.
-    # As bytes, because JAX would round float64.
-    return multihost_utils.broadcast_one_to_all(numbers.view(np.uint8)).view(np.float64)
+        if f"eval/{metric}" in line:
+            score = line[f"eval/{metric}"]
+            scores[line["step"]] = math.nan if score is None else float(score)
+        rate = line.get(RATE_FACTOR, rate)
+    return History(scores, rate)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,10 +17,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
-from jaxdet.training import patient_files
-from jaxdet.types import UserError
+from jaxdet.training import log_lines, patient_files, whole_files
 
-LINES_NAME = "metrics.jsonl"
 # Seconds between two drawings of the bar; a log file gets a line each time.
 BAR_SECONDS, BAR_SECONDS_IN_FILE = 0.5, 30.0
 MAX_NAME = 100  # Bytes of a picture's name; file systems take 143 or 255 with all around it.
@@ -92,7 +89,9 @@ class Writer:
         """
         if not self._active:
             return
-        self._lines.write((json.dumps({"step": step, **_plain(values)}) + "\n").encode())
+        self._lines.write(
+            (json.dumps({"step": step, **whole_files.as_json(values)}) + "\n").encode()
+        )
         self._lines.flush()
         self._write_results()
         for name, value in values.items():
@@ -153,53 +152,16 @@ class Writer:
             self._lines.close()
 
     def _open_lines(self, last_step: int) -> None:
-        lines = self._workdir / LINES_NAME
-        cut_lines(lines, last_step)
+        lines = self._workdir / log_lines.NAME
+        log_lines.cut(lines, last_step)
         self._lines = patient_files.PatientFile(lines)
 
     def _write_results(self) -> None:
         file, results = self._workdir / "eval.json", self._results
-        if results is not None and self._refusals.attempt(file, lambda: write_json(file, results)):
+        if results is not None and self._refusals.attempt(
+            file, lambda: whole_files.write_json(file, results)
+        ):
             self._results = None
-
-
-def cut_lines(path: Path, last_step: int) -> None:
-    """Removes the lines beyond a step, and a last line that was not finished.
-
-    Args:
-        path: a metrics.jsonl, or nothing.
-        last_step: the last step to keep.
-
-    Raises:
-        UserError: if another line than the last cannot be read.
-    """
-    if not path.exists():
-        return
-    kept, lines = [], path.read_bytes().splitlines(keepends=True)
-    for number, line in enumerate(lines, 1):
-        try:
-            if line.endswith(b"\n") and json.loads(line)["step"] <= last_step:
-                kept.append(line.decode())
-        except (ValueError, KeyError, TypeError) as error:
-            if number < len(lines):
-                raise UserError(f"{path}: line {number} is damaged; remove it") from error
-    _replace(path, "".join(kept))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a file of JSON in one move; numbers that are not finite become null."""
-    _replace(path, json.dumps(_plain(value), indent=2) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    """A reader, or a kill in between, meets the old file or the new one, never half."""
-    half = path.with_name(path.name + ".partial")
-    try:
-        half.write_text(text)
-        os.replace(half, path)
-    except OSError:
-        half.unlink(missing_ok=True)
-        raise
 
 
 def _write_picture(file: Path, png: bytes) -> None:
@@ -218,15 +180,3 @@ def _shorten(name: str) -> str:
         return name
     digest = hashlib.sha256(encoded).hexdigest()[:8]
     return f"{encoded[: MAX_NAME - 9].decode(errors='ignore')}-{digest}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

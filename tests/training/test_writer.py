@@ -11,9 +11,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from training.metric_lines import read_lines
 
-from jaxdet.training import patient_files
-from jaxdet.training import writer as writer_module
-from jaxdet.training.writer import Writer, cut_lines
+from jaxdet.training import log_lines, patient_files, whole_files
+from jaxdet.training.writer import Writer
 from jaxdet.types import UserError
 
 
@@ -39,7 +38,7 @@ def test_numbers_that_are_not_finite_become_null(writer, tmp_path):
 def test_lines_beyond_the_step_and_broken_lines_are_cut(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 2, "AP": 1}\n{"step": 3}\n{"step": 1, "lo')
-    cut_lines(path, 2)
+    log_lines.cut(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 2, "AP": 1}\n'
 
 
@@ -47,7 +46,7 @@ def test_lines_beyond_the_step_and_broken_lines_are_cut(tmp_path):
 def test_a_last_line_that_is_no_json_is_cut(tmp_path, end):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n' + end)
-    cut_lines(path, 2)
+    log_lines.cut(path, 2)
     assert path.read_text() == '{"step": 1}\n'
 
 
@@ -57,7 +56,7 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path, damaged):
     path.write_bytes(b'{"step": 1}\n' + damaged + b'\n{"step": 3}\n')
     before = path.read_bytes()
     with pytest.raises(UserError, match=r"metrics.jsonl: line 2 is damaged"):
-        cut_lines(path, 2)
+        log_lines.cut(path, 2)
     assert path.read_bytes() == before
 
 
@@ -134,7 +133,7 @@ class FullDisk:
 def test_a_full_disk_costs_no_line_and_does_not_stop_the_run(tmp_path, monkeypatch, caplog):
     disk = FullDisk(room=150)
     monkeypatch.setattr(patient_files, "open", disk.open, raising=False)
-    monkeypatch.setattr(writer_module, "_replace", refuse)
+    monkeypatch.setattr(whole_files, "replace", refuse)
     writer = Writer(tmp_path)
     for step in range(40):  # TensorBoard's queue takes ten.
         writer.scalars(step, {"loss": 0.5})

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 
-from jaxdet.training import history
+from jaxdet.training import history, log_lines
 from jaxdet.training import state as states
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.loop import train
 from jaxdet.training.optimizer import build_optimizer
 from jaxdet.training.steps import pmap_train_step, put_state
-from jaxdet.training.writer import LINES_NAME, Writer
+from jaxdet.training.writer import Writer
 
 
 def make_run(toy, *, norm=True, **step_settings):
@@ -32,7 +32,7 @@ def make_run(toy, *, norm=True, **step_settings):
         checkpoints = Checkpoints(workdir / "checkpoints", metric="AP")
         if checkpoints.latest is not None:
             state = checkpoints.restore("latest", like=state)
-        past = history.read(workdir / LINES_NAME, "AP", int(state.step))
+        past = history.read(workdir / log_lines.NAME, "AP", int(state.step))
         writer = Writer(
             workdir,
             start_step=int(state.step),
