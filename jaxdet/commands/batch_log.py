@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 
 from jaxdet.commands import opening
+from jaxdet.training import patient_files
 from jaxdet.types import Batch
 
 NAME = "batches.{process}.jsonl"  # In the workdir.
@@ -30,10 +31,10 @@ def logged(batches: Iterator[Batch], run: opening.Run, workdir: Path, done: int)
     source, order = run.source, opening.order_of_run(run.config, run.source)
     ids = source.ids() if hasattr(source, "ids") else range(len(source))
     path = workdir / NAME.format(process=jax.process_index())
-    with closing(batches):
+    with closing(batches), closing(patient_files.PatientFile(path)) as file:
         for step, batch in enumerate(batches, done + 1):
             places = batch.index.tolist()
             line = {"step": step, "places": places, "images": [ids[order[p]] for p in places]}
-            with path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            file.write((json.dumps(line) + "\n").encode())
+            file.flush()
             yield batch

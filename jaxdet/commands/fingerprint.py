@@ -75,9 +75,9 @@ def read(file: Path) -> list[dict[str, Any]]:
     """The starts in a run.json; none of a file that is not there or says something else."""
     try:
         starts = json.loads(file.read_text())["starts"]
+        return [start for start in starts if isinstance(start, dict)]
     except (OSError, ValueError, TypeError, KeyError):
         return []
-    return [start for start in starts if isinstance(start, dict)]
 
 
 def hash_config(config: Mapping[str, Any]) -> str:

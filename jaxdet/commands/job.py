@@ -107,9 +107,9 @@ def why_finished(job: Job, done: int) -> str:
         job: the training.
         done: steps that are saved.
     """
-    num_steps = job.run.config.num_steps
-    early = done and job.stopping.out_of_patience(_past(job, done).scores.values())
-    if done < num_steps and not early:
+    num_steps, past = job.run.config.num_steps, _past(job, done)
+    early = bool(done) and job.stopping.out_of_patience(past.scores.values())
+    if (done < num_steps and not early) or (done == num_steps and done not in past.evaluated):
         return ""
     return f"{done} of {num_steps} steps are done" + f"; {job.stopping.why()}" * early
 
@@ -155,10 +155,10 @@ def work(job: Job, start: Start) -> int:
     writer = Writer(
         job.workdir, start_step=done, num_steps=config.num_steps, active=job.first_process
     )
-    if job.first_process:
-        _prepare_folder(job, start)
     ended = False
     try:
+        if job.first_process:
+            _prepare_folder(job, start)
         outcome = loop.train(
             steps.put_state(start.state),
             step=_make_step(job.run),
@@ -208,12 +208,12 @@ def _prepare_folder(job: Job, start: Start) -> None:
     """Writes what a run begins with, and says it."""
     run, config, workdir = job.run, job.run.config, job.workdir
     done, origin = int(start.state.step), start.origin
-    # Of a shorter run in this folder; what is best now is not known yet.
-    for name in (model_file.NAME, report.NAME):
-        (workdir / name).unlink(missing_ok=True)
     config_files.keep(config, workdir, done)
     data = {config.data.train_split: run.source, config.data.eval_split: job.eval_source}
     fingerprint.keep(workdir, done, config, data, start.state.variables)
+    # Of a shorter run in this folder; what is best now is not known yet.
+    for name in (model_file.NAME, report.NAME):
+        (workdir / name).unlink(missing_ok=True)
     print(f"settings that are not the defaults (all: {config_files.last_saved(workdir)}):")
     for line in config_files.describe_differences(config):
         print(textwrap.fill(line, 100, initial_indent="  ", subsequent_indent="    "))

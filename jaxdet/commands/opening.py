@@ -103,7 +103,7 @@ def open_training(config: ConfigDict) -> Run:
         )
     mistakes.check_file(config)
     # Found before the data is made: what does not work however many images an epoch has.
-    _make_optimizer(in_steps(config), ())
+    _make_optimizer(in_likely_steps(config), ())
     run = open_run(config)
     mistakes.check_first_weights(config, run.detector)
     if not lengths.wants_epochs(config.to_dict(), schema.describe(config.to_dict())):
@@ -227,7 +227,16 @@ def blank_batch(
     )
 
 
-def in_steps(config: ConfigDict, num_images: int = UNKNOWN_IMAGES) -> ConfigDict:
+def in_likely_steps(config: ConfigDict) -> ConfigDict:
+    """A config with all lengths in steps, before it is known how many an epoch has.
+
+    Parts of the run come out no longer, in proportion, than they can be: an epoch is long
+    where the run is said in epochs, and a step where it is said in steps.
+    """
+    return in_steps(config, UNKNOWN_IMAGES if isinstance(config.num_steps, str) else 1)
+
+
+def in_steps(config: ConfigDict, num_images: int) -> ConfigDict:
     """A config with all lengths in steps; an epoch has so many images."""
     tree = schema.describe(config.to_dict())
     return ConfigDict(lengths.resolve(config.to_dict(), tree, num_images))

@@ -44,7 +44,9 @@ def say_outcome(outcome: Outcome, workdir: Path, *, first_process: bool) -> int:
         late = outcome.stopped == OUT_OF_TIME
         reason = "after config.max_hours" if late else f"by signal {outcome.stopped}"
         step = int(outcome.state.step)
-        print(f"stopped {reason}; step {step} is saved, run again to resume")
+        # It may have gone back to its first state when it was stopped.
+        saved = f"step {step} is saved, run again to resume" if step else "nothing is saved yet"
+        print(f"stopped {reason}; {saved}")
         return 0 if late else 128 + outcome.stopped
     if first_process:
         print(f"pictures:    {workdir / 'pictures'}")

@@ -15,9 +15,10 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxdet import loading
-from jaxdet.commands import command_line, config_files, determinism, job, schema
+from jaxdet.commands import command_line, config_files, determinism, fingerprint, job, schema
 from jaxdet.training import lock, processes, watching
-from jaxdet.types import UserError
+from jaxdet.training.state import TrainState
+from jaxdet.types import Source, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -53,7 +54,7 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
         print(f"{workdir} is finished: {finished}; eval.py evaluates it again")
         return 0
     start = job.find_start(opened, done)
-    processes.check_alike(steps_done=int(start.state.step))
+    _check_starts_alike(opened.run.source, start.state)
     return job.work(opened, start)
 
 
@@ -85,6 +86,16 @@ def _check_alike(config: ConfigDict, done: int, num_images: int) -> None:
     keys = dict(schema.leaves(schema.describe(values)))
     settings = {path: v for path, v in schema.leaves(values) if not keys[path].is_path}
     processes.check_alike(config=settings, steps_done=done, training_images=num_images)
+
+
+def _check_starts_alike(source: Source, state: TrainState) -> None:
+    """Checks that all processes of a run go on from the same state, to learn the same objects."""
+    if jax.process_count() > 1:
+        processes.check_alike(
+            steps_done=int(state.step),
+            variables=fingerprint.hash_variables(state.variables),
+            training_data=fingerprint.describe_data(source),
+        )
 
 
 def _define_flags(parser: argparse.ArgumentParser) -> None:

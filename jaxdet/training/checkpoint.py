@@ -22,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
 
-from jaxdet.training import leaves, leftovers, processes
+from jaxdet.training import leaves, leftovers, processes, whole_files
 from jaxdet.training import state as states
 from jaxdet.training.state import TrainState
 from jaxdet.types import UserError
@@ -127,6 +127,23 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
         except Exception as error:  # Orbax raises whatever its file system meets.
             self._lose(error)
+
+    def judge(self, step: int, results: Mapping[str, Any]) -> None:
+        """Adds the results of an evaluation to a checkpoint that was saved without.
+
+        All processes must call it.
+
+        Args:
+            step: of the checkpoint.
+            results: as `save` takes them.
+        """
+        score = results.get(self.metric)
+        if score is not None and math.isfinite(score):
+            file = self._path(step) / "metrics" / "metrics"  # As Orbax writes it.
+            values = {self.metric: float(score)}
+            first = jax.process_index() == 0
+            processes.gather(lambda: whole_files.write_json(file, values) if first else None)
+            self._manager.reload()
 
     def check_saved(self) -> None:
         """Waits for the last save.

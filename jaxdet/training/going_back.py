@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdet.training import processes
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.history import RATE_FACTOR
 from jaxdet.training.numerics import BrokenRun
@@ -39,6 +40,7 @@ class GoingBack:
 
         Raises:
             BrokenRun: if that was done `MAX_TIMES` already.
+            UserError: if several processes find different ones.
         """
         if rate <= 0.5**MAX_TIMES:
             times = f"config.on_not_finite went back {MAX_TIMES} times already"
@@ -50,6 +52,8 @@ class GoingBack:
                 raise
             good = self._first  # Nothing is saved yet, or could be.
         step, rate = int(good.step), rate / 2
+        # One of several may have left out a checkpoint that only it finds damaged.
+        processes.check_alike(went_back_to=step)
         self._writer.go_back(step)
         self._writer.scalars(step, {RATE_FACTOR: rate, "broken_step": broken.step})
         self._writer.say(f"{broken}; going on from step {step} with {rate:g} of the learning rate")

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -15,13 +15,17 @@ class History(NamedTuple):
     """The past of a run.
 
     Attributes:
-        scores: what the best is chosen by, of each evaluation, by step, in order.
+        scores: what the best is chosen by, of each evaluation, by step, in order; NaN
+            where there was nothing to judge by.
         rate: factor of the learning rate: half of it for each time that the run went
             back.
+        evaluated: the steps behind which there was an evaluation, by whatever the best
+            was chosen then.
     """
 
     scores: dict[int, float]
     rate: float = 1.0
+    evaluated: frozenset[int] = frozenset()
 
     def until(self, step: int) -> "History":
         """Without what was evaluated later."""
@@ -47,13 +51,19 @@ def read(lines: Path, metric: str, last_step: int) -> History:
     return processes.gather(lambda: _look(lines, metric, last_step) if first else NO_HISTORY)[0]
 
 
+def as_score(value: Any) -> float:
+    """A number of an evaluation; NaN where it has none, as where there is no object to find."""
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
 def _look(lines: Path, metric: str, last_step: int) -> History:
-    scores, rate = {}, 1.0
+    scores, rate, evaluated = {}, 1.0, set()
     for line in log_lines.read(lines):
         if line["step"] > last_step:
             continue
+        if any(name.startswith("eval/") for name in line):
+            evaluated.add(line["step"])
         if f"eval/{metric}" in line:
-            score = line[f"eval/{metric}"]
-            scores[line["step"]] = math.nan if score is None else float(score)
-        rate = line.get(RATE_FACTOR, rate)
-    return History(scores, rate)
+            scores[line["step"]] = as_score(line[f"eval/{metric}"])
+        rate = line.get(RATE_FACTOR) or rate
+    return History(scores, rate, frozenset(evaluated))

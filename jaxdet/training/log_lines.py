@@ -46,7 +46,7 @@ def _parse(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             line = json.loads(text)
             line["step"] = int(line["step"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             if number < len(texts):
                 raise UserError(f"{path}: line {number} is damaged; remove it") from error
             return

@@ -11,7 +11,7 @@ import numpy as np
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.finite import SKIPPED
 from jaxdet.training.going_back import Feed, GoingBack
-from jaxdet.training.history import NO_HISTORY, History
+from jaxdet.training.history import NO_HISTORY, History, as_score
 from jaxdet.training.numerics import BrokenRun, Numerics
 from jaxdet.training.state import TrainState
 from jaxdet.training.steps import put_state
@@ -63,7 +63,8 @@ def train(
 
     On SIGTERM or SIGINT, and when the time is over, the step is finished, evaluated
     if that is due, and saved, by all processes at the same step. Where evaluating or
-    drawing fails, the state is saved before the exception goes on.
+    drawing fails, the state is saved before the exception goes on; a run that is resumed
+    there evaluates it first.
 
     Numbers that are not finite are found when they are logged. Where `numbers` says
     so the run goes back then, as one that resumes at the last checkpoint, with half
@@ -111,10 +112,19 @@ def train(
             the run may not go on; the last checkpoint stays.
     """
     done, results, rate = int(state.step), None, history.rate
+
+    def evaluation_due(done: int) -> bool:
+        final = done > num_steps - final_steps
+        return done == num_steps or _due(done, (final and final_eval_every) or eval_every)
+
     history, window, feed = history.until(done), Window(), Feed(batches, done)
     profile, numbers = profile or Profile(), numbers or Numerics()
     back = GoingBack(state, checkpoints, writer) if numbers.response == "go_back" else None
     with closing(feed), closing(profile), Stop(checkpoints, stopping.max_hours) as stop:
+        if done and evaluation_due(done) and done not in history.evaluated:
+            results = _evaluate(done, state.eval_variables, evaluate, writer)
+            history.scores[done] = as_score(results.get(checkpoints.metric))
+            checkpoints.judge(done, results)
         while done < num_steps:
             if done in reload_best_at:
                 state = _reload_best(done, state, checkpoints, writer)
@@ -126,9 +136,8 @@ def train(
             window.add(metrics, batch.index)
             writer.advance()
 
-            last, final = done == num_steps, done > num_steps - final_steps
-            stopped = 0 if last else stop.now()
-            evaluating = last or _due(done, (final and final_eval_every) or eval_every)
+            stopped = 0 if done == num_steps else stop.now()
+            evaluating = evaluation_due(done)
             drawing = evaluating or (_due(done, pictures_every) and not stopped)
             saving = evaluating or stopped or _due(done, checkpoint_every)
 
@@ -143,6 +152,7 @@ def train(
                     if stopped:
                         return Outcome(state, results, stopped)
                     done = int(state.step)
+                    profile.close()
                     feed.go_back(done)
                     history = history.until(done)
                     window.drop()
@@ -151,7 +161,7 @@ def train(
             try:
                 if evaluating:
                     found = results = _evaluate(done, state.eval_variables, evaluate, writer)
-                    history.scores[done] = found.get(checkpoints.metric, np.nan)
+                    history.scores[done] = as_score(found.get(checkpoints.metric))
                 if drawing:
                     writer.pictures(done, draw(state.eval_variables, window.take_matrices()))
             except Exception:

@@ -1,6 +1,8 @@
 """What a run says of the devices: memory, and a trace of some steps."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +46,12 @@ class Profile:
             steps: the first and the last, from 1 on; () for none.
         """
         self._folder, self._steps = folder, steps
-        self._on = False
+        self._on, self._done = False, not steps
 
     def before(self, step: int) -> None:
-        """Begins the trace if it is due at this step."""
-        if self._steps and not self._on and self._steps[0] <= step <= self._steps[1]:
-            jax.profiler.start_trace(self._folder)
-            self._on = True
+        """Begins the trace if it is due at this step; there is one at most."""
+        if not self._done and not self._on and self._steps[0] <= step <= self._steps[1]:
+            self._on = self._attempt(partial(jax.profiler.start_trace, self._folder))
 
     def after(self, step: int, metrics: Any) -> None:
         """Ends the trace once the last of its steps is done on the devices."""
@@ -61,6 +62,17 @@ class Profile:
     def close(self) -> None:
         """Ends a trace that goes on."""
         if self._on:
-            self._on = False
-            jax.profiler.stop_trace()
-            log.info("the trace of steps is in %s", self._folder)
+            self._on, self._done = False, True
+            if self._attempt(jax.profiler.stop_trace):
+                log.info("the trace of steps is in %s", self._folder)
+
+    def _attempt(self, call: Callable[[], None]) -> bool:
+        """Calls the profiler; a disk that refuses the trace does not end the run."""
+        try:
+            call()
+        except (OSError, RuntimeError) as error:
+            self._done = True
+            reason = str(error).splitlines()[0]
+            log.warning("warning: steps are not traced: %s: %s", self._folder, reason)
+            return False
+        return True

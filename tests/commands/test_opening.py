@@ -180,6 +180,31 @@ def test_a_mistake_in_the_optimizer_is_found_before_an_epoch_is_known(configure,
         )
 
 
+@pytest.mark.parametrize(
+    "lengths, message",
+    [
+        (("num_steps=2000", "final_steps=15 epochs", "optimizer.warmup_steps=5 epochs"), ""),
+        (("num_steps=300 epochs", "final_steps=15 epochs", "optimizer.warmup_steps=900"), ""),
+        (
+            ("num_steps=10", "final_steps=15 epochs", "optimizer.warmup_steps=0"),
+            "at most config.nu",
+        ),
+    ],
+)
+def test_steps_and_epochs_may_be_mixed_where_they_can_fit(configure, monkeypatch, lengths, message):
+    class Opened(Exception):
+        pass
+
+    def open_run(config):
+        raise Opened
+
+    monkeypatch.setattr(opening, "open_run", open_run)
+    schedule = "--config.optimizer.schedule=warmup_cosine"
+    config = configure(schedule, *(f"--config.{length}" for length in lengths))
+    with pytest.raises(UserError if message else Opened, match=message or None):
+        opening.open_training(config)
+
+
 def test_lengths_in_epochs_are_steps_once_the_data_is_read(configure, monkeypatch, traced):
     monkeypatch.setattr(sources, "build", lambda *given, **settings: NoImages(range(40)))
     config = configure(

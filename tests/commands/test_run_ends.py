@@ -1,4 +1,16 @@
+"""How runs end, and say so."""
+
 import shutil
+
+import numpy as np
+import pytest
+
+from jaxdet import model_file
+from jaxdet.commands import config_files, telling
+from jaxdet.training.loop import Outcome
+from jaxdet.training.state import TrainState
+
+NOTHING = "nothing is saved yet"
 
 
 def test_a_run_that_is_out_of_patience_is_finished(trained, place, run):
@@ -18,3 +30,25 @@ def test_steps_to_profile_that_are_no_range_are_refused_at_once(run):
     assert ended.err.splitlines() == [
         "error: config.profile_steps wants (first, last) with 1 <= first <= last, found (3, 2)"
     ]
+
+
+@pytest.mark.parametrize("step, saved", [(4, "step 4 is saved, run again to resume"), (0, NOTHING)])
+def test_a_stopped_run_says_what_is_saved(capsys, tmp_path, step, saved):
+    state = TrainState(np.int32(step), {}, {}, ())
+    status = telling.say_outcome(Outcome(state, None, 15), tmp_path, first_process=True)
+    assert status == 143 and capsys.readouterr().out == f"stopped by signal 15; {saved}\n"
+
+
+def test_where_the_first_files_cannot_be_written_those_of_the_run_before_stay(
+    trained, place, run, monkeypatch
+):
+    def refuse(*given):
+        raise OSError(28, "No space left on device", "config.json")
+
+    workdir = shutil.copytree(trained.workdir, place.folder / "full")
+    monkeypatch.setattr(config_files, "keep", refuse)
+    ended = run("train.py", f"--workdir={workdir}", "--config.num_steps=26")
+    assert ended.status == 1
+    assert ended.err.splitlines()[-1] == "error: config.json: No space left on device"
+    for name in (model_file.NAME, "report.html", "eval.json", "metrics.jsonl"):
+        assert (workdir / name).read_bytes() == (trained.workdir / name).read_bytes()

@@ -11,6 +11,7 @@ import pytest
 from training.metric_lines import read_lines
 from training.toy_run import Killed, kill_at, make_run, send
 
+from jaxdet.training import history
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.multiscale import draw_height
 from jaxdet.training.steps import put_state
@@ -59,6 +60,48 @@ def test_the_first_line_tells_the_seconds_of_the_first_step(unbroken):
     lines = [json.loads(x) for x in (unbroken.workdir / "metrics.jsonl").read_text().splitlines()]
     assert ["first_step_seconds" in line for line in lines] == [True] + [False] * (len(lines) - 1)
     assert all(line["images_per_second"] > 0 for line in lines if "loss" in line)
+
+
+def test_an_evaluation_without_anything_to_find_is_no_best_and_ends_nothing(run, tmp_path):
+    scores = iter([None, 0.5, None])
+    log = run(tmp_path, eval_every=4, evaluate=lambda variables: {"AP": next(scores)})
+    assert int(log.state.step) == 12 and log.outcome.results == {"AP": None}
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert (checkpoints.best, checkpoints.latest) == (8, 12)
+    checkpoints.close()
+    past = history.read(tmp_path / "metrics.jsonl", "AP", 99)
+    assert past.evaluated == {4, 8, 12} and past.scores[8] == 0.5
+    assert np.isnan([past.scores[4], past.scores[12]]).all()
+
+
+@pytest.mark.parametrize("failing", [6, 12])
+def test_an_evaluation_that_failed_is_done_where_the_run_resumes(run, unbroken, tmp_path, failing):
+    before = [6] * (failing > 6)
+    evaluated = []
+
+    def fail(variables):
+        evaluated.append(variables)
+        if len(evaluated) > len(before):
+            raise OSError("gone")
+        return {"AP": float(variables["params"]["head"]["bias"][0])}
+
+    with pytest.raises(OSError, match="gone"):
+        run(tmp_path, evaluate=fail)
+    resumed = run(tmp_path)
+    assert len(resumed.evaluated) == 2 - len(before)
+    assert resumed.outcome.results == unbroken.log.outcome.results
+    jax.tree.map(np.testing.assert_array_equal, resumed.state, unbroken.log.state)
+    lines, whole = read_lines(tmp_path), read_lines(unbroken.workdir)
+    assert [line for line in lines if "eval/AP" in line] == [
+        line for line in whole if "eval/AP" in line
+    ]
+    found, wanted = (
+        Checkpoints(tmp_path / "checkpoints"),
+        Checkpoints(unbroken.workdir / "checkpoints"),
+    )
+    assert (found.best, found.latest) == (wanted.best, wanted.latest)
+    found.close()
+    wanted.close()
 
 
 @pytest.mark.parametrize("slow", ["batches", "step"])

@@ -6,9 +6,18 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
+import optax
 import pytest
+from data.drawn_data import ListSource, make_example
 
+from jaxdet.commands import fingerprint, train
 from jaxdet.training import processes
+from jaxdet.training import state as states
+from jaxdet.training.checkpoint import Checkpoints
+from jaxdet.training.going_back import GoingBack
+from jaxdet.training.numerics import BrokenRun
+from jaxdet.training.writer import Writer
 from jaxdet.types import UserError
 
 
@@ -60,3 +69,42 @@ with _watched() as say:
 """
     ended = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     assert ended.returncode == -signal.SIGKILL and ended.stderr == printed
+
+
+@pytest.fixture
+def state(toy):
+    return states.create(toy.variables(toy.detector()), optax.sgd(0.1))
+
+
+def test_processes_that_go_back_to_different_steps_are_refused(beside, state, tmp_path):
+    class Saved(Checkpoints):
+        latest = 4
+
+        def __init__(self):
+            pass
+
+        def restore(self, which, *, like):
+            return state.replace(step=np.int32(4))
+
+    back = GoingBack(state, Saved(), Writer(tmp_path, active=False))
+    beside({"went_back_to": 2})
+    with pytest.raises(UserError, match="went_back_to is 4 on process 0, and 2 on process 1"):
+        back.go_back(BrokenRun("broken", 5), 1.0)
+
+
+def test_processes_that_start_with_other_weights_or_other_objects_are_refused(beside, state):
+    source = ListSource([make_example([[0, 0, 4, 4]])])
+    source.annotations = lambda: source.examples
+    train._check_starts_alike(source, state)  # Alone it asks nobody.
+    told = {
+        "steps_done": 0,
+        "variables": fingerprint.hash_variables(state.variables),
+        "training_data.images": 1,
+        "training_data.annotations": fingerprint.describe_data(source)["annotations"],
+    }
+    beside(told)
+    train._check_starts_alike(source, state)
+    for name in ("variables", "training_data.annotations"):
+        beside(told | {name: "other"})
+        with pytest.raises(UserError, match=f"{name} is '.*' on process 0, and 'other' on process"):
+            train._check_starts_alike(source, state)

@@ -84,3 +84,12 @@ def test_the_past_of_a_run_is_read_from_its_log(tmp_path):
     assert found.rate == 0.5 and list(found.scores) == [2, 4]
     assert found.scores[2] == 0.25 and math.isnan(found.scores[4])
     assert list(found.until(3).scores) == [2]
+
+
+def test_what_is_no_number_is_no_score(tmp_path):
+    lines = [{"step": 2, "eval/AP": "x", "rate_factor": None}, {"step": 4, "eval/mAP": 0.5}]
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = history.read(file, "AP", 9)
+    assert math.isnan(found.scores[2]) and found.rate == 1
+    assert found.evaluated == {2, 4} and list(found.scores) == [2]

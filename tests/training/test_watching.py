@@ -40,6 +40,46 @@ def test_the_steps_of_the_trace_are_those_of_the_setting(monkeypatch, tmp_path, 
     assert found == traced and not on
 
 
+def test_there_is_one_trace_also_where_a_run_goes_back(monkeypatch, tmp_path):
+    on, folders = [], []
+    monkeypatch.setattr(jax.profiler, "start_trace", on.append)
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: folders.append(on.pop()))
+    profile = Profile(tmp_path, (2, 4))
+    for step in (1, 2, 3):
+        profile.before(step)
+        profile.after(step, {})
+    profile.close()  # Step 3 was broken.
+    for step in (2, 3, 4):
+        profile.before(step)
+        profile.after(step, {})
+    profile.close()
+    assert folders == [tmp_path] and not on
+
+
+@pytest.mark.parametrize("failing", ["start_trace", "stop_trace"])
+def test_a_disk_that_refuses_a_trace_does_not_end_the_run(monkeypatch, tmp_path, caplog, failing):
+    calls = []
+
+    def call(name):
+        def called(*given):
+            calls.append(name)
+            if name == failing:
+                raise RuntimeError("no space left\nat a place")
+
+        return called
+
+    for name in ("start_trace", "stop_trace"):
+        monkeypatch.setattr(jax.profiler, name, call(name))
+    profile = Profile(tmp_path, (1, 2))
+    for step in (1, 2, 1, 2):
+        profile.before(step)
+        profile.after(step, {})
+    profile.close()
+    assert calls == ["start_trace", "stop_trace"][: 1 + (failing == "stop_trace")]
+    (record,) = caplog.records
+    assert record.getMessage() == f"warning: steps are not traced: {tmp_path}: no space left"
+
+
 @pytest.mark.parametrize("steps", [(0, 2), (3, 2)])
 def test_steps_that_are_no_range_are_refused(steps):
     with pytest.raises(UserError, match=r"config.profile_steps wants \(first, last\) .* found"):

@@ -50,7 +50,9 @@ def test_a_last_line_that_is_no_json_is_cut(tmp_path, end):
     assert path.read_text() == '{"step": 1}\n'
 
 
-@pytest.mark.parametrize("damaged", [b"{", b"\xff", b"[]", b"{}", b'{"step": null}'])
+@pytest.mark.parametrize(
+    "damaged", [b"{", b"\xff", b"[]", b"{}", b'{"step": null}', b'{"step": 1e999}']
+)
 def test_a_damaged_line_in_the_middle_is_named(tmp_path, damaged):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n' + damaged + b'\n{"step": 3}\n')
