@@ -27,7 +27,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from jaxdet import detectors
+from jaxdet import detectors, whole_files
 from jaxdet.detectors import nested
 from jaxdet.detectors.moved import moved
 from jaxdet.types import RESIZE_RULES, Detector, Images, Proposals, UserError
@@ -96,14 +96,8 @@ def write(path: str | os.PathLike, contents: Contents) -> None:
     values = {key: value for key, value in values.items() if value != UNSAID.get(key, ...)}
     _open(json.loads(json.dumps(values)), leaves, path)
     text = json.dumps({**values, "sha256": _digest(values, leaves)})
-    partial = path.with_name(path.name + ".partial")
-    try:
-        # `save_file` makes files that no other user may read.
-        partial.write_bytes(save(leaves, metadata={"jaxdet": text}))
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    # `save_file` makes files that no other user may read.
+    whole_files.replace(path, save(leaves, metadata={"jaxdet": text}))
 
 
 def read(path: str | os.PathLike) -> tuple[Contents, Detector]:

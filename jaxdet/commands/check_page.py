@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jaxdet import visualize
 from jaxdet.commands import check_sizes
 from jaxdet.commands.fitting import Fit
-from jaxdet.data import survey, transforms
+from jaxdet.data import canvases, survey, transforms
 from jaxdet.data.decoding import UnreadableImage
 from jaxdet.data.inventory import LEARNT, REASONS, Judged
 from jaxdet.data.survey import Note, Split
@@ -54,6 +54,7 @@ def write(
         fit: of the anchors.
     """
     data = config.data
+    every = canvases.every(data.canvas, data.more_canvases)
     body = [
         _numbers(splits, notes, said),
         _classes(splits),
@@ -69,8 +70,8 @@ def write(
         PARTS,
         body,
         f"Made by jaxdet {importlib.metadata.version('jaxdet')}. Sizes on the canvas are those "
-        f"after the resize to {tuple(data.resize)} within "
-        f"{' or '.join(map(str, (data.canvas, *data.more_canvases)))}, before any augmentation.",
+        f"after the resize to {tuple(data.resize)} within {' or '.join(map(str, every))}, "
+        "before any augmentation.",
     )
     page.write(path, text)
 

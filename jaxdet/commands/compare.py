@@ -52,7 +52,10 @@ def compare(flags: argparse.Namespace) -> int:
         comparison.write_page(
             Path(flags.out).expanduser(),
             [run.name for run in runs],
-            {k: [(name, list(map(_text, values))) for name, values in tables[k]] for k in tables},
+            {
+                title: [(name, [_cell(title, value) for value in values]) for name, values in rows]
+                for title, rows in tables.items()
+            },
             _charts(runs),
             importlib.metadata.version("jaxdet"),
         )
@@ -72,9 +75,12 @@ def _describe(runs: Sequence[PastRun], tables: dict[str, list[Row]]) -> list[str
     for title, rows in tables.items():
         if title == "fingerprints" and len(without) > len(runs) - 2:
             continue  # There are no two of them.
-        shared = [row for row in rows if title != "settings" or None not in row[1]]
+        shared = [row for row in rows if past_runs.ABSENT not in row[1]]
         if shared:
-            cells = [(name, *map(_short, values)) for name, values in shared]
+            cells = [
+                (name, *(_short(_cell(title, value)) for value in values))
+                for name, values in shared
+            ]
             lines += [*align((title, *names), cells), ""]
         elif not rows:
             lines += [f"{title}: no difference", ""]
@@ -87,7 +93,9 @@ def _describe(runs: Sequence[PastRun], tables: dict[str, list[Row]]) -> list[str
 
 def _count(rows: Sequence[Row]) -> str:
     """How many settings not every run has, by section."""
-    alone = Counter(".".join(name.split(".")[:2]) for name, values in rows if None in values)
+    alone = Counter(
+        ".".join(name.split(".")[:2]) for name, values in rows if past_runs.ABSENT in values
+    )
     return ", ".join(f"{section} ({count})" for section, count in alone.items())
 
 
@@ -125,8 +133,13 @@ def _charts(runs: Sequence[PastRun]) -> list[comparison.Chart]:
     ]
 
 
+def _cell(title: str, value: Any) -> str:
+    """A value of a table as text: of settings, null is a value like others."""
+    return "None" if title == "settings" and value is None else _text(value)
+
+
 def _text(value: Any) -> str:
-    if value is None:
+    if value is None or value is past_runs.ABSENT:
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

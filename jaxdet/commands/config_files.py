@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from jaxdet.commands import renamed, schema
 from jaxdet.data.sources import own
-from jaxdet.training.whole_files import write_json
 from jaxdet.types import UserError
+from jaxdet.whole_files import write_json
 
 SAVED_NAME = "config.json"  # In the workdir.
 

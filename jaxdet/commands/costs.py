@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import jax
 from flax.traverse_util import flatten_dict
 from jax.stages import Lowered
+from ml_collections import ConfigDict
 
 from jaxdet.commands import opening
 from jaxdet.commands.opening import Run
-from jaxdet.training import state, steps
+from jaxdet.data import canvases
+from jaxdet.training import multiscale, state, steps
 from jaxdet.types import Batch, Detector, Images
 
 
@@ -91,14 +93,31 @@ def lower_prediction(subject: Subject, count: int) -> Lowered:
     return jax.jit(subject.detector.predict).lower(subject.variables, subject.images(count))
 
 
-def lower_step(subject: Subject, count: int) -> Lowered:
-    """The step of one device, which trains on batches of `count` images."""
-    batch = opening.blank_batch(subject.run.config, count)
+def lower_step(subject: Subject, count: int, canvas: tuple[int, int] | None = None) -> Lowered:
+    """The step of one device, which trains on batches of `count` images.
+
+    They are of a canvas, by default the first. Where `config.accumulate` does not
+    divide them, the step takes them at once.
+    """
+    batch = opening.blank_batch(subject.run.config, count, canvas)
     accumulate = subject.run.config.accumulate
     parts = 1 if count % accumulate else accumulate
     return jax.jit(one_device_step(subject.run, parts), donate_argnums=0).lower(
         first_state(subject.run), batch
     )
+
+
+def step_canvas(config: ConfigDict) -> tuple[int, int]:
+    """Of the sizes at which steps train, the one of the most pixels; of several the first.
+
+    They are those of all canvases, or of one at all `multiscale_heights`.
+    """
+    sizes = [
+        _resized(config, canvas, height)
+        for canvas in canvases.every(config.data.canvas, config.data.more_canvases)
+        for height in config.multiscale_heights or canvas[:1]
+    ]
+    return max(sizes, key=math.prod)
 
 
 def one_device_step(run: Run, accumulate: int = 1) -> Callable:
@@ -125,3 +144,9 @@ def first_state(run: Run) -> state.TrainState:
     """Shapes and types of a run's state."""
     create = partial(state.create, tx=run.tx, ema=run.config.ema_decay > 0)
     return jax.eval_shape(create, run.variables)
+
+
+def _resized(config, canvas, height):
+    resize = partial(multiscale.resize_batch, height=height)
+    batch = jax.eval_shape(resize, opening.blank_batch(config, 1, canvas))
+    return batch.images.pixels.shape[1:3]

@@ -34,8 +34,8 @@ from jaxdet.commands import (
 from jaxdet.data import sources
 from jaxdet.training import steps
 from jaxdet.training.checkpoint import Checkpoints
-from jaxdet.training.whole_files import write_json
 from jaxdet.types import Source, UserError
+from jaxdet.whole_files import write_json
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

@@ -23,8 +23,8 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from jaxdet.commands import config_files, schema
-from jaxdet.training.whole_files import write_json
 from jaxdet.types import Example, Source
+from jaxdet.whole_files import write_json
 
 NAME = "run.json"  # In the workdir.
 PACKAGE = Path(__file__).parents[1]  # jaxdet's own folder.

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxdet import detectors
 from jaxdet.commands import mistakes, opening
+from jaxdet.data import canvases
 from jaxdet.data.inventory import LEARNT, Judged
 from jaxdet.detectors import anchor_reach
 from jaxdet.detectors.assigned import Assigned
@@ -57,7 +58,7 @@ def measure(config: ConfigDict, splits: Mapping[str, Judged]) -> Fit:
         return Fit([f"{config.detector} has no anchors: objects of any size and shape fit"], {})
     every = [
         _anchors(partial(detector.assign, variables), opening.blank_batch(config, 1, canvas))
-        for canvas in (config.data.canvas, *config.data.more_canvases)
+        for canvas in canvases.every(config.data.canvas, config.data.more_canvases)
     ]
     model = config.model.get("rpn", config.model)
     grid = AnchorGrid(**model.anchors.to_dict())

@@ -21,12 +21,15 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 BINARY = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def known_bytes(subject: Subject, name: str) -> dict[str, int]:
+def known_bytes(
+    subject: Subject, name: str, canvas: tuple[int, int] | None = None
+) -> dict[str, int]:
     """Bytes by kind, of what is known without compiling.
 
     Args:
         subject: what is measured.
         name: "prediction" or "step".
+        canvas: of a step's images; by default the first.
     """
     weights = {
         "parameters": _size(subject.variables["params"]),
@@ -42,14 +45,16 @@ def known_bytes(subject: Subject, name: str) -> dict[str, int]:
         "averages": _size(start.ema),
         "gradients": round(share * weights["parameters"]) * copies,
         "optimizer": _size(start.opt_state),
-        "images": _size(opening.blank_batch(subject.run.config, subject.batch_size)),
+        "images": _size(opening.blank_batch(subject.run.config, subject.batch_size, canvas)),
     }
 
 
-def kept_for_backward(subject: Subject, count: int) -> list[Kept]:
+def kept_for_backward(
+    subject: Subject, count: int, canvas: tuple[int, int] | None = None
+) -> list[Kept]:
     """What the forward pass of a step on `count` images keeps for the gradient: an estimate.
 
-    Of `config.accumulate` parts it is one at a time.
+    They are of a canvas, by default the first. Of `config.accumulate` parts it is one at a time.
     """
     run, variables = subject.run, subject.variables
     rest = {name: part for name, part in variables.items() if name != "params"}
@@ -59,14 +64,22 @@ def kept_for_backward(subject: Subject, count: int) -> list[Kept]:
         variables, key = {"params": params, **rest}, jax.random.key(0)
         return run.detector.loss(variables, batch, key, final=bool(run.config.final_steps))
 
-    batch = opening.blank_batch(run.config, -(-count // run.config.accumulate))
+    batch = opening.blank_batch(run.config, -(-count // run.config.accumulate), canvas)
     return residuals.estimate(loss, variables["params"], (rest, batch))
 
 
-def temporary_bytes(subject: Subject, name: str) -> int | None:
-    """What the temporaries take in the program as it is compiled for the device at hand."""
-    lower = costs.lower_step if name == "step" else costs.lower_prediction
-    analysis = lower(subject, subject.batch_size).compile().memory_analysis()
+def temporary_bytes(
+    subject: Subject, name: str, canvas: tuple[int, int] | None = None
+) -> int | None:
+    """What the temporaries take in the program as it is compiled for the device at hand.
+
+    Arguments as for `known_bytes`.
+    """
+    if name == "step":
+        lowered = costs.lower_step(subject, subject.batch_size, canvas)
+    else:
+        lowered = costs.lower_prediction(subject, subject.batch_size)
+    analysis = lowered.compile().memory_analysis()
     return None if analysis is None else analysis.temp_size_in_bytes  # Not every backend has it.
 
 
@@ -76,16 +89,19 @@ def total(sizes: Mapping[str, int]) -> int:
     return sum(size for kind, size in sizes.items() if kind not in within)
 
 
-def largest_batch(sizes: Mapping[str, int], count: int, device_memory: int) -> int | None:
+def largest_batch(
+    sizes: Mapping[str, int], count: int, device_memory: int, *, accumulate: int = 1
+) -> int | None:
     """How many images of a batch fit on a device, as far as its memory is linear in them.
 
     Args:
         sizes: bytes by kind, for `count` images.
         count: of the images.
         device_memory: bytes that the device has, of which `SPARE` stays free.
+        accumulate: parts that a batch is taken in: it has a multiple of so many images.
 
     Returns:
-        0 where a single one does not fit; None where neither activations nor temporaries
+        0 where not even one image a part fits; None where neither activations nor temporaries
         are known.
     """
     if "temporaries" in sizes:
@@ -97,7 +113,8 @@ def largest_batch(sizes: Mapping[str, int], count: int, device_memory: int) -> i
         return None
     growing += sizes["images"]
     once = total(sizes) - growing
-    return max(0, int(((1 - SPARE) * device_memory - once) * count // growing))
+    fits = max(0, int(((1 - SPARE) * device_memory - once) * count // growing))
+    return fits - fits % accumulate
 
 
 def read_bytes(text: str) -> int:

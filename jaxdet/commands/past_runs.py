@@ -13,7 +13,9 @@ from jaxdet.evaluation import EVALUATIONS, coco
 from jaxdet.training import log_lines
 from jaxdet.types import UserError
 
-# A name, and what each run has under it; None where it does not say.
+# In the place of a setting that a run does not have: null is the value of some.
+ABSENT = object()
+# A name, and what each run has under it; None, of settings ABSENT, where it does not say.
 Row = tuple[str, list[Any]]
 
 # Of a start: the first start says what a run began with, the others what it went on with.
@@ -62,9 +64,9 @@ def read(folder: Path, name: str) -> PastRun:
 
 
 def differing_settings(runs: Sequence[PastRun]) -> list[Row]:
-    """The settings that are not the same in all runs; None for one that a run does not have."""
+    """The settings that are not the same in all runs; ABSENT for one that a run does not have."""
     paths = sorted({path for run in runs for path in run.settings})
-    rows = [(path, [run.settings.get(path) for run in runs]) for path in paths]
+    rows = [(path, [run.settings.get(path, ABSENT) for run in runs]) for path in paths]
     return [row for row in rows if any(value != row[1][0] for value in row[1])]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from jaxdet import whole_files
 from jaxdet.prediction import Found, Predictor
-from jaxdet.training import whole_files
 
 
 class Report:

@@ -11,8 +11,10 @@ FLOPs are XLA's count of the program as it is lowered, for one image of the canv
 multiplication and an addition are two, and the body of a loop (suppression, RoI pooling)
 counts once. Activations, what the forward pass of a step keeps for the gradient, are an
 estimate from the traced program. With --memory both programs are compiled for the device
-at hand, and their temporaries added: that takes from seconds to many minutes. A config that
-names no classes needs its data, or --num_classes.
+at hand, and their temporaries added: that takes from seconds to many minutes. The memory
+of a step is that of the largest images it may train on: of several canvases, or of the
+heights of multiscale_heights. A config that names no classes needs its data, or
+--num_classes.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from jaxdet import model_file
 from jaxdet.commands import command_line, config_files, costs, ending, memory, opening
 from jaxdet.commands.costs import Subject
 from jaxdet.commands.text_table import align
+from jaxdet.training import steps
 from jaxdet.types import UserError
 
 # Of an epoch: a step costs the same however many there are.
@@ -62,12 +65,14 @@ def measure(
     Returns:
         Under "levels" null for a detector that does not tell its candidates;
         no numbers of a training step where there is no run; null FLOPs where
-        JAX has no CPU to count them.
+        JAX has no CPU to count them. FLOPs and predictions are of images of "canvas",
+        the memory of a step is that of "step_canvas".
     """
     lowered = {"prediction": costs.lower_prediction}
     if subject.run is not None:
         lowered["step"] = costs.lower_step
-    sizes = {name: memory.known_bytes(subject, name) for name in lowered}
+    largest = None if subject.run is None else costs.step_canvas(subject.run.config)
+    sizes = {name: memory.known_bytes(subject, name, largest) for name in lowered}
     found = {
         "detector": subject.name,
         "num_classes": subject.num_classes,
@@ -79,17 +84,23 @@ def measure(
         "bytes": sizes,
     }
     if subject.run is not None:
-        kept = memory.kept_for_backward(subject, subject.batch_size)
+        found |= {"step_canvas": list(largest), "accumulate": subject.run.config.accumulate}
+        kept = memory.kept_for_backward(subject, subject.batch_size, largest)
         sizes["step"]["activations"] = sum(each.bytes for each in kept)
         found["largest"] = [each._asdict() for each in kept[:LARGEST]]
     if compiled:
         found["backend"] = jax.default_backend()
         for name in lowered:
-            temporaries = memory.temporary_bytes(subject, name)
+            temporaries = memory.temporary_bytes(subject, name, largest)
             if temporaries is not None:
                 sizes[name]["temporaries"] = temporaries
     if device_memory is not None:
-        fits = {n: memory.largest_batch(sizes[n], subject.batch_size, device_memory) for n in sizes}
+        fits = {
+            name: memory.largest_batch(
+                sizes[name], subject.batch_size, device_memory, accumulate=_parts(found, name)
+            )
+            for name in lowered
+        }
         found |= {"device_memory": device_memory, "fits": fits}
     return found
 
@@ -124,7 +135,10 @@ def format_tables(found: Mapping[str, Any]) -> str:
 
 def _format_memory(found: Mapping[str, Any]) -> Iterator[str]:
     size = found["batch_size"]
-    columns = {f"{NAMED[name]} of {size}": sizes for name, sizes in found["bytes"].items()}
+    columns = {
+        f"{NAMED[name]} of {size}{_at(found, name)}": sizes
+        for name, sizes in found["bytes"].items()
+    }
     kinds = max(columns.values(), key=len)
     rows = [(kind, *(_megabytes(s.get(kind)) for s in columns.values())) for kind in kinds]
     rows.append(("all", *(_megabytes(memory.total(s)) for s in columns.values())))
@@ -149,9 +163,20 @@ def _format_memory(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _format_fit(found: Mapping[str, Any], name: str, count: int) -> str:
     size = f"a device of {found['device_memory'] / 1e9:,.1f} GB, {memory.SPARE:.0%} of it left free"
+    what = NAMED[name] + _at(found, name)
     if not count:
-        return f"{NAMED[name]}: not even a batch of 1 fits {size}"
-    return f"{NAMED[name]}: batches of up to {count} fit {size}"
+        return f"{what}: not even a batch of {_parts(found, name)} fits {size}"
+    return f"{what}: batches of up to {count} fit {size}"
+
+
+def _at(found: Mapping[str, Any], name: str) -> str:
+    """The size at which a step is measured, where that is not the canvas."""
+    sides = found["step_canvas"] if name == "step" else found["canvas"]
+    return "" if sides == found["canvas"] else f" at {_by(sides)}"
+
+
+def _parts(found: Mapping[str, Any], name: str) -> int:
+    return found["accumulate"] if name == "step" else 1
 
 
 def _by(sides: Sequence[int]) -> str:
@@ -198,6 +223,8 @@ def _from_model(path: Path, batch_size: int) -> Subject:
 
 
 def _from_config(config: Any, batch_size: int) -> Subject:
+    one = jax.local_devices()[:1]  # The batch is that of a device.
+    steps.check_division(batch_size, one, accumulate=config.accumulate)
     run = opening.open_run(config)
     config = opening.in_steps(config, SOME_IMAGES)
     run = opening.with_optimizer(run._replace(config=config))

@@ -1,4 +1,4 @@
-"""Several canvases: to which of them each image belongs."""
+"""Several canvases: which there are, and to which of them each image belongs."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,13 @@ import numpy as np
 from jaxtyping import Float, Int, Real
 
 from jaxdet.types import Source, UserError
+
+
+def every(
+    canvas: Sequence[int], more_canvases: Sequence[Sequence[int]]
+) -> tuple[tuple[int, int], ...]:
+    """All canvases of `data.canvas` and `data.more_canvases`, the first one first."""
+    return (tuple(canvas), *map(tuple, more_canvases))
 
 
 def kinds_of(

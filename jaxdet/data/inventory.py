@@ -119,7 +119,7 @@ def judge(
     sizes = np.array([each.size for each in examples], float).reshape(-1, 2)
     limits = sizes[image][:, [1, 0, 1, 0]]
     clipped = np.clip(boxes, 0, limits)
-    every = (canvas, *more_canvases)
+    every = canvases.every(canvas, more_canvases)
     kinds, scales = canvases.fit(sizes, every, resize)
     on_canvas = clipped * scales[image][:, None]
     sides = np.min(on_canvas[:, 2:] - on_canvas[:, :2], axis=1, initial=np.inf)

@@ -65,7 +65,7 @@ def order_of_run(
     Raises:
         UserError: see `canvases.check_source`.
     """
-    kinds = canvases.kinds_of(source, (canvas, *more_canvases), resize)
+    kinds = canvases.kinds_of(source, canvases.every(canvas, more_canvases), resize)
     return Order(kinds, seed=seed, batch_size=batch_size)
 
 
@@ -169,7 +169,7 @@ def train_batches(
             composition,
             exif,
         )
-        for each in (canvas, *more_canvases)
+        for each in canvases.every(canvas, more_canvases)
     ]
 
     def make(step, loader):
@@ -245,7 +245,7 @@ def eval_batches(
     check_resize_rule(resize_rule)
     check_exif(exif)
     count = min(max_images, len(source)) if max_images > 0 else len(source)
-    every = (canvas, *more_canvases)
+    every = canvases.every(canvas, more_canvases)
     kinds = canvases.kinds_of(source, every, resize)
     batches = []
     for kind, own_canvas in enumerate(every):

@@ -13,12 +13,12 @@ The file is a NumPy .npz with four arrays, for n images and m proposals in all:
 All numbers are finite. Other types of numbers, and whole numbers for ids, are read as these.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from jaxdet import whole_files
 from jaxdet.data.proposal_shape import Content, check, read
 from jaxdet.data.sources.parts import Part
 from jaxdet.types import Example, Source, UserError
@@ -137,10 +137,5 @@ def take_proposals(example: Example, max_proposals: int) -> Example:
 
 def _save(content, path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as out:
-            np.savez(out, **content._asdict())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_files.replacing(path) as half, half.open("wb") as out:
+        np.savez(out, **content._asdict())

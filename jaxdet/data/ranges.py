@@ -5,6 +5,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
+from jaxdet.data import canvases
 from jaxdet.data.affine import BOX_RULES
 from jaxdet.data.mosaic import Composition
 from jaxdet.data.transforms import EXIF_RULES, Augmentation
@@ -108,7 +109,7 @@ def check_canvases(canvas: object, more_canvases: object) -> None:
         )
     for each in more_canvases:
         check_canvas(each, name="more_canvases")
-    every = [tuple(canvas), *map(tuple, more_canvases)]
+    every = canvases.every(canvas, more_canvases)
     if len(set(every)) < len(every):
         raise UserError(
             f"data.more_canvases wants others than data.canvas {canvas!r}, each once; found "

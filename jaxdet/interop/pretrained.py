@@ -9,6 +9,7 @@ import numpy as np
 from safetensors.numpy import load_file as load_safetensors
 from safetensors.numpy import save as write_safetensors
 
+from jaxdet import whole_files
 from jaxdet.types import UserError
 
 # Keys under which training scripts keep the weights beside other things.
@@ -77,19 +78,15 @@ def save_file(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> Non
     if path.suffix not in READERS:
         raise UserError(f"{path}: wanted a file ending in {', '.join(READERS)}")
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    partial = path.with_name(f"{path.name}.partial")
-    try:
+    with whole_files.replacing(path) as half:
         if path.suffix == ".npz":
-            with partial.open("wb") as file:
+            with half.open("wb") as file:
                 np.savez(file, **tensors)
         elif path.suffix == ".safetensors":
-            partial.write_bytes(write_safetensors(tensors))
+            half.write_bytes(write_safetensors(tensors))
         else:
             torch = _import_torch(path, "writing")
-            torch.save({name: torch.from_numpy(value) for name, value in tensors.items()}, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+            torch.save({name: torch.from_numpy(value) for name, value in tensors.items()}, half)
 
 
 def _read_npz(path: Path) -> Weights:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from jaxdet import whole_files
 from jaxdet.evaluation.analysis import Analysis
 from jaxdet.report import sections
 
@@ -134,9 +135,7 @@ def write(path: str | os.PathLike, text: str) -> None:
     """Writes a page in one move: a kill leaves the old file, or none."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    whole_files.replace(path, text)
 
 
 def to_url(pixels: UInt8[np.ndarray, "_ _ 3"]) -> str:

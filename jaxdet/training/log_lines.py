@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxdet.training import whole_files
+from jaxdet import whole_files
 from jaxdet.types import UserError
 
 NAME = "metrics.jsonl"

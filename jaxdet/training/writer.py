@@ -17,7 +17,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
-from jaxdet.training import log_lines, patient_files, whole_files
+from jaxdet import whole_files
+from jaxdet.training import log_lines, patient_files
 
 # Seconds between two drawings of the bar; a log file gets a line each time.
 BAR_SECONDS, BAR_SECONDS_IN_FILE = 0.5, 30.0

@@ -103,6 +103,26 @@ def test_what_differs_is_listed_and_what_is_the_same_is_not(run, pair):
     assert not rows.keys() & {"versions jax", "config", "xla flags"}
 
 
+def test_a_setting_that_is_null_is_a_value_and_one_that_is_not_there_is_none(run, tmp_path):
+    runs = [
+        make_run(tmp_path / name, detector="retinanet", model={"pixels": {"padding": padding}})
+        for name, padding in (("a", None), ("b", 114.0))
+    ]
+    out = tmp_path / "page.html"
+    result = run(*runs, f"--out={out}")
+
+    assert rows_of(result.out)["model.pixels.padding"] == ["None", "114"]
+    assert "of some of them alone" not in result.out
+    assert re.search(r"model\.pixels\.padding<.*>None<.*>114<", out.read_text())
+
+    settings = {"a": {"x": None, "y": 1, "z": None}, "b": {"y": None, "z": None}}
+    runs = [past_runs.PastRun(name, had, [], [], "AR") for name, had in settings.items()]
+    assert past_runs.differing_settings(runs) == [
+        ("x", [None, past_runs.ABSENT]),
+        ("y", [1, None]),
+    ]
+
+
 def test_results_are_best_and_last_steps_and_speed(run, pair):
     rows = rows_of(run(*pair).out)
 

@@ -1,11 +1,13 @@
 """What a detector is made of and costs, as `jaxdet summary` counts it."""
 
 import json
+import math
 import re
 
 import jax
 import jax.numpy as jnp
 import pytest
+from ml_collections import ConfigDict
 from prediction import tiny_model
 
 from jaxdet import detectors, model_file
@@ -131,6 +133,78 @@ def test_a_config_has_a_step_and_a_prediction(capfd):
     assert needs[0] <= (1 - memory.SPARE) * 10**8 < needs[1]
 
 
+def test_a_step_is_measured_at_the_largest_canvas(capfd):
+    def measure(*more):
+        settings = ("--batch_size=6", "--config.accumulate=3", *more)
+        status, printed, errors = run(capfd, CONFIG, "--device_memory=100MB", "--json", *settings)
+        assert (status, errors) == (0, "")
+        return json.loads(printed)
+
+    found = measure("--config.data.more_canvases=((64, 128), (32, 160))")
+    alone = measure("--config.data.canvas=(64, 128)")
+
+    assert (found["canvas"], found["step_canvas"]) == ([64, 64], [64, 128])
+    assert alone["canvas"] == alone["step_canvas"] == [64, 128]
+    assert found["bytes"]["step"] == alone["bytes"]["step"]
+    assert found["largest"] == alone["largest"]
+    assert found["fits"]["step"] == alone["fits"]["step"]
+    # FLOPs are quoted for an image of the canvas.
+    for name in ("step", "prediction"):
+        assert found["flops"][name] < 0.6 * alone["flops"][name]
+    text, alike = summary.format_tables(found), summary.format_tables(alone)
+    assert re.search(r"^memory +prediction of 6  training step of 6 at 64 x 128$", text, re.M)
+    assert "training step at 64 x 128: batches of up to" in text
+    assert "an image of 64 x 64" in text
+    assert "training step of 6\n" in alike and "training step: batches of up to" in alike
+
+
+def test_the_step_is_compiled_at_the_largest_canvas_and_its_batch_is_whole_parts(
+    capfd, monkeypatch
+):
+    class Lowered:
+        """In the place of a program: its temporaries are as large as its canvas."""
+
+        def __init__(self, subject, count, canvas=None):
+            self.temp_size_in_bytes = 10**6 * math.prod(canvas or (1,))
+            self.compile = self.memory_analysis = lambda: self
+            self.cost_analysis = lambda: {"flops": math.prod(canvas or (1,))}
+
+    monkeypatch.setattr(costs, "lower_step", Lowered)
+    monkeypatch.setattr(costs, "lower_prediction", Lowered)
+    monkeypatch.setattr(memory, "SPARE", 0)
+    settings = ("--config.multiscale_heights=(32, 96)", "--config.accumulate=4", "--memory")
+    # 1152 MB an image, next to which all else is little.
+    for device_memory, line in (
+        ("9GB", "training step at 96 x 96: batches of up to 4 fit a device of 9.0 GB"),
+        ("3GB", "training step at 96 x 96: not even a batch of 4 fits a device of 3.0 GB"),
+    ):
+        status, printed, errors = run(capfd, CONFIG, f"--device_memory={device_memory}", *settings)
+        assert (status, errors) == (0, "")
+        assert re.search(
+            rf"^temporaries +1.0 MiB +{10**6 * 96 * 96 / 2**20:,.1f} MiB$", printed, re.M
+        )
+        assert re.search(r"^training step +0.00 G$", printed, re.M)
+        assert line in printed
+
+
+@pytest.mark.parametrize(
+    "canvas, more, heights, largest",
+    [
+        ((64, 96), (), (), (64, 96)),
+        ((64, 96), ((96, 64), (32, 128)), (), (64, 96)),  # Of equals the first.
+        ((64, 96), ((96, 64), (64, 128)), (), (64, 128)),
+        ((64, 96), (), (32, 128, 64), (128, 192)),
+        ((64, 100), (), (32, 96), (96, 160)),  # To whole multiples of 32, as steps resize.
+        ((64, 96), (), (32,), (32, 64)),  # None of the canvas itself.
+    ],
+)
+def test_the_largest_images_of_a_run_are_those_of_its_steps(canvas, more, heights, largest):
+    data = {"canvas": canvas, "more_canvases": more, "resize_rule": "rounded"}
+    data |= {"max_boxes": 3, "max_proposals": 0}
+
+    assert costs.step_canvas(ConfigDict({"data": data, "multiscale_heights": heights})) == largest
+
+
 def summed(sizes, size, count):
     """The bytes of a step of `count` images, by those of one of `size`."""
     growing = sizes["images"] + sizes["activations"]
@@ -149,6 +223,12 @@ def test_a_batch_fits_by_what_is_known():
     assert [fits(n, activations=400) for n in (40, 141, 142, 243, 244)] == [0, 0, 1, 1, 2]
     # The compiler's temporaries have gradients and activations in them: 30 once, 2 + 50 an image.
     assert [fits(n, activations=400, temporaries=210) for n in (91, 92, 144)] == [0, 1, 2]
+    # In parts, a batch is a multiple of them.
+    wanted = round(550 / (1 - memory.SPARE)) + 1
+    for parts, count in ((1, 5), (2, 4), (3, 3), (6, 0)):
+        assert (
+            memory.largest_batch(once | {"activations": 400}, 4, wanted, accumulate=parts) == count
+        )
     assert memory.total(once | {"activations": 400, "temporaries": 210}) == 10 + 20 + 8 + 210
 
 
@@ -197,6 +277,10 @@ def test_a_model_file_has_a_prediction(capfd, tmp_path):
         (["nowhere.safetensors"], "nowhere.safetensors: there is no such model file"),
         ([CONFIG, "--device_memory=much"], "--device_memory wants bytes, such as 16GB"),
         ([CONFIG, "--batch_size=0"], "--batch_size wants at least 1, found 0"),
+        (
+            [CONFIG, "--batch_size=6", "--config.accumulate=4", "--memory"],
+            "a batch of 6 does not divide among 1 devices in 4 parts each (config.accumulate)",
+        ),
         ([], "name a config: --config=FILE, such as --config=configs/quickstart.py"),
         ([CONFIG, "--config.detector=yolo"], "unknown detector 'yolo'"),
     ],

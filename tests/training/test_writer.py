@@ -11,7 +11,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from training.metric_lines import read_lines
 
-from jaxdet.training import log_lines, patient_files, whole_files
+from jaxdet import whole_files
+from jaxdet.training import log_lines, patient_files
 from jaxdet.training.writer import Writer
 from jaxdet.types import UserError
 

@@ -3,26 +3,40 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 
-def replace(path: Path, text: str) -> None:
-    """Writes a file in one move: a reader, or a kill in between, meets the old one or the new one.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives the path of a file to write, which takes the place of another in one move.
+
+    A reader, or a kill in between, meets the old file or the new one. After an error
+    the old one stays, and nothing of the new one.
+
+    Raises:
+        OSError: if the move is impossible.
+    """
+    half = path.with_name(path.name + ".partial")
+    try:
+        yield half
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def replace(path: Path, content: str | bytes) -> None:
+    """Writes a file in one move, as `replacing`; text is UTF-8.
 
     Raises:
         OSError: if that is impossible; the old file stays.
     """
-    half = path.with_name(path.name + ".partial")
-    try:
-        half.write_text(text)
-        os.replace(half, path)
-    except OSError:
-        half.unlink(missing_ok=True)
-        raise
+    with replacing(path) as half:
+        half.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, value: Any) -> None:
