@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxdet import detectors, interop, loading, model_file
 from jaxdet.commands import config_files, lengths, mistakes, schema, splits
-from jaxdet.data import inventory, pipeline
+from jaxdet.data import canvases, inventory, pipeline
 from jaxdet.data.order import Order
 from jaxdet.interop import LoadReport
 from jaxdet.training import steps
@@ -262,7 +262,7 @@ def _trace(config: ConfigDict, detector: Detector) -> Any:
         variables = jax.eval_shape(detector.init, key, batch.images)
         loss = partial(detector.loss, final=bool(config.final_steps))
         jax.eval_shape(loss, variables, batch, key)
-        for canvas in (config.data.canvas, *config.data.more_canvases):
+        for canvas in canvases.every(config.data.canvas, config.data.more_canvases):
             jax.eval_shape(detector.predict, variables, blank_images(config, 1, canvas))
     return variables
 

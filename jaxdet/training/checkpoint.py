@@ -22,7 +22,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
 
-from jaxdet.training import leaves, leftovers, processes, whole_files
+from jaxdet import whole_files
+from jaxdet.training import leaves, leftovers, processes
 from jaxdet.training import state as states
 from jaxdet.training.state import TrainState
 from jaxdet.types import UserError
