@@ -88,11 +88,16 @@ def hash_config(config: Mapping[str, Any]) -> str:
     free = set(DECIDE_NOTHING)
     if config["reload_best_at_milestones"]:
         free -= set(config_files.CHOOSE_BEST)
-    free |= {path for path, key in schema.leaves(schema.describe(config)) if key.is_path}
-    deciding = {path: value for path, value in schema.leaves(config) if path not in free}
-    # Of a file of one's own the name alone, wherever it lies.
-    deciding["data.source"] = re.split(r"[/\\]", deciding["data.source"])[-1]
+    deciding = {path: value for path, value in without_paths(config).items() if path not in free}
     return _digest(json.dumps(deciding, sort_keys=True).encode())
+
+
+def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, as "data.classes", that do not say where something lies on a machine."""
+    paths = {path for path, key in schema.leaves(schema.describe(config)) if key.is_path}
+    found = {path: value for path, value in schema.leaves(config) if path not in paths}
+    # Of a file of one's own the name alone, wherever it lies.
+    return found | {"data.source": re.split(r"[/\\]", found["data.source"])[-1]}
 
 
 def hash_variables(variables: Any) -> str:

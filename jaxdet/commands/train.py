@@ -15,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxdet import loading
-from jaxdet.commands import command_line, config_files, determinism, fingerprint, job, schema
+from jaxdet.commands import command_line, config_files, determinism, fingerprint, job
 from jaxdet.training import lock, processes, watching
 from jaxdet.training.state import TrainState
 from jaxdet.types import Source, UserError
@@ -82,9 +82,7 @@ def _join(flags: argparse.Namespace, heartbeat_seconds: int) -> AbstractContextM
 
 def _check_alike(config: ConfigDict, done: int, num_images: int) -> None:
     """Checks that all processes of a run have the same before them; paths are each one's own."""
-    values = config.to_dict()
-    keys = dict(schema.leaves(schema.describe(values)))
-    settings = {path: v for path, v in schema.leaves(values) if not keys[path].is_path}
+    settings = fingerprint.without_paths(config.to_dict())
     processes.check_alike(config=settings, steps_done=done, training_images=num_images)
 
 

@@ -101,6 +101,18 @@ def test_the_hash_of_a_config_changes_with_what_decides_numbers(keep):
     assert of(plain, "--config.eval_every=6") == of(plain)
 
 
+def test_settings_without_paths_are_the_same_wherever_things_lie(configure, tmp_path):
+    found = []
+    for folder in ("a", "b"):
+        own = tmp_path / folder / "own.py"
+        own.parent.mkdir()
+        own.write_text("def read(root, split, classes):\n    pass\n")
+        config = configure(f"--config.data.source={own}:read", f"--config.data.root={own.parent}")
+        found.append(fingerprint.without_paths(config.to_dict()))
+    assert found[0] == found[1] and found[0]["data.source"] == "own.py:read"
+    assert "data.root" not in found[0] and "data.classes" in found[0]
+
+
 def test_the_hash_of_data_changes_with_every_thing_that_is_learnt(tmp_path, monkeypatch):
     def of(*examples):
         return fingerprint.describe_data(Drawn(*examples))["annotations"]
