@@ -123,8 +123,9 @@ def train(
     with closing(feed), closing(profile), Stop(checkpoints, stopping.max_hours) as stop:
         if done and evaluation_due(done) and done not in history.evaluated:
             results = _evaluate(done, state.eval_variables, evaluate, writer)
-            history.scores[done] = as_score(results.get(checkpoints.metric))
             checkpoints.judge(done, results)
+            if _out_of_patience(done, results, history, stopping, checkpoints, writer):
+                return Outcome(state, results, 0)
         while done < num_steps:
             if done in reload_best_at:
                 state = _reload_best(done, state, checkpoints, writer)
@@ -161,7 +162,6 @@ def train(
             try:
                 if evaluating:
                     found = results = _evaluate(done, state.eval_variables, evaluate, writer)
-                    history.scores[done] = as_score(found.get(checkpoints.metric))
                 if drawing:
                     writer.pictures(done, draw(state.eval_variables, window.take_matrices()))
             except Exception:
@@ -175,8 +175,7 @@ def train(
                 window.restart_clock()
             if stopped:
                 return Outcome(state, results, stopped)
-            if evaluating and stopping.out_of_patience(history.scores.values()):
-                writer.say(f"step {done}: finished, {stopping.why()}")
+            if found and _out_of_patience(done, found, history, stopping, checkpoints, writer):
                 break
     return Outcome(state, results, 0)
 
@@ -196,6 +195,22 @@ def _log(done: int, window: Window, writer: Writer, numbers: Numerics) -> None:
     names = {"images_per_second": "images/s", "data_wait": "data wait"}
     names |= {"device_memory_gib": "GiB", SKIPPED: "skipped"}
     writer.show(shown | {name: values[k] for k, name in names.items() if k in values})
+
+
+def _out_of_patience(
+    done: int,
+    results: dict[str, Any],
+    history: History,
+    stopping: Stopping,
+    checkpoints: Checkpoints,
+    writer: Writer,
+) -> bool:
+    """Takes an evaluation into the history; whether it was the last that is waited for."""
+    history.scores[done] = as_score(results.get(checkpoints.metric))
+    over = stopping.out_of_patience(history.scores.values())
+    if over:
+        writer.say(f"step {done}: finished, {stopping.why()}")
+    return over
 
 
 def _reload_best(

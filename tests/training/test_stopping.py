@@ -51,6 +51,22 @@ def test_a_run_out_of_patience_is_finished_also_if_it_was_resumed(run, tmp_path,
     assert Stopping(patience=3).out_of_patience(past.scores.values())
 
 
+def test_patience_may_end_where_an_evaluation_had_failed(run, tmp_path):
+    scores = iter([3, 2, OSError("gone"), 1])
+
+    def fall(variables):
+        score = next(scores)
+        if isinstance(score, OSError):
+            raise score
+        return {"AP": score}
+
+    settings = dict(eval_every=2, evaluate=fall, stopping=Stopping(patience=2))
+    with pytest.raises(OSError, match="gone"):
+        run(tmp_path, **settings)
+    log = run(tmp_path, **settings)
+    assert int(log.state.step) == 6 and log.outcome.results == {"AP": 1}
+
+
 def test_a_run_out_of_time_saves_and_goes_on_to_the_same_bits(run, tmp_path):
     whole = run(tmp_path / "whole")
     late = run(tmp_path / "late", stopping=Stopping(max_hours=1e-9))
