@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdet.ops import box_coder
+from jaxdet.ops import box_coder, sampling
 from jaxdet.ops import boxes as box_ops
 from jaxdet.ops.assignment import (
     IGNORE,
@@ -268,6 +268,23 @@ def test_padding_anywhere_does_not_change_the_draw(size, seed, num_real):
     np.testing.assert_array_equal(
         places[np.asarray(together.index)[valid]], np.asarray(apart.index)[valid]
     )
+
+
+@pytest.mark.parametrize("count", [1, 511, 512, 513, 1300])
+def test_numbers_are_drawn_in_the_order_of_the_usable(count):
+    usable = np.random.default_rng(count).random(count) < 0.5
+    numbers = np.asarray(jax.random.uniform(jax.random.key(0), (count,)))
+    found = np.asarray(sampling._random_order(jax.random.key(0), jnp.asarray(usable)))
+    np.testing.assert_array_equal(found[usable], numbers[: usable.sum()])
+
+
+def test_the_work_of_a_draw_grows_with_the_candidates_not_with_their_square():
+    def flops(count):
+        labels = jax.ShapeDtypeStruct((count,), np.int32)
+        draw = functools.partial(sample_labels, num_samples=256, positive_fraction=0.5)
+        return jax.jit(draw).lower(jax.random.key(0), labels).cost_analysis()["flops"]
+
+    assert flops(80_000) < 8.5 * flops(10_000)
 
 
 def test_the_draw_depends_on_the_key():
