@@ -2,7 +2,7 @@
 
     python train.py --config=configs/quickstart_yolox.py
 
-The pictures are drawn on first use, into data/shapes. 8 minutes, AP50 .875.
+The pictures are drawn on first use, into data/shapes. 9 minutes, AP50 .882.
 """
 
 import base_shapes

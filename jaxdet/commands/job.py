@@ -109,8 +109,10 @@ def why_finished(job: Job, done: int) -> str:
     """
     num_steps, past = job.run.config.num_steps, _past(job, done)
     early = bool(done) and job.stopping.out_of_patience(past.scores.values())
-    if (done < num_steps and not early) or (done == num_steps and done not in past.evaluated):
+    if done < num_steps and not early:
         return ""
+    if done == num_steps and not (done in past.evaluated or job.checkpoints.is_judged(done)):
+        return ""  # The last evaluation failed.
     return f"{done} of {num_steps} steps are done" + f"; {job.stopping.why()}" * early
 
 

@@ -227,13 +227,13 @@ def blank_batch(
     )
 
 
-def in_likely_steps(config: ConfigDict) -> ConfigDict:
+def in_likely_steps(config: ConfigDict, num_images: int = UNKNOWN_IMAGES) -> ConfigDict:
     """A config with all lengths in steps, before it is known how many an epoch has.
 
-    Parts of the run come out no longer, in proportion, than they can be: an epoch is long
-    where the run is said in epochs, and a step where it is said in steps.
+    Parts of the run come out no longer, in proportion, than they can be: an epoch has
+    `num_images` where the run is said in epochs, and is a step where it is said in steps.
     """
-    return in_steps(config, UNKNOWN_IMAGES if isinstance(config.num_steps, str) else 1)
+    return in_steps(config, num_images if isinstance(config.num_steps, str) else 1)
 
 
 def in_steps(config: ConfigDict, num_images: int) -> ConfigDict:

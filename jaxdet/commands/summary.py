@@ -33,6 +33,8 @@ from jaxdet.commands.text_table import align
 from jaxdet.training import steps
 from jaxdet.types import UserError
 
+# Of an epoch: a step costs the same however many there are, and steps fit an int32.
+SOME_IMAGES = 100_000
 LARGEST = 5  # Activations that are listed.
 NAMED = {"prediction": "prediction", "step": "training step"}
 
@@ -224,7 +226,7 @@ def _from_config(config: Any, batch_size: int) -> Subject:
     one = jax.local_devices()[:1]  # The batch is that of a device.
     steps.check_division(batch_size, one, accumulate=config.accumulate)
     run = opening.open_run(config)
-    config = opening.in_likely_steps(config)  # A step costs the same however many there are.
+    config = opening.in_likely_steps(config, SOME_IMAGES)
     run = opening.with_optimizer(run._replace(config=config))
     return Subject(
         name=config.detector,

@@ -132,19 +132,32 @@ class Checkpoints:
     def judge(self, step: int, results: Mapping[str, Any]) -> None:
         """Adds the results of an evaluation to a checkpoint that was saved without.
 
-        All processes must call it.
+        All processes must call it. Where the disk refuses it there is a line in the log, and
+        the checkpoint stays as it is.
 
         Args:
             step: of the checkpoint.
             results: as `save` takes them.
         """
         score = results.get(self.metric)
-        if score is not None and math.isfinite(score):
-            file = self._path(step) / "metrics" / "metrics"  # As Orbax writes it.
-            values = {self.metric: float(score)}
-            first = jax.process_index() == 0
-            processes.gather(lambda: whole_files.write_json(file, values) if first else None)
-            self._manager.reload()
+        if score is None or not math.isfinite(score):
+            return
+        file = self._path(step) / "metrics" / "metrics"  # As Orbax writes it.
+
+        def write() -> None:
+            if jax.process_index() == 0:
+                try:
+                    whole_files.write_json(file, {self.metric: float(score)})
+                except OSError as error:
+                    log.warning("warning: %s is not written: %s", file, error.strerror)
+
+        processes.gather(write)
+        self._manager.reload()
+        self._saving = step  # What is kept may be others now.
+
+    def is_judged(self, step: int) -> bool:
+        """Whether a checkpoint has a number to choose the best by."""
+        return math.isfinite(self._score_of(step))
 
     def check_saved(self) -> None:
         """Waits for the last save.

@@ -29,7 +29,10 @@ class History(NamedTuple):
 
     def until(self, step: int) -> "History":
         """Without what was evaluated later."""
-        return self._replace(scores={k: v for k, v in self.scores.items() if k <= step})
+        return self._replace(
+            scores={k: v for k, v in self.scores.items() if k <= step},
+            evaluated=frozenset(k for k in self.evaluated if k <= step),
+        )
 
 
 NO_HISTORY = History({})
@@ -53,7 +56,10 @@ def read(lines: Path, metric: str, last_step: int) -> History:
 
 def as_score(value: Any) -> float:
     """A number of an evaluation; NaN where it has none, as where there is no object to find."""
-    return float(value) if isinstance(value, int | float) else math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _look(lines: Path, metric: str, last_step: int) -> History:

@@ -44,7 +44,7 @@ def _parse(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     texts = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     for number, text in enumerate(texts, 1):
         try:
-            line = json.loads(text)
+            line = json.loads(text.decode())
             line["step"] = int(line["step"])
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             if number < len(texts):

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -63,8 +64,8 @@ def train(
 
     On SIGTERM or SIGINT, and when the time is over, the step is finished, evaluated
     if that is due, and saved, by all processes at the same step. Where evaluating or
-    drawing fails, the state is saved before the exception goes on; a run that is resumed
-    there evaluates it first.
+    drawing fails, the state is saved before the exception goes on. An evaluation that is
+    due where a run resumes, and that neither its log nor its checkpoint knows of, is done first.
 
     Numbers that are not finite are found when they are logged. Where `numbers` says
     so the run goes back then, as one that resumes at the last checkpoint, with half
@@ -73,10 +74,8 @@ def train(
     At the steps of `reload_best_at` the run goes on from the best parameters
     and statistics so far, those of this step's evaluation among them; step and
     optimizer stay. That happens behind the save at this step, so a run that
-    resumes there does the same again; only one that failed inside this very
-    evaluation goes on from the best before it. Where averages are kept, they
-    are what was the best, and both the parameters and the averages become
-    them.
+    resumes there does the same again. Where averages are kept, they are what was
+    the best, and both the parameters and the averages become them.
 
     Args:
         state: where to start, from `put_state`; its buffers are donated.
@@ -112,19 +111,23 @@ def train(
             the run may not go on; the last checkpoint stays.
     """
     done, results, rate = int(state.step), None, history.rate
-
-    def evaluation_due(done: int) -> bool:
-        final = done > num_steps - final_steps
-        return done == num_steps or _due(done, (final and final_eval_every) or eval_every)
-
+    evaluation_due = partial(
+        _evaluation_due,
+        num_steps=num_steps,
+        every=eval_every,
+        final_start=num_steps - final_steps,
+        final_every=final_eval_every or eval_every,
+    )
     history, window, feed = history.until(done), Window(), Feed(batches, done)
     profile, numbers = profile or Profile(), numbers or Numerics()
     back = GoingBack(state, checkpoints, writer) if numbers.response == "go_back" else None
     with closing(feed), closing(profile), Stop(checkpoints, stopping.max_hours) as stop:
-        if done and evaluation_due(done) and done not in history.evaluated:
-            results = _evaluate(done, state.eval_variables, evaluate, writer)
-            checkpoints.judge(done, results)
-            if _out_of_patience(done, results, history, stopping, checkpoints, writer):
+        known = done in history.evaluated or checkpoints.is_judged(done)
+        if done and not known and evaluation_due(done):
+            results = _evaluate(done, state.eval_variables, evaluate, writer, checkpoints.judge)
+            history.scores[done] = as_score(results.get(checkpoints.metric))
+            writer.pictures(done, draw(state.eval_variables, {}))
+            if _out_of_patience(done, history, stopping, writer):
                 return Outcome(state, results, 0)
         while done < num_steps:
             if done in reload_best_at:
@@ -162,6 +165,7 @@ def train(
             try:
                 if evaluating:
                     found = results = _evaluate(done, state.eval_variables, evaluate, writer)
+                    history.scores[done] = as_score(found.get(checkpoints.metric))
                 if drawing:
                     writer.pictures(done, draw(state.eval_variables, window.take_matrices()))
             except Exception:
@@ -175,9 +179,15 @@ def train(
                 window.restart_clock()
             if stopped:
                 return Outcome(state, results, stopped)
-            if found and _out_of_patience(done, found, history, stopping, checkpoints, writer):
+            if evaluating and _out_of_patience(done, history, stopping, writer):
                 break
     return Outcome(state, results, 0)
+
+
+def _evaluation_due(
+    done: int, *, num_steps: int, every: int, final_start: int, final_every: int
+) -> bool:
+    return done == num_steps or _due(done, final_every if done > final_start else every)
 
 
 def _due(done: int, every: int) -> bool:
@@ -197,16 +207,7 @@ def _log(done: int, window: Window, writer: Writer, numbers: Numerics) -> None:
     writer.show(shown | {name: values[k] for k, name in names.items() if k in values})
 
 
-def _out_of_patience(
-    done: int,
-    results: dict[str, Any],
-    history: History,
-    stopping: Stopping,
-    checkpoints: Checkpoints,
-    writer: Writer,
-) -> bool:
-    """Takes an evaluation into the history; whether it was the last that is waited for."""
-    history.scores[done] = as_score(results.get(checkpoints.metric))
+def _out_of_patience(done: int, history: History, stopping: Stopping, writer: Writer) -> bool:
     over = stopping.out_of_patience(history.scores.values())
     if over:
         writer.say(f"step {done}: finished, {stopping.why()}")
@@ -232,9 +233,13 @@ def _reload_best(
     return state.replace(ema={**state.ema, **put_state(variables)}) if state.ema else state
 
 
-def _evaluate(done: int, variables: Any, evaluate: Callable, writer: Writer) -> dict[str, Any]:
+def _evaluate(
+    done: int, variables: Any, evaluate: Callable, writer: Writer, judge: Callable | None = None
+) -> dict[str, Any]:
     start = time.perf_counter()
     results = evaluate(variables)
+    if judge:  # Before the log has it: after a kill in between it is done again.
+        judge(done, results)
     writer.results(done, results)
     writer.say(f"step {done}: evaluated in {time.perf_counter() - start:.0f} s")
     return results

@@ -56,9 +56,8 @@ def create(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         **first,
-        opt_state=jax.jit(tx.init)(
-            first["params"]
-        ),  # Some measure them: one program, not hundreds.
+        # Optax computes norms and zeros in it: in one program, not in hundreds.
+        opt_state=jax.jit(tx.init)(first["params"]),
         ema=first if ema else {},
     )
 

@@ -72,7 +72,7 @@ class Profile:
             call()
         except (OSError, RuntimeError) as error:
             self._done = True
-            reason = str(error).splitlines()[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             log.warning("warning: steps are not traced: %s: %s", self._folder, reason)
             return False
         return True

@@ -109,8 +109,10 @@ def test_flops_are_counted_on_the_cpu_and_nowhere_else(monkeypatch):
 
 
 def test_a_config_has_a_step_and_a_prediction(capfd):
+    # So late a drop is at a step that an int32 holds, however long epochs may be.
+    lengths = ("--config.num_steps=24 epochs", "--config.optimizer.milestones=('22 epochs',)")
     status, printed, errors = run(
-        capfd, CONFIG, "--config.data.root=nowhere", "--device_memory=100MB", "--json"
+        capfd, CONFIG, "--config.data.root=nowhere", "--device_memory=100MB", "--json", *lengths
     )
 
     assert (status, errors) == (0, "")

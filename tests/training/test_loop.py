@@ -11,6 +11,7 @@ import pytest
 from training.metric_lines import read_lines
 from training.toy_run import Killed, kill_at, make_run, send
 
+from jaxdet import whole_files
 from jaxdet.training import history
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.multiscale import draw_height
@@ -74,34 +75,57 @@ def test_an_evaluation_without_anything_to_find_is_no_best_and_ends_nothing(run,
     assert np.isnan([past.scores[4], past.scores[12]]).all()
 
 
-@pytest.mark.parametrize("failing", [6, 12])
-def test_an_evaluation_that_failed_is_done_where_the_run_resumes(run, unbroken, tmp_path, failing):
-    before = [6] * (failing > 6)
-    evaluated = []
+def fail_at(*places):
+    """An evaluation by the head's bias, of which some fail."""
+    made = []
 
-    def fail(variables):
-        evaluated.append(variables)
-        if len(evaluated) > len(before):
+    def evaluate(variables):
+        made.append(variables)
+        if len(made) in places:
             raise OSError("gone")
         return {"AP": float(variables["params"]["head"]["bias"][0])}
 
+    return evaluate
+
+
+@pytest.mark.parametrize("place, settings", [(1, {}), (2, {}), (1, dict(reload_best_at=(6,)))])
+def test_an_evaluation_that_failed_is_done_where_the_run_resumes(run, tmp_path, place, settings):
+    whole = run(tmp_path / "whole", **settings)
     with pytest.raises(OSError, match="gone"):
-        run(tmp_path, evaluate=fail)
-    resumed = run(tmp_path)
-    assert len(resumed.evaluated) == 2 - len(before)
-    assert resumed.outcome.results == unbroken.log.outcome.results
-    jax.tree.map(np.testing.assert_array_equal, resumed.state, unbroken.log.state)
-    lines, whole = read_lines(tmp_path), read_lines(unbroken.workdir)
-    assert [line for line in lines if "eval/AP" in line] == [
-        line for line in whole if "eval/AP" in line
-    ]
-    found, wanted = (
-        Checkpoints(tmp_path / "checkpoints"),
-        Checkpoints(unbroken.workdir / "checkpoints"),
-    )
-    assert (found.best, found.latest) == (wanted.best, wanted.latest)
-    found.close()
-    wanted.close()
+        run(tmp_path / "failed", evaluate=fail_at(place), **settings)
+    resumed = run(tmp_path / "failed", **settings)
+    assert len(resumed.evaluated) == len(resumed.drawn) == 3 - place
+    assert resumed.outcome.results == whole.outcome.results
+    jax.tree.map(np.testing.assert_array_equal, resumed.state, whole.state)
+    ends = []
+    for name in ("failed", "whole"):
+        lines = [line for line in read_lines(tmp_path / name) if "eval/AP" in line]
+        checkpoints = Checkpoints(tmp_path / name / "checkpoints")
+        steps = sorted(path.name for path in (tmp_path / name / "checkpoints").glob("[0-9]*"))
+        ends.append((lines, checkpoints.best, checkpoints.latest, steps))
+        checkpoints.close()
+    assert ends[0] == ends[1]
+    assert run(tmp_path / "failed", **settings).evaluated == [], "it is done once"
+
+
+def test_a_repeated_evaluation_that_the_disk_refuses_is_no_end(run, tmp_path, monkeypatch, caplog):
+    with pytest.raises(OSError, match="gone"):
+        run(tmp_path, evaluate=fail_at(2))
+    with monkeypatch.context() as patched:
+        patched.setattr(whole_files, "write_json", refuse)
+        log = run(tmp_path)
+    assert log.outcome.results and "metrics is not written: No space left" in caplog.text
+
+
+def refuse(*given):
+    raise OSError(28, "No space left on device")
+
+
+def test_an_evaluation_that_comes_to_be_due_is_done_where_the_run_resumes(run, tmp_path):
+    run(tmp_path, eval_every=0, on_batch=send(signal.SIGTERM, at=3))
+    run(tmp_path, eval_every=4)
+    steps = [line["step"] for line in read_lines(tmp_path) if "eval/AP" in line]
+    assert steps == [4, 8, 12]
 
 
 @pytest.mark.parametrize("slow", ["batches", "step"])

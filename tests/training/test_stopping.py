@@ -109,3 +109,5 @@ def test_what_is_no_number_is_no_score(tmp_path):
     found = history.read(file, "AP", 9)
     assert math.isnan(found.scores[2]) and found.rate == 1
     assert found.evaluated == {2, 4} and list(found.scores) == [2]
+    assert found.until(3).evaluated == {2}
+    assert history.as_score(np.float32(0.5)) == 0.5

@@ -17,6 +17,7 @@ from training.metric_lines import read_lines
 from training.toy_processes import PATIENCE
 from training.toy_run import make_run, spoil
 
+from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.history import RATE_FACTOR
 from jaxdet.training.numerics import Numerics
 
@@ -43,9 +44,8 @@ def two(tmp_path_factory, one_device):
         for index in (0, 1)
     ]
     try:
-        for process in pair:
-            _, errors = process.communicate(timeout=120)
-            assert process.returncode == 0, errors
+        errors = [process.communicate(timeout=120)[1] for process in pair]
+        assert [process.returncode for process in pair] == [0, 0], "\n".join(errors)
     finally:
         for process in pair:
             process.kill()
@@ -72,6 +72,14 @@ def test_two_processes_run_out_of_patience_together(two):
     first, second = (told["patience"] for told in two.told)
     assert first == second
     assert first["step"] == 2 * (1 + PATIENCE) and first["stopped"] == 0
+
+
+def test_two_processes_repeat_an_evaluation_and_add_it_to_the_checkpoint(two):
+    first, second = (told["repeated"] for told in two.told)
+    assert first == second and first["step"] == 12 and first["results"] == {"AP": 2}
+    checkpoints = Checkpoints(two.folder / "repeated" / "checkpoints")
+    assert checkpoints.best == 12 and checkpoints.is_judged(12)
+    checkpoints.close()
 
 
 def test_the_past_is_what_the_first_process_sees(two):

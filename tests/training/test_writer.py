@@ -52,7 +52,16 @@ def test_a_last_line_that_is_no_json_is_cut(tmp_path, end):
 
 
 @pytest.mark.parametrize(
-    "damaged", [b"{", b"\xff", b"[]", b"{}", b'{"step": null}', b'{"step": 1e999}']
+    "damaged",
+    [
+        b"{",
+        b"\xff",
+        b"[]",
+        b"{}",
+        b'{"step": null}',
+        b'{"step": 1e999}',
+        b'{"step": 1, "a": "\xed\xa0\x80"}',
+    ],
 )
 def test_a_damaged_line_in_the_middle_is_named(tmp_path, damaged):
     path = tmp_path / "metrics.jsonl"
