@@ -156,8 +156,11 @@ class Checkpoints:
         self._saving = step  # What is kept may be others now.
 
     def is_judged(self, step: int) -> bool:
-        """Whether a checkpoint has a number to choose the best by."""
-        return math.isfinite(self._score_of(step))
+        """Whether a checkpoint has a number to choose the best by, as the first process sees it.
+
+        All processes must ask.
+        """
+        return processes.gather(lambda: math.isfinite(self._score_of(step)))[0]
 
     def check_saved(self) -> None:
         """Waits for the last save.
