@@ -24,6 +24,14 @@ def test_a_run_that_is_out_of_patience_is_finished(trained, place, run):
     ) in ended.out
 
 
+def test_a_finished_run_without_its_log_is_finished(trained, place, run):
+    workdir = shutil.copytree(trained.workdir, place.folder / "without_log")
+    (workdir / "metrics.jsonl").unlink()
+    ended = run("train.py", f"--workdir={workdir}")
+    assert ended.status == 0 and "is finished: 24 of 24 steps are done" in ended.out
+    assert (workdir / model_file.NAME).is_file()
+
+
 def test_steps_to_profile_that_are_no_range_are_refused_at_once(run):
     ended = run("train.py", "--workdir=nowhere", "--config.profile_steps=(3, 2)")
     assert ended.status == 1

@@ -90,6 +90,16 @@ def test_others_are_deleted_and_the_message_lists_what_is_left(saved):
         saved.find(3)
 
 
+def test_a_checkpoint_is_judged_later_and_may_be_the_best_then(checkpoints):
+    for step, results in [(1, {"AP": 0.5}), (2, None), (3, None)]:
+        checkpoints.save(make_state(step), results)
+    assert checkpoints.best == 1 and not checkpoints.is_judged(3)
+    checkpoints.judge(3, {"AP": float("nan")})
+    assert checkpoints.best == 1 and not checkpoints.is_judged(3)
+    checkpoints.judge(3, {"AP": 0.75})
+    assert checkpoints.best == 3 and checkpoints.is_judged(3)
+
+
 def test_a_metric_that_is_not_finite_is_never_the_best(checkpoints):
     for step, ap in [(1, 0.1), (2, float("nan"))]:
         checkpoints.save(make_state(step), {"AP": ap})

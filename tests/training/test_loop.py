@@ -108,6 +108,12 @@ def test_an_evaluation_that_failed_is_done_where_the_run_resumes(run, tmp_path, 
     assert run(tmp_path / "failed", **settings).evaluated == [], "it is done once"
 
 
+def test_a_finished_run_whose_log_is_gone_is_not_evaluated_again(run, tmp_path):
+    run(tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    assert run(tmp_path).evaluated == []
+
+
 def test_a_repeated_evaluation_that_the_disk_refuses_is_no_end(run, tmp_path, monkeypatch, caplog):
     with pytest.raises(OSError, match="gone"):
         run(tmp_path, evaluate=fail_at(2))

@@ -10,6 +10,7 @@ from jaxdet.training.history import RATE_FACTOR
 from jaxdet.training.numerics import MAX_SKIPPED, BrokenRun, Numerics
 from jaxdet.training.spikes import FEWEST, Spikes
 from jaxdet.training.steps import put_state
+from jaxdet.training.watching import Profile
 from jaxdet.training.window import Step
 from jaxdet.training.writer import Writer
 from jaxdet.types import UserError
@@ -129,6 +130,20 @@ def test_before_the_first_checkpoint_a_run_goes_back_to_its_start(run, toy, tmp_
     log = run(tmp_path, on_batch=spoil(1), numbers=Numerics("go_back"))
     expected = follow(run, toy, rates=lambda n: 0.5)
     jax.tree.map(np.testing.assert_array_equal, log.state, expected)
+
+
+def test_a_trace_ends_where_a_run_goes_back(run, tmp_path, monkeypatch):
+    told, spoilt = [], spoil(7)
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: told.append("on"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: told.append("off"))
+
+    def on_batch(n, batch):
+        told.append(n)
+        return spoilt(n, batch)
+
+    profile = Profile(tmp_path / "profile", (7, 9))
+    run(tmp_path, on_batch=on_batch, numbers=Numerics("go_back"), profile=profile)
+    assert told == [*range(7), "on", 7, "off", *range(6, 12)]
 
 
 def test_a_run_goes_back_five_times_at_most(run, tmp_path):
