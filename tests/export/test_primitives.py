@@ -249,7 +249,9 @@ def test_onnxruntime_computes_what_jax_does(case):
 
     for one, other in zip(found, wanted, strict=True):
         assert one.dtype == other.dtype and one.shape == other.shape
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+        # What is left of a sum of larger numbers has their rounding.
+        largest = np.abs(other, where=np.isfinite(other), out=np.zeros_like(other)).max(initial=1)
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6 * float(largest))
 
 
 def primitives_of(jaxpr):
