@@ -149,7 +149,7 @@ class Checkpoints:
                 try:
                     whole_files.write_json(file, {self.metric: float(score)})
                 except OSError as error:
-                    log.warning("warning: %s is not written: %s", file, error.strerror)
+                    log.warning("warning: %s is not written: %s", file, leftovers.reason(error))
 
         processes.gather(write)
         self._manager.reload()

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jaxdet.training import leftovers
 from jaxdet.types import UserError
 
 log = logging.getLogger("jaxdet")
@@ -72,7 +73,7 @@ class Profile:
             call()
         except (OSError, RuntimeError) as error:
             self._done = True
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = leftovers.reason(error)
             log.warning("warning: steps are not traced: %s: %s", self._folder, reason)
             return False
         return True
