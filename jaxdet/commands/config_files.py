@@ -20,30 +20,6 @@ from jaxdet.whole_files import write_json
 
 SAVED_NAME = "config.json"  # In the workdir.
 
-# A run that is resumed with other values of these is the same run.
-FREE_KEYS = (
-    "checkpoint_every",
-    "data.num_threads",
-    "data.root",
-    "eval_batch_size",
-    "eval_every",
-    "eval_images",
-    "final_eval_every",
-    "heartbeat_seconds",
-    "keep_best",
-    "keep_latest",
-    "log_batches",
-    "log_every",
-    "max_hours",
-    "num_pictures",
-    "picture_score",
-    "pictures_every",
-    "profile_steps",
-    "spike_pictures",
-)
-# But for these, where the best checkpoint so far is reloaded: they choose it.
-CHOOSE_BEST = ("eval_every", "eval_images", "final_eval_every", "keep_best")
-
 
 def read(named: str) -> tuple[dict[str, Any], str]:
     """Reads a file of settings, as they stand there.
@@ -179,8 +155,8 @@ def with_classes(config: ConfigDict, names: Sequence[str]) -> ConfigDict:
 def changes_of_run(config: ConfigDict, path: Path) -> list[str]:
     """What makes another run of a config than the saved one; no file, nothing.
 
-    Left out are `FREE_KEYS`, but for `CHOOSE_BEST` where they matter, and the classes,
-    see `with_classes_of_run`.
+    Left out are those that decide nothing, see `schema.free_settings`, and the classes, see
+    `with_classes_of_run`.
 
     Returns:
         Sentences such as "optimizer.learning_rate was 0.1 and is 0.2".
@@ -188,9 +164,7 @@ def changes_of_run(config: ConfigDict, path: Path) -> list[str]:
     if not path.exists():
         return []
     saved, now = with_defaults(read_json(path)), config.to_dict()
-    free = {*FREE_KEYS, "data.classes"}
-    if config.reload_best_at_milestones:
-        free -= set(CHOOSE_BEST)
+    free = schema.free_settings(now) | {"data.classes"}
     return [
         f"{key} was {before} and is {after}"
         for key, (before, after) in differences(saved, now).items()

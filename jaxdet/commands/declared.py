@@ -22,6 +22,7 @@ RUN = {
         bool,
         "whether compiled programs are kept for the next start, in ~/.cache/jaxdet "
         "($XDG_CACHE_HOME/jaxdet), or where JAX_COMPILATION_CACHE_DIR says",
+        decides="nothing",
     ),
     "heartbeat_seconds": Key(
         100,
@@ -29,11 +30,13 @@ RUN = {
         "a process of a run on several that gives no sign of life for so long is taken for dead, "
         "and the others end",
         low=5,
+        decides="nothing",
     ),
     "log_batches": Key(
         False,
         bool,
         "whether each process writes which images its batches have to batches.<process>.jsonl",
+        decides="nothing",
     ),
     "batch_size": Key(REQUIRED, int, "images of a step, over all devices", low=1),
     "accumulate": Key(
@@ -49,11 +52,21 @@ RUN = {
         "in so many last steps there are no mosaics (with what moves and mixes them), a detector "
         "that knows an L1 loss of raw boxes has it, and `warmup_cosine` stays at its lowest rate",
     ),
-    "eval_every": length("1 epoch", "steps between evaluations; 0 evaluates at the end only"),
-    "final_eval_every": length(0, "the same in the final steps; 0 for `eval_every`"),
-    "eval_images": Key(0, int, "at most so many images are evaluated; 0 for all", low=0),
+    "eval_every": length(
+        "1 epoch", "steps between evaluations; 0 evaluates at the end only", decides="best"
+    ),
+    "final_eval_every": length(
+        0, "the same in the final steps; 0 for `eval_every`", decides="best"
+    ),
+    "eval_images": Key(
+        0, int, "at most so many images are evaluated; 0 for all", low=0, decides="best"
+    ),
     "eval_batch_size": Key(
-        0, int, "images predicted at once, over all devices; 0 for `batch_size`", low=0
+        0,
+        int,
+        "images predicted at once, over all devices; 0 for `batch_size`",
+        low=0,
+        decides="nothing",
     ),
     "eval_flip": Key(
         False, bool, "whether evaluations see each image mirrored as well, and join what is found"
@@ -63,12 +76,16 @@ RUN = {
         tuple[float, ...],
         "they see each image at these scales of the canvas, and join what is found; () for (1.0,)",
     ),
-    "checkpoint_every": length(1000, "steps between saves; 0 saves after evaluations only"),
+    "checkpoint_every": length(
+        1000, "steps between saves; 0 saves after evaluations only", decides="nothing"
+    ),
     "reload_best_at_milestones": Key(
         False, bool, "whether the best parameters so far come back at each of optimizer.milestones"
     ),
-    "keep_latest": Key(1, int, "so many of the latest checkpoints are kept", low=1),
-    "keep_best": Key(1, int, "and so many of the best", low=1),
+    "keep_latest": Key(
+        1, int, "so many of the latest checkpoints are kept", low=1, decides="nothing"
+    ),
+    "keep_best": Key(1, int, "and so many of the best", low=1, decides="best"),
     "patience": Key(
         0,
         int,
@@ -89,6 +106,7 @@ RUN = {
         "so many hours after its process began the run saves and ends, with status 0; the same "
         "command goes on; 0 for no limit",
         low=0,
+        decides="nothing",
     ),
     "on_not_finite": Key(
         "stop",
@@ -102,23 +120,30 @@ RUN = {
         "where a loss is more than so many times the median of the 100 before, its batch is drawn "
         "into pictures/, at most one a line of the log; 0 for never",
         low=0,
+        decides="nothing",
     ),
     "profile_steps": Key(
         (),
         tuple[int, int] | tuple[()],
         "(first, last) step, from 1 on, of which jax.profiler writes a trace into profile/; () "
         "for none",
+        decides="nothing",
     ),
     "deterministic": Key(
         False, bool, "whether XLA is asked for the same bits in each run on GPUs, which is slower"
     ),
-    "log_every": length(50, "steps between lines of the log", low=1),
-    "num_pictures": Key(8, int, "pictures drawn at a time", low=0),
+    "log_every": length(50, "steps between lines of the log", low=1, decides="nothing"),
+    "num_pictures": Key(8, int, "pictures drawn at a time", low=0, decides="nothing"),
     "report": Key(
-        True, bool, "whether a finished training writes report.html of its best checkpoint"
+        True,
+        bool,
+        "whether a finished training writes report.html of its best checkpoint",
+        decides="nothing",
     ),
-    "picture_score": Key(0.5, float, "lowest score that is drawn"),
-    "pictures_every": length(0, "steps between pictures, besides those after evaluations; 0: none"),
+    "picture_score": Key(0.5, float, "lowest score that is drawn", decides="nothing"),
+    "pictures_every": length(
+        0, "steps between pictures, besides those after evaluations; 0: none", decides="nothing"
+    ),
     "ema_decay": Key(
         0.0,
         float,
@@ -143,7 +168,7 @@ DATA = {
         f"what the data is: {', '.join(sources.SOURCES)}; or `module:function` or "
         "`file.py:function` of your own",
     ),
-    "root": Key(REQUIRED, str, "its folder", is_path=True),
+    "root": Key(REQUIRED, str, "its folder", is_path=True, decides="nothing"),
     "train_split": Key("train", str, 'what is learnt; "a+b" joins two lists of VOC'),
     "eval_split": Key("val", str, "what is evaluated"),
     "val_fraction": Key(
@@ -174,7 +199,7 @@ DATA = {
     ),
     **taken(pipeline.train_batches, "resize_rule"),
     **taken(pipeline.train_batches, "max_boxes", "max_proposals", "keep_empty", "use_difficult"),
-    **taken(pipeline.train_batches, "num_threads", "exif"),
+    **taken(pipeline.train_batches, "exif", num_threads={"decides": "nothing"}),
     **taken(transforms.Augmentation, *transforms.Augmentation._fields),
     **taken(mosaic.Composition, *mosaic.Composition._fields),
 }

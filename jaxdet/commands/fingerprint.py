@@ -22,7 +22,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from jaxdet.commands import config_files, schema
+from jaxdet.commands import schema
 from jaxdet.types import Example, Source
 from jaxdet.whole_files import write_json
 
@@ -31,9 +31,6 @@ PACKAGE = Path(__file__).parents[1]  # jaxdet's own folder.
 PACKAGES = ("jaxdet", "jax", "jaxlib", "flax", "optax", "numpy")
 DIGITS = 16  # Of a hash: 64 bits tell all runs apart that anybody will ever compare.
 GIT_SECONDS = 10  # For each question; a checkout on a slow network disk is not worth more.
-
-# Settings that decide no number of a training, beside paths and those that a resume may change.
-DECIDE_NOTHING = (*config_files.FREE_KEYS, "keep_programs", "report")
 
 
 def keep(
@@ -85,9 +82,7 @@ def hash_config(config: Mapping[str, Any]) -> str:
 
     Paths are left out: what lies there is hashed by itself.
     """
-    free = set(DECIDE_NOTHING)
-    if config["reload_best_at_milestones"]:
-        free -= set(config_files.CHOOSE_BEST)
+    free = schema.free_settings(config)
     deciding = {path: value for path, value in without_paths(config).items() if path not in free}
     return _digest(json.dumps(deciding, sort_keys=True).encode())
 

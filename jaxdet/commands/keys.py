@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jaxdet.commands import lengths
 from jaxdet.detectors import nested
@@ -31,6 +31,8 @@ class Key(NamedTuple):
         below: numbers are below this.
         is_length: a number of steps, which may be said as "12 epochs".
         is_path: a file or folder, whose "~" is the user's home.
+        decides: what of a training: its "numbers", only which checkpoint is the "best", or
+            "nothing", so that a run that is resumed with another value is the same run.
     """
 
     default: Any
@@ -40,11 +42,12 @@ class Key(NamedTuple):
     below: float = math.inf
     is_length: bool = False
     is_path: bool = False
+    decides: Literal["numbers", "best", "nothing"] = "numbers"
 
 
-def length(default: Any, meaning: str, low: int = 0) -> Key:
+def length(default: Any, meaning: str, low: int = 0, decides: str = "numbers") -> Key:
     """A number of steps."""
-    return Key(default, int | str, meaning, low=low, is_length=True)
+    return Key(default, int | str, meaning, low=low, is_length=True, decides=decides)
 
 
 def taken(owner: Callable, *names: str, **ranges: Any) -> dict[str, Key]:

@@ -96,6 +96,12 @@ def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]
             yield f"{path}{name}", value
 
 
+def free_settings(config: Mapping[str, Any]) -> set[str]:
+    """Settings, as "data.root", of which a training comes to the same numbers whatever they are."""
+    free = {"nothing"} if config["reload_best_at_milestones"] else {"nothing", "best"}
+    return {path for path, key in leaves(describe(config)) if key.decides in free}
+
+
 def unknown_key(path: str, tree: Mapping[str, Any], detector: str) -> UserError:
     """The error for a path that does not exist, with the nearest that does."""
     said = f"there is no setting config.{path}"

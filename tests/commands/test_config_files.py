@@ -130,6 +130,7 @@ def test_a_config_that_makes_another_run_is_compared_with_the_saved_one(tmp_path
     # The same run.
     config.log_every, config.data.num_threads, config.data.root = 5, 9, "there"
     config.pictures_every = 7
+    config.keep_programs, config.report = False, False
     config.optimizer.learning_rate = 0.5
     config.model.roi.sample.num_samples = 9
     config.data.max_boxes, config.num_steps = 9, 30
@@ -139,6 +140,16 @@ def test_a_config_that_makes_another_run_is_compared_with_the_saved_one(tmp_path
         "num_steps was 24 and is 30",
         "optimizer.learning_rate was 0.02 and is 0.5",
     ]
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_what_chooses_the_best_matters_where_the_best_comes_back(tmp_path, comes_back):
+    config, saved = read(CONFIG), tmp_path / "config.json"
+    config.reload_best_at_milestones = comes_back
+    config_files.save(config, saved)
+    config.eval_images, config.log_every = 9, 5
+    found = config_files.changes_of_run(config, saved)
+    assert found == ["eval_images was 0 and is 9"] * comes_back
 
 
 @pytest.mark.parametrize("named", [(), ("square", "circle"), ("circle", "square")])
