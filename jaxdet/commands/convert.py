@@ -92,10 +92,12 @@ def _read_own(source: Path, said: Said, to: str | None) -> tuple[Contents, Detec
     contents, detector = loading.read(source)
     if said.classes:
         names, numbers = interop.read_classes(said.classes, len(contents.class_names))
+        # Other names alone are no other numbers.
+        numbers = numbers or contents.category_ids
         contents = contents._replace(class_names=names, category_ids=numbers)
     if said.canvas:
         resize = (min(said.canvas), max(said.canvas))
-        contents = contents._replace(canvas=said.canvas, resize=resize)
+        contents = contents._replace(canvas=said.canvas, more_canvases=(), resize=resize)
     if said.resize:
         contents = contents._replace(resize=said.resize)
     settings = interop.merged(contents.settings, said.settings)

@@ -26,7 +26,7 @@ import cv2
 from tqdm import tqdm
 
 from jaxdet.commands import ending
-from jaxdet.commands.prediction_files import Report, image_id, name_files
+from jaxdet.commands.prediction_files import Report, name_files
 from jaxdet.data.decoding import PutRight, UnreadableImage
 from jaxdet.loading import load
 from jaxdet.prediction import Predictor, inputs
@@ -76,7 +76,7 @@ def predict(
         examples = _read_images(images, report)
         for example, found in predictor.stream(examples, score=score, batch_size=size):
             name = names[example.id]
-            report.add(image_id(name), example.id, found)
+            report.add(name, example.id, found)
             _draw(out / f"{name}.jpg", found)
         for path in videos:
             film = out / f"{names[path]}.mp4"

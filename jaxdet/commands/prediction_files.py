@@ -21,12 +21,12 @@ class Report:
         self.images: list[dict[str, Any]] = []
         self.unreadable: list[Path] = []
 
-    def add(self, image_id: int | str, path: Path, found: Found, **more: Any) -> None:
+    def add(self, name: str, path: Path, found: Found, **more: Any) -> None:
         """Takes what is found on one image; more is what else is said of the image."""
         height, width = found.size
-        item = {"id": image_id, "file_name": str(path), "width": width, "height": height, **more}
+        item = {"id": name, "file_name": str(path), "width": width, "height": height, **more}
         self.images.append(item)
-        self.detections += found.to_coco(image_id)
+        self.detections += found.to_coco(name)
 
     def leave_out(self, path: Path, reason: object) -> None:
         """Counts and names a file that cannot be read."""
@@ -35,7 +35,10 @@ class Report:
             logging.getLogger("jaxdet").warning("left out: %s", reason)
 
     def write(self, out: Path, predictor: Predictor) -> None:
-        """Writes detections.json and images.json."""
+        """Writes both files of JSON; ids are numbers where all names are, as in COCO."""
+        if all(image["id"].isdecimal() for image in self.images):
+            for items, key in (self.images, "id"), (self.detections, "image_id"):
+                items[:] = [item | {key: int(item[key])} for item in items]
         numbers = predictor.category_ids or range(1, len(predictor.class_names) + 1)
         categories = [
             {"id": number, "name": name}
@@ -55,21 +58,19 @@ class Report:
 
 
 def name_files(paths: Iterable[Path]) -> dict[Path, str]:
-    """A name for each file: its own without the ending, and a number behind where it is taken."""
+    """A name for each file: its own without the ending, and a number behind where it is taken.
+
+    `7` and `007` are one, as they are one number.
+    """
     names, taken = {}, set()
     for path in paths:
         name, number = path.stem, 1
-        while image_id(name) in taken:
+        while (key := int(name) if name.isdecimal() else name) in taken:
             number += 1
             name = f"{path.stem}-{number}"
         names[path] = name
-        taken.add(image_id(name))
+        taken.add(key)
     return names
-
-
-def image_id(name: str) -> int | str:
-    """The id of the image of this name: a number, where it is one, as in COCO's files."""
-    return int(name) if name.isdecimal() else name
 
 
 def write_json(path: Path, value: Any) -> None:

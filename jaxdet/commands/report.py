@@ -20,17 +20,26 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdet import model_file, visualize
 from jaxdet import report as pages
-from jaxdet.commands import command_line, config_files, ending, results, run_model, splits
+from jaxdet.commands import (
+    command_line,
+    config_files,
+    ending,
+    foreign_model,
+    results,
+    run_model,
+    splits,
+)
 from jaxdet.data import transforms
 from jaxdet.data.transforms import UnreadableImage
 from jaxdet.evaluation import analysis
 from jaxdet.model_file import Contents
-from jaxdet.training import steps
+from jaxdet.training import leaves, steps
 from jaxdet.types import Detector, Example, Source, UserError
 
 NAME = "report.html"  # In the folder of a run.
@@ -64,6 +73,8 @@ def report(flags: argparse.Namespace, changes: Changes) -> int:
             "jaxdet eval gives the recall of its proposals"
         )
     config, own_split = _read_config(path, contents, changes)
+    if any(name.startswith(("detector", "model.")) for name in named):
+        contents, detector = _change_model(config, contents, path)
     # Not put into the config: that name would be of what is held out, where the config says so.
     split = flags.split or config.data.eval_split
     steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
@@ -171,6 +182,19 @@ def _read_model(path: Path) -> tuple[Contents, Detector]:
     if (path / model_file.NAME).is_file():
         return model_file.read(path / model_file.NAME)
     return run_model.read(path)
+
+
+def _change_model(config: ConfigDict, contents: Contents, path: Path) -> tuple[Contents, Detector]:
+    """The model with the settings that the config has of it, which its variables have to fit."""
+    contents = contents._replace(detector=config.detector, settings=config.model.to_dict())
+    detector = foreign_model.build(contents, "config.model")
+    canvas, rule = contents.canvas, contents.resize_rule
+    images = model_file.blank_images(1, canvas, contents.max_proposals, rule)
+    wanted = jax.eval_shape(detector.init, jax.random.key(0), images)
+    if difference := leaves.first_difference(contents.variables, wanted):
+        leaf, found, want = difference
+        raise UserError(f"{path} does not fit the config: {leaf}: wanted {want}, found {found}")
+    return contents, detector
 
 
 def _read_config(path: Path, contents: Contents, changes: Changes) -> tuple[ConfigDict, str]:

@@ -233,6 +233,15 @@ def test_a_file_is_not_written_over_itself(run):
     assert_fails(run("own.safetensors", "own.txt"), "DST wants to end in .safetensors")
 
 
+def test_what_is_said_of_a_model_of_ones_own_takes_the_place_of_what_it_said(run):
+    model_file.write("own.safetensors", tiny_model.draw_contents(more_canvases=((96, 64),)))
+    said = ("--canvas=80x64", "--classes=('disc', 'box')")
+    assert run("own.safetensors", "new.safetensors", *said)[0] == 0
+    new, _ = model_file.read("new.safetensors")
+    assert (new.canvases, new.resize) == (((80, 64),), (64, 80))
+    assert (new.class_names, new.category_ids) == (("disc", "box"), tiny_model.IDS)
+
+
 class Trap:
     """Leaves a trace where it is unpickled."""
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,7 +92,7 @@ def test_images_leave_pictures_and_what_is_found(run, model, folder):
     assert images["photos/photo3.png"] == {
         "id": "photo3", "file_name": "photos/photo3.png", "width": 222, "height": 333
     }  # fmt: skip
-    assert images["photos/000000397133.png"]["id"] == 397133
+    assert images["photos/000000397133.png"]["id"] == "000000397133"
     assert images["more/photo0.png"]["id"] == "photo0-2"
     assert done.images["categories"] == [
         {"id": 7, "name": "circle"}, {"id": 90, "name": "square"}
@@ -104,6 +105,17 @@ def test_images_leave_pictures_and_what_is_found(run, model, folder):
     boxes = np.array([item["bbox"] for item in mine])
     np.testing.assert_allclose(boxes[:, :2], found.boxes[:, :2], atol=0.2)
     assert cv2.imread(str(done.folder / "photo3.jpg")).shape == (480, 320, 3)
+
+
+def test_ids_of_images_are_all_numbers_or_all_texts(run, folder):
+    """NumPy, with which others read them, has no order for both."""
+    for name in ("7.png", "008.png"):
+        shutil.copy(folder / "photos" / "photo0.png", folder / name)
+    done = run("7.png", "008.png", "--score=0")
+    assert {item["image_id"] for item in done.detections} == {7, 8}
+    done = run("7.png", "photos/photo1.png", "--score=0")
+    ids = {image["id"] for image in done.images["images"]}
+    assert {item["image_id"] for item in done.detections} == ids == {"7", "photo1"}
 
 
 def test_only_what_has_the_score_is_written(run, model, folder):

@@ -10,7 +10,7 @@ import pytest
 from prediction.tiny_model import IDS, NAMES, SIZES, draw_contents, draw_photograph
 
 from jaxdet import model_file
-from jaxdet.commands import report
+from jaxdet.commands import report, results
 from jaxdet.types import Detections, Detector
 
 
@@ -77,6 +77,26 @@ def test_a_model_file_is_measured_on_the_data_that_is_named(run, data, model, tm
     assert "images that could not be read</th><td>1</td>" in text
     assert "1 of 5 images cannot be read" in result.err
     assert all(f">{name}</th>" in text for name in NAMES)
+
+
+def test_settings_of_the_model_are_those_that_the_page_is_about(
+    run, data, model, tmp_path, monkeypatch
+):
+    asked, detect = [], results.detect
+
+    def spy(*arguments):
+        asked.append(pairs := detect(*arguments))
+        return pairs
+
+    monkeypatch.setattr(report.results, "detect", spy)
+    named = "--data.source=coco", f"--data.root={data}", "--split=val", f"--out={tmp_path / 'a'}"
+    result = run(model, *named, "--config.model.suppress.max_detections=1")
+    assert result.status == 0, result.err
+    assert max(len(found.scores) for _, found in asked[0]) == 1
+
+    refused = run(model, *named, "--config.model.blocks.width=0.5")
+    assert refused.status == 1 and refused.err.count("\n") == 1
+    assert f"{model} does not fit the config: params/" in refused.err
 
 
 def test_a_split_is_the_data_s_own_and_what_is_held_out_is_said(
