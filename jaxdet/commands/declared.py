@@ -96,8 +96,8 @@ RUN = {
     "min_delta": Key(
         0.0,
         float,
-        "for `patience` an evaluation is better only if it is by more than this, in the metric "
-        "that the best checkpoint is chosen by",
+        "for `patience` an evaluation is better only if it is by more than this than the last that "
+        "was, in the metric that the best checkpoint is chosen by",
         low=0,
     ),
     "max_hours": Key(
@@ -206,12 +206,14 @@ DATA = {
 OPTIMIZER = {
     **taken(
         build_optimizer,
-        *("name", "schedule", "final_ratio", "warmup_ratio", "nesterov"),
+        *("name", "schedule", "nesterov"),
         *("decay_biases", "decay_norms", "frozen"),
         learning_rate=0,
         base_batch_size=1,
         milestones={"type": tuple[int | str, ...], "is_length": True},
         decay_factor=0,
+        final_ratio=0,
+        warmup_ratio=0,
         warmup_steps={"type": int | str, "low": 0, "is_length": True},
         momentum=0,
         weight_decay=0,

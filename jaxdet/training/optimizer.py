@@ -163,8 +163,12 @@ def build_schedule(
     if schedule == "warmup_cosine":
         return _warmup_cosine(learning_rate, num_steps, final_ratio, warmup_steps, final_steps)
     if schedule == "multistep":
+        if min(milestones, default=1) < 1:
+            raise UserError(
+                f"config.optimizer.milestones wants steps from 1 on, found {milestones}"
+            )
         regular = optax.piecewise_constant_schedule(
-            learning_rate, {milestone: decay_factor for milestone in milestones}
+            learning_rate, {step: decay_factor ** milestones.count(step) for step in milestones}
         )
     elif schedule == "cosine":
         regular = optax.cosine_decay_schedule(learning_rate, num_steps, alpha=final_ratio)

@@ -44,6 +44,10 @@ def test_the_rate_grows_linearly_with_the_batch_size():
 def test_multistep_drops_the_rate_at_its_milestones():
     found = rates([0, 59, 60, 79, 80], schedule="multistep", milestones=(60, 80))
     np.testing.assert_allclose(found, [0.1, 0.1, 0.01, 0.01, 0.001], rtol=1e-6)
+    found = rates([59, 60], schedule="multistep", milestones=(60, 60))
+    np.testing.assert_allclose(found, [0.1, 0.001], rtol=1e-6)
+    with pytest.raises(UserError, match=r"milestones wants steps from 1 on, found \(60, -5\)"):
+        rates([0], schedule="multistep", milestones=(60, -5))
 
 
 def test_cosine_ends_at_its_final_ratio():
