@@ -95,6 +95,7 @@ def finish(config: Mapping[str, Any], changes: Sequence[tuple[str, str | None]] 
             type or out of their range.
     """
     config, changes = _copy(config), dict(changes)  # The last one of a path counts.
+    _let_follow(config, changes)
     for path in filter(_CHOICES.fullmatch, changes):
         _choose(config, path, changes[path])
     tree = schema.describe(config)
@@ -105,10 +106,27 @@ def finish(config: Mapping[str, Any], changes: Sequence[tuple[str, str | None]] 
         found = schema.complete(config, tree)
     except schema.UnknownKey as error:
         raise schema.unknown_key(str(error), tree, config["detector"]) from None
-    if not found["data"]["resize"]:
-        found["data"]["resize"] = tuple(sorted(found["data"]["canvas"]))
+    data = found["data"]
+    data["resize"] = data["resize"] or _sides(data)
     found["eval_batch_size"] = found["eval_batch_size"] or found["batch_size"]
     return ConfigDict(found)
+
+
+def _let_follow(config: dict[str, Any], changes: Mapping[str, str | None]) -> None:
+    """Lets what was as another setting is be so still where that is changed.
+
+    The config that a run has saved says both.
+    """
+    data = config.get("data", {})
+    if "data.canvas" in changes and tuple(data.get("resize", ())) == _sides(data):
+        data["resize"] = ()
+    if "batch_size" in changes and config.get("eval_batch_size") == config.get("batch_size"):
+        config["eval_batch_size"] = 0
+
+
+def _sides(data: Mapping[str, Any]) -> tuple[int, ...]:
+    """What images are resized to where nothing else is said: the sides of the canvas."""
+    return tuple(sorted(data.get("canvas", ())))
 
 
 def split(arguments: Sequence[str]) -> tuple[list[tuple[str, str | None]], list[str]]:

@@ -134,8 +134,8 @@ def _charts(runs: Sequence[PastRun]) -> list[comparison.Chart]:
 
 
 def _cell(title: str, value: Any) -> str:
-    """A value of a table as text: of settings, null is a value like others."""
-    return "None" if title == "settings" and value is None else _text(value)
+    """A value of a table as text: settings as they are, null among them, all else rounded."""
+    return str(value) if title == "settings" and value is not past_runs.ABSENT else _text(value)
 
 
 def _text(value: Any) -> str:

@@ -40,7 +40,8 @@ def read(named: str) -> tuple[dict[str, Any], str]:
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise UserError(f"no config file {path}{hint}")
     if path.suffix == ".json":
-        return read_json(path), path.stem
+        # That of a run is called as its folder is.
+        return read_json(path), path.resolve().parent.name if path.name == SAVED_NAME else path.stem
     config = _run(path, argument)
     words = "".join(letter if letter.isalnum() else "-" for letter in argument)
     name = "-".join(filter(None, (path.stem, words)))
@@ -165,10 +166,12 @@ def changes_of_run(config: ConfigDict, path: Path) -> list[str]:
         return []
     saved, now = with_defaults(read_json(path)), config.to_dict()
     free = schema.free_settings(now) | {"data.classes"}
+    lengths = {path for path, key in schema.leaves(schema.describe(now)) if key.is_length}
     return [
         f"{key} was {before} and is {after}"
         for key, (before, after) in differences(saved, now).items()
-        if key not in free and "epoch" not in str(after)  # It is not known yet how many steps.
+        # How many steps an epoch has is not known yet.
+        if key not in free and not (key in lengths and "epoch" in str(after))
     ]
 
 

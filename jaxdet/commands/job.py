@@ -87,7 +87,7 @@ def open_job(config: ConfigDict, workdir: Path, first_process: bool) -> Job:
     Raises:
         UserError: for what does not work in the config, in the data or in the folder.
     """
-    run = opening.open_training(config)
+    run = opening.open_training(config, begins=not has_begun(workdir))
     config = run.config
     eval_source = splits.open_source(config, config.data.eval_split, run.class_names)
     checkpoints = Checkpoints(
@@ -98,6 +98,12 @@ def open_job(config: ConfigDict, workdir: Path, first_process: bool) -> Job:
     )
     predict = results.make_predict(config, run.detector)
     return Job(run, eval_source, predict, checkpoints, workdir, first_process)
+
+
+def has_begun(workdir: Path) -> bool:
+    """Whether a folder has a checkpoint, whole or not."""
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def why_finished(job: Job, done: int) -> str:

@@ -91,8 +91,12 @@ def open_run(config: ConfigDict) -> Run:
     return Run(found, names, detector, _trace(config, detector), source)
 
 
-def open_training(config: ConfigDict) -> Run:
+def open_training(config: ConfigDict, *, begins: bool = True) -> Run:
     """Makes the detector of a run and its optimizer, and reads the training data.
+
+    Args:
+        config: of the run.
+        begins: whether it has no checkpoint yet, so that the weights that it begins with are read.
 
     Raises:
         UserError: for what does not work in the config or in the data.
@@ -101,11 +105,13 @@ def open_training(config: ConfigDict) -> Run:
         steps.check_division(
             config[name], name=f"config.{name}", everywhere=True, accumulate=accumulate
         )
-    mistakes.check_file(config)
+    if begins:
+        mistakes.check_file(config)
     # Found before the data is made: what does not work however many images an epoch has.
     _make_optimizer(in_likely_steps(config), ())
     run = open_run(config)
-    mistakes.check_first_weights(config, run.detector)
+    if begins:
+        mistakes.check_first_weights(config, run.detector)
     if not lengths.wants_epochs(config.to_dict(), schema.describe(config.to_dict())):
         mistakes.check_lengths(config)
     run = open_training_data(run)

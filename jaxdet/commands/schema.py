@@ -98,8 +98,12 @@ def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]
 
 def free_settings(config: Mapping[str, Any]) -> set[str]:
     """Settings, as "data.root", of which a training comes to the same numbers whatever they are."""
-    free = {"nothing"} if config["reload_best_at_milestones"] else {"nothing", "best"}
-    return {path for path, key in leaves(describe(config)) if key.decides in free}
+    best_decides = config["reload_best_at_milestones"] or config["patience"]
+    free = {"nothing"} if best_decides else {"nothing", "best"}
+    found = {path for path, key in leaves(describe(config)) if key.decides in free}
+    # There are checkpoints, which are gone back to, where these say so.
+    saved_at = {"checkpoint_every", "eval_every", "final_eval_every"}
+    return found - saved_at if config["on_not_finite"] == "go_back" else found
 
 
 def unknown_key(path: str, tree: Mapping[str, Any], detector: str) -> UserError:

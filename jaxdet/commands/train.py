@@ -41,7 +41,7 @@ def train(arguments: command_line.Arguments) -> int:
 
 def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
     """Trains, or resumes, in a folder that nobody else writes to."""
-    if (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir()):
+    if job.has_begun(workdir):
         config = config_files.with_classes_of_run(config, workdir)
     loading.keep_programs(config.keep_programs)
     opened = job.open_job(config, workdir, first_process)

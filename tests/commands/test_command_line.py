@@ -64,6 +64,7 @@ def test_help_is_the_usage_and_every_flag(run, command):
         (["--config.num_steps=12epocs"], 'num_steps wants steps, or such as "12 epochs"; found'),
         (["--config.num_steps=1.5"], "config.num_steps wants int or str, found 1.5"),
         (["--config.optimizer.clip_norm=-1.0"], "config.optimizer.clip_norm wants at least 0"),
+        (["--config.optimizer.final_ratio=-1.0"], "config.optimizer.final_ratio wants at least 0"),
         (["--config.ema_decay=1.0"], "config.ema_decay wants less than 1, found 1.0"),
         (["--config.pictures_every=-1"], "config.pictures_every wants at least 0, found -1"),
         (["--config.log_every=0"], "config.log_every wants at least 1, found 0"),
@@ -143,6 +144,15 @@ def test_the_workdir_is_named_after_the_config_and_its_argument():
     assert read(config=f"{CONFIG}:12").config.num_steps == 12
 
 
+def test_a_saved_config_is_that_of_its_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    config_files.save(read().config, folder / "config.json")
+    assert read(config=folder / "config.json").workdir == Path("runs/mine")
+    monkeypatch.chdir(folder)
+    assert read(config="config.json").workdir == Path("runs/mine")
+
+
 def test_what_a_choice_decides_on_begins_with_its_own_settings():
     drawn = read("--config.data.options.max_objects=2").config.data
     assert drawn.options.num_train == 16 and drawn.options.max_objects == 2
@@ -203,6 +213,17 @@ def test_sides_and_batches_that_are_not_said_follow_others():
     assert config.eval_batch_size == 8
     assert read("--config.data.resize=()").config.data.resize == (64, 64)
     assert read("--config.eval_batch_size=0", "--config.batch_size=16").config.eval_batch_size == 16
+
+
+def test_what_followed_in_a_saved_config_follows_there_too(tmp_path):
+    saved = tmp_path / "config.json"
+    config_files.save(read("--config.data.resize=()").config, saved)
+    changed = read("--config.data.canvas=(96,64)", "--config.batch_size=16", config=saved).config
+    assert (changed.data.resize, changed.eval_batch_size) == ((64, 96), 16)
+    said = ("--config.data.resize=(48,64)", "--config.eval_batch_size=4")
+    config_files.save(read(*said).config, saved)
+    changed = read("--config.data.canvas=(96,64)", "--config.batch_size=16", config=saved).config
+    assert (changed.data.resize, changed.eval_batch_size) == ((48, 64), 4)
 
 
 @pytest.mark.parametrize(

@@ -111,9 +111,14 @@ def test_a_setting_that_is_null_is_a_value_and_one_that_is_not_there_is_none(run
     out = tmp_path / "page.html"
     result = run(*runs, f"--out={out}")
 
-    assert rows_of(result.out)["model.pixels.padding"] == ["None", "114"]
+    assert rows_of(result.out)["model.pixels.padding"] == ["None", "114.0"]
     assert "of some of them alone" not in result.out
-    assert re.search(r"model\.pixels\.padding<.*>None<.*>114<", out.read_text())
+    assert re.search(r"model\.pixels\.padding<.*>None<.*>114\.0<", out.read_text())
+
+    averaged = [
+        make_run(tmp_path / name, ema_decay=k) for name, k in (("c", 0.9998), ("d", 0.99984))
+    ]
+    assert rows_of(run(*averaged).out)["ema_decay"] == ["0.9998", "0.99984"]
 
     settings = {"a": {"x": None, "y": 1, "z": None}, "b": {"y": None, "z": None}}
     runs = [past_runs.PastRun(name, had, [], [], "AR") for name, had in settings.items()]

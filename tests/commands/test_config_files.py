@@ -142,14 +142,31 @@ def test_a_config_that_makes_another_run_is_compared_with_the_saved_one(tmp_path
     ]
 
 
-@pytest.mark.parametrize("comes_back", [True, False])
-def test_what_chooses_the_best_matters_where_the_best_comes_back(tmp_path, comes_back):
+@pytest.mark.parametrize(
+    "settings, matters",
+    [
+        ({}, ()),
+        ({"reload_best_at_milestones": True}, ("eval_images",)),
+        ({"patience": 2}, ("eval_images",)),
+        ({"on_not_finite": "go_back"}, ("checkpoint_every",)),
+    ],
+)
+def test_where_the_best_stops_or_comes_back_more_settings_decide(tmp_path, settings, matters):
     config, saved = read(CONFIG), tmp_path / "config.json"
-    config.reload_best_at_milestones = comes_back
+    config.update({"reload_best_at_milestones": False} | settings)
     config_files.save(config, saved)
-    config.eval_images, config.log_every = 9, 5
-    found = config_files.changes_of_run(config, saved)
-    assert found == ["eval_images was 0 and is 9"] * comes_back
+    config.eval_images, config.checkpoint_every, config.log_every = 9, 9, 5
+    changes = config_files.changes_of_run(config, saved)
+    assert tuple(change.split()[0] for change in changes) == matters
+
+
+def test_other_first_weights_are_another_run_whatever_they_are_called(tmp_path):
+    config, saved = read(CONFIG), tmp_path / "config.json"
+    config.init_from = "epoch_12.pth"
+    config_files.save(config, saved)
+    config.init_from = "epoch_24.pth"
+    changes = config_files.changes_of_run(config, saved)
+    assert changes == ["init_from was epoch_12.pth and is epoch_24.pth"]
 
 
 @pytest.mark.parametrize("named", [(), ("square", "circle"), ("circle", "square")])

@@ -24,6 +24,15 @@ def test_a_run_that_is_out_of_patience_is_finished(trained, place, run):
     ) in ended.out
 
 
+def test_the_weights_that_a_run_began_with_are_not_asked_for_again(trained, place, run):
+    workdir = shutil.copytree(trained.workdir, place.folder / "began_with_others")
+    gone = ("--config.init_from=gone.pth", "--config.model.backbone.frozen_stages=1")
+    ended = run("train.py", f"--workdir={workdir}", *gone)
+    assert ended.status == 0 and "is finished: 24 of 24 steps are done" in ended.out
+    ended = run("train.py", "--workdir=new", *gone, config=str(workdir / "config.json"))
+    assert ended.status == 1 and "config.init_from: there is no file gone.pth" in ended.err
+
+
 def test_a_finished_run_without_its_log_is_finished(trained, place, run):
     workdir = shutil.copytree(trained.workdir, place.folder / "without_log")
     (workdir / "metrics.jsonl").unlink()
