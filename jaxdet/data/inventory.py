@@ -220,7 +220,10 @@ def why_nothing(inventory: Inventory) -> str:
     parts = [f"{n} {reason}" for n, reason in zip(numbers, REASONS, strict=True) if n]
     hint = ""
     if numbers[REASONS.index("crowd")] == inventory.total:
-        hint = "; iscrowd is 1 everywhere, as programs write it that export masks: set it to 0"
+        hint = (
+            "; iscrowd or ignore is 1 everywhere, as programs write iscrowd that export masks: "
+            "set it to 0"
+        )
     return f"there is nothing to learn: of {inventory.total} objects {', '.join(parts)}{hint}"
 
 

@@ -167,7 +167,10 @@ def test_what_is_probably_a_mistake_is_said():
     "example, message",
     [
         (make_example([]), "train: there is no object on any of 1 images"),
-        (make_example([GOOD], crowd=[True]), "of 1 objects 1 crowd; iscrowd is 1 everywhere"),
+        (
+            make_example([GOOD], crowd=[True]),
+            "of 1 objects 1 crowd; iscrowd or ignore is 1 everywhere",
+        ),
         (make_example([(70, 2, 80, 12)]), "nothing to learn: of 1 objects 1 outside the image"),
         (make_example([(2, 2, 10, 20)]), "nothing to learn: of 1 objects 1 up to data.min_side"),
         (make_example([GOOD], size=(20, 90)), "of 1 objects 1 in an image below 32 pixels"),
