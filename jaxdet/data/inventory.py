@@ -7,15 +7,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdet.data import canvases, transforms
+from jaxdet.data.mosaic import Composition
+from jaxdet.data.ranges import divide_augmentation
+from jaxdet.data.sources.selection import MIN_IMAGE_SIDE
+from jaxdet.data.transforms import Augmentation
 from jaxdet.types import Example
 
 CLASSES_SHOWN = 12  # A table stays short: of more classes the most and the least frequent.
 MOST = 0.5  # Of the boxes over an edge: more than that are hardly cut objects.
+SMALL_IMAGE = f"in an image below {MIN_IMAGE_SIDE} pixels"
 # Why an object is not learnt, in the order in which it is asked.
-REASONS = ("no area", "outside the image", "crowd", "difficult", "below a pixel", "no slot")
+REASONS = (
+    *("no area", "outside the image", "crowd", "difficult"),
+    *(SMALL_IMAGE, "up to data.min_side", "no slot"),
+)
 LEARNT = -1
 # What `judge` takes of a config's section "data".
-KEYS = ("canvas", "more_canvases", "resize", "max_boxes", "use_difficult")
+KEYS = (
+    *("canvas", "more_canvases", "resize", "max_boxes", "keep_empty", "use_difficult"),
+    *Augmentation._fields,
+    *Composition._fields,
+)
 
 
 class Inventory(NamedTuple):
@@ -97,8 +109,13 @@ def judge(
     max_boxes: int,
     use_difficult: bool,
     more_canvases: tuple[tuple[int, int], ...] = (),
+    keep_empty: bool = True,
+    **augmentation: float | str | tuple[float, ...],
 ) -> Judged:
     """Tells of each object whether it is learnt, as training does it; no image is read.
+
+    An object that is too small in some draws of the augmentation and not in others is learnt.
+    What rotation and shear add to a box is left aside, and what they, crops and mosaics cut off.
 
     Args:
         examples: the annotations, their images undecoded.
@@ -107,6 +124,8 @@ def judge(
         max_boxes: object slots of an image.
         use_difficult: whether difficult objects are learnt.
         more_canvases: further ones; see `canvases.fit`.
+        keep_empty: whether all images are learnt; else those that `parts.NonEmpty` keeps.
+        **augmentation: as `pipeline.train_batches` takes it.
     """
     empty = np.zeros(0)
     counts = np.array([len(each.labels) for each in examples], int)
@@ -128,7 +147,8 @@ def judge(
         "outside the image": ~transforms.has_pixel(clipped),
         "crowd": crowd,
         "difficult": difficult & (not use_difficult),
-        "below a pixel": sides < transforms.MIN_SIDE,
+        SMALL_IMAGE: (sizes.min(axis=1) < MIN_IMAGE_SIDE)[image] & (not keep_empty),
+        "up to data.min_side": _is_dropped(sides, augmentation),
     }
     reason = np.full(len(labels), LEARNT)
     for place, name in enumerate(REASONS[:-1]):
@@ -200,7 +220,10 @@ def why_nothing(inventory: Inventory) -> str:
     parts = [f"{n} {reason}" for n, reason in zip(numbers, REASONS, strict=True) if n]
     hint = ""
     if numbers[REASONS.index("crowd")] == inventory.total:
-        hint = "; iscrowd is 1 everywhere, as programs write it that export masks: set it to 0"
+        hint = (
+            "; iscrowd or ignore is 1 everywhere, as programs write iscrowd that export masks: "
+            "set it to 0"
+        )
     return f"there is nothing to learn: of {inventory.total} objects {', '.join(parts)}{hint}"
 
 
@@ -229,6 +252,17 @@ def _shown(objects: np.ndarray) -> Iterable[int]:
     order = np.argsort(-objects, kind="stable")
     half = CLASSES_SHOWN // 2
     return [*order[:half].tolist(), *order[-half:].tolist()]
+
+
+def _is_dropped(sides, augmentation):
+    """Which objects `transforms.drop_small` leaves out however far a picture is zoomed in."""
+    composition, settings = divide_augmentation(augmentation)
+    zooms = [settings.zoom_range[1]]
+    if composition.mosaic > 0:
+        zooms.append(composition.affine_zoom[1])
+    if composition.mixup > 0:
+        zooms.append(composition.mixup_zoom[1])
+    return (settings.min_side > 0) & (sides * max(zooms) <= settings.min_side)
 
 
 def _leave_out_last(reason, image, area, max_boxes):

@@ -115,7 +115,8 @@ def train_batches(
         max_proposals: P, slots for given proposals; the best are kept, of those
             that are in the picture. With 0 the batches have none.
         start_step: n of the first batch.
-        keep_empty: whether images that `parts.NonEmpty` would leave out are used, too.
+        keep_empty: whether images without an object to learn, and those with a side below 32
+            pixels, are used, too; see `parts.NonEmpty`.
         use_difficult: whether difficult objects are learnt; else they are crowd.
         process_index: which process this is, of `process_count`.
         process_count: number of processes that share each batch.

@@ -15,7 +15,7 @@ from jaxdet.data.inventory import REASONS, Inventory, Judged
 from jaxdet.types import Example, Source
 
 _AT_ONCE = 1024  # Pictures given to the threads: a future for each of a million takes memory.
-_FAULTS = ("no area", "outside the image", "below a pixel", "no slot")
+_FAULTS = tuple(reason for reason in REASONS if reason not in ("crowd", "difficult"))
 UNREADABLE, PUT_RIGHT = "unreadable pictures", "pictures put right"
 OVER_EDGE, TWICE = "boxes over an edge", "boxes annotated twice"
 SAME, SHARED = "pictures that are there twice", "pictures in several splits"

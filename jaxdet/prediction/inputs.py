@@ -34,7 +34,7 @@ def gather(asked: Any) -> Iterator[Path | np.ndarray]:
 
 
 def list_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
-    """The file itself, or the images of a folder, by name.
+    """The file itself, or the images of a folder, by name; hidden ones are passed over.
 
     Raises:
         UserError: if it is not there, or a folder without an image.
@@ -46,7 +46,9 @@ def list_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
         near = difflib.get_close_matches(path.name, siblings, n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise UserError(f"{path}: there is no such image{hint}")
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes and p.is_file())
+    # Hidden are macOS' `._a.jpg`, which are no images.
+    named = (p for p in path.iterdir() if p.suffix.lower() in suffixes and p.name[0] != ".")
+    found = sorted(p for p in named if p.is_file())
     if not found:
         raise UserError(f"{path}: there is no image in this folder (wanted {', '.join(suffixes)})")
     return found

@@ -83,6 +83,20 @@ def test_without_pictures_only_annotations_are_read(run, root):
     assert "ring" not in found.page.partition("</style>")[2]
 
 
+def test_objects_that_the_settings_leave_out_are_named(run, tmp_path):
+    small = ("circle", (3, 3, 10, 30))
+    root = write_voc(tmp_path, {"a": ((48, 64), [GOOD, small]), "b": ((30, 64), [GOOD])})
+    write_voc(tmp_path, {"c": ((48, 64), [GOOD])}, split="val")
+    # Mosaics are zoomed in up to twice.
+    found = run(root, "--config.data.min_side=20", "--config.data.keep_empty=False", config=YOLOX)
+    assert found.status == 0, found.err
+    for name, reason in (
+        ("a.jpg: 1 of 2", "up to data.min_side"),
+        ("b.jpg: 1 of 1", "in an image"),
+    ):
+        assert f"JPEGImages/{name}" in found.out.partition(f"objects: {reason}")[2]
+
+
 def test_one_picture_in_both_splits_is_seen_by_its_name(run, tmp_path, monkeypatch):
     root = write_voc(tmp_path, {"a": ((48, 64), [GOOD])})
     write_voc(tmp_path, {"a": ((48, 64), [GOOD])}, split="val")

@@ -44,8 +44,17 @@ def test_an_evaluation_on_other_classes_is_refused(voc, tmp_path, capsys):
 def test_a_training_on_crowds_alone_ends_before_it_begins(configure):
     data = ("--config.data.source=coco", f"--config.data.root={BUGS / 'coco-all-crowd'}")
     names = ("--config.data.classes=()", "--config.data.eval_split=val")
-    with pytest.raises(UserError, match="of 12 objects 12 crowd; iscrowd is 1 everywhere"):
+    with pytest.raises(
+        UserError, match="of 12 objects 12 crowd; iscrowd or ignore is 1 everywhere"
+    ):
         opening.open_training(configure(*data, *names))
+
+
+def test_a_training_on_objects_that_are_all_too_small_ends_before_it_begins(configure):
+    data = ("--config.data.source=coco", f"--config.data.root={BUGS / 'coco-area-null'}")
+    names = ("--config.data.classes=()", "--config.data.eval_split=val")
+    with pytest.raises(UserError, match="of 12 objects 12 up to data.min_side"):
+        opening.open_training(configure(*data, *names, "--config.data.min_side=40"))
 
 
 def test_what_there_is_to_learn_is_counted(configure):

@@ -196,6 +196,8 @@ def _add(section, /, **item):
         (_annotate(bbox=[3e38, 2, 3e38, 3]), "bbox and area wants numbers below 3.4e38, found"),
         (_annotate(iscrowd=2), "annotation 1: iscrowd wants 0 or 1, found 2"),
         (_annotate(iscrowd="no"), "annotation 1: iscrowd wants 0 or 1, found 'no'"),
+        (_annotate(ignore=2), "annotation 1: ignore wants 0 or 1, found 2"),
+        (_annotate(iscrowd=1, ignore="no"), "annotation 1: ignore wants 0 or 1, found 'no'"),
         (_annotate(category_id=5), "1: category_id wants one of categories, as 18, 3, found 5"),
         (_annotate(image_id="900"), "image_id wants one of images, as 900, 7, found '900'"),
         (_add("categories", id=3, name="van"), "categories want an id of their own each, found 3"),
@@ -333,10 +335,20 @@ def test_a_json_of_images_alone_is_for_predictions(tmp_path, content):
 
 
 @pytest.mark.parametrize("flag, crowd", [(True, True), ("1", True), (1.0, True), (False, False)])
-def test_a_crowd_may_be_said_in_several_ways(tmp_path, content, flag, crowd):
-    _annotate(iscrowd=flag)(content)
+@pytest.mark.parametrize("field", ["iscrowd", "ignore"])
+def test_a_crowd_may_be_said_in_several_ways(tmp_path, content, field, flag, crowd):
+    _annotate(**{field: flag})(content)
     source = read_coco(root=write_coco(tmp_path, content), split="train")
     assert source[0].crowd[0] == crowd
+
+
+def test_what_is_to_be_ignored_is_a_crowd_to_all_that_learns_and_counts(tmp_path, content):
+    _annotate(ignore=1)(content)
+    content["images"][1] |= {"width": 40, "height": 40}
+    content["annotations"].append(_annotation(3, 7, 3, [2, 2, 10, 20], ignore=0))
+    source = read_coco(root=write_coco(tmp_path, content), split="train")
+    assert [each.crowd.tolist() for each in source] == [[True, True], [False]]
+    assert [source.has_object(i) for i in range(2)] == [False, True]
 
 
 def test_two_categories_of_one_name_are_one_class(tmp_path, content):

@@ -265,6 +265,22 @@ def test_a_table_with_a_bad_row_is_one(tmp_path):
         open_as_printed(found)
 
 
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', ";;;;;", ""])
+def test_a_table_of_excel_is_one_as_it_is_read(tmp_path, first):
+    (tmp_path / "train.csv").write_text(f"{first}\n{CSV.replace(',', ';')}")
+    for name in NAMES:
+        (tmp_path / f"{name}.jpg").write_bytes(encode(draw((40, 60), [])))
+    found = recognise(tmp_path)
+    assert found.format == "csv" and sum(map(len, open_as_printed(found))) == 8
+
+
+@pytest.mark.parametrize("content", ["", "sep=;\n", "sep=;", 'image,x1,y1,x2,y2,"class'])
+def test_what_the_reader_of_tables_refuses_in_its_first_row_is_none(tmp_path, content):
+    (tmp_path / "train.csv").write_text(content)
+    with pytest.raises(UserError, match="looked for YOLO"):
+        recognise(tmp_path)
+
+
 def test_what_is_recognised_is_printed_as_lines_of_a_config(drawn):
     found = recognise(drawn[1]["roboflow_coco"][1])
     assert as_config(found).splitlines() == [

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from drawn_data import make_example
+from drawn_data import ListSource, make_example
 
-from jaxdet.data import inventory
+from jaxdet.data import inventory, pipeline
 
 SETTINGS = {"canvas": (40, 60), "resize": (40, 60), "max_boxes": 3, "use_difficult": False}
 
@@ -49,10 +49,66 @@ def test_difficult_objects_may_be_learnt():
     assert left_out(found) == {} and found.objects[0] == 1
 
 
-def test_objects_below_a_pixel_of_the_canvas_are_counted():
-    examples = [make_example([(2, 2, 4, 12), GOOD], size=(120, 60))]
-    assert left_out(count(examples)) == {"below a pixel": 1}
-    assert left_out(count(examples, canvas=(120, 60), resize=(60, 120))) == {}
+def learnt(source, **changes):
+    """The labels that a training really has in its first batch."""
+    settings = {"horizontal_flip": 0.0} | SETTINGS | changes
+    loader = pipeline.train_batches(source, batch_size=len(source), seed=0, **settings)
+    batch = next(loader)
+    loader.close()
+    return np.sort(batch.labels[batch.valid]).tolist()
+
+
+@pytest.mark.parametrize(
+    "settings, small",
+    [
+        ({}, 0),
+        ({"min_side": 0.6}, 1),
+        ({"min_side": 2}, 2),
+        ({"min_side": 2, "canvas": (120, 60), "resize": (60, 120)}, 1),
+        ({"min_side": 8}, 3),
+        # Some draws leave it out, and others do not.
+        ({"min_side": 2, "resize": ((20, 60), 120), "canvas": (120, 60)}, 1),
+        ({"min_side": 2, "zoom_range": (1.6, 1.7)}, 1),
+        ({"min_side": 2, "zoom_range": (0.2, 0.25)}, 3),
+    ],
+)
+def test_objects_up_to_the_least_side_are_left_out_as_training_does_it(settings, small):
+    """The image is a third as large on the canvas: 0.5, 1.3 and 4 pixels."""
+    boxes = [(30, 30, 31.5, 70), (20, 40, 60, 44), (20, 50, 32, 62)]
+    source = ListSource([make_example(boxes, labels=[0, 1, 2], size=(120, 60))])
+    found = count(list(source), **settings)
+    assert left_out(found) == ({"up to data.min_side": small} if small else {})
+    if "zoom_range" not in settings:  # That also cuts off, at random.
+        assert learnt(source, **settings) == np.repeat(range(3), found.objects).tolist()
+
+
+@pytest.mark.parametrize(
+    "settings, small",
+    [
+        ({"affine_zoom": (0.1, 9.0)}, 1),
+        ({"affine_zoom": (0.1, 9.0), "mosaic": 0.5}, 0),
+        ({"affine_zoom": (0.1, 1.5), "mosaic": 0.5}, 1),
+        ({"affine_zoom": (0.1, 1.5), "mosaic": 0.5, "mixup": 0.5, "mixup_zoom": (1, 2.1)}, 0),
+    ],
+)
+def test_mosaics_may_make_an_object_large_enough(settings, small):
+    found = count([make_example([(2, 2, 6, 12)])], min_side=8, **settings)
+    assert left_out(found) == ({"up to data.min_side": 1} if small else {})
+
+
+def test_objects_too_small_to_learn_leave_the_slots_to_others():
+    boxes = [(0, 0, 4, 40), (0, 0, 9, 9), (9, 9, 18, 18), (20, 20, 29, 29)]
+    assert left_out(count([make_example(boxes)], min_side=8)) == {"up to data.min_side": 1}
+
+
+@pytest.mark.parametrize("side, kept", [(31, 1), (32, 2)])
+def test_images_that_are_too_small_teach_nothing_where_those_without_objects_do_not(side, kept):
+    source = ListSource([make_example([GOOD], size=(side, 60)), make_example([GOOD])])
+    assert left_out(count(list(source))) == {}
+    found = count(list(source), keep_empty=False)
+    assert left_out(found) == ({"in an image below 32 pixels": 1} if kept < 2 else {})
+    assert found.objects.tolist() == [kept, 0, 0]
+    assert len(pipeline.trainable(source, keep_empty=False, use_difficult=False)) == kept
 
 
 def test_the_smallest_objects_find_no_slot():
@@ -111,10 +167,16 @@ def test_what_is_probably_a_mistake_is_said():
     "example, message",
     [
         (make_example([]), "train: there is no object on any of 1 images"),
-        (make_example([GOOD], crowd=[True]), "of 1 objects 1 crowd; iscrowd is 1 everywhere"),
+        (
+            make_example([GOOD], crowd=[True]),
+            "of 1 objects 1 crowd; iscrowd or ignore is 1 everywhere",
+        ),
         (make_example([(70, 2, 80, 12)]), "nothing to learn: of 1 objects 1 outside the image"),
+        (make_example([(2, 2, 10, 20)]), "nothing to learn: of 1 objects 1 up to data.min_side"),
+        (make_example([GOOD], size=(20, 90)), "of 1 objects 1 in an image below 32 pixels"),
     ],
 )
 def test_nothing_at_all_to_learn_is_said(example, message):
-    (said,) = inventory.warnings(count([example]), "train", ("red", "green", "blue"))
+    found = count([example], min_side=8, keep_empty=False)
+    (said,) = inventory.warnings(found, "train", ("red", "green", "blue"))
     assert message in said

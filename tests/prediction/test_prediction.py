@@ -152,6 +152,8 @@ def test_each_image_is_seen_on_the_canvas_that_fits_it_best(contents, detector, 
 def test_files_folders_arrays_and_lists_are_asked_alike(model, found, photographs):
     array = inputs.decode(photographs[2]).image
     (photographs[0].parent / "notes.txt").write_text("no image")
+    hidden = photographs[0].parent / f"._{photographs[0].name}"
+    hidden.write_bytes(b"as Mac archives have it beside each file")
 
     assert all(map(same, model(photographs[0].parent), found))
     assert same(model(str(photographs[1]))[0], found[1])
@@ -160,6 +162,7 @@ def test_files_folders_arrays_and_lists_are_asked_alike(model, found, photograph
     mixed = model([array[:, ::-1][:, ::-1], photographs[0], [str(photographs[1])]])
     assert all(map(same, mixed, [found[2], found[0], found[1]]))
     assert model([]) == []
+    assert list(inputs.gather(hidden)) == [hidden], "what is named is asked for"
 
 
 def test_a_batch_that_is_not_full_is_filled_up(model, found, photographs):

@@ -38,7 +38,7 @@ class Image(NamedTuple):
 
 
 class Annotation(NamedTuple):
-    """An object: [x1, y1, x2, y2], and what the file says of it."""
+    """An object: [x1, y1, x2, y2], and what the file says of it; a crowd is also what to ignore."""
 
     image_id: int | str
     category_id: int | str
@@ -99,6 +99,7 @@ class _RawAnnotation(msgspec.Struct, gc=False):
     bbox: list[float] | None = None
     area: float | None = None
     iscrowd: int | float | bool | str | None = None
+    ignore: int | float | bool | str | None = None
     segmentation: msgspec.Raw = msgspec.Raw()
 
 
@@ -225,10 +226,8 @@ def _annotation(item: _RawAnnotation, known: Mapping[str, Container], path: Path
     if len(box) != 4:
         raise _wrong(path, item, "bbox", "[x, y, width, height]", item.bbox)
     x, y, width, height = box
-    try:
-        crowd = _FLAGS[item.iscrowd]
-    except KeyError:
-        raise _wrong(path, item, "iscrowd", "0 or 1", item.iscrowd) from None
+    # What is to be ignored, as CrowdHuman and VisDrone have it, is no object to learn or find.
+    crowd = any([_flag(item, field, path) for field in ("iscrowd", "ignore")])
     # mmdetection leaves out what has no area; programs that do not measure it write 0 or null.
     area = item.area or width * height
     corners = (x, y, x + width, y + height)
@@ -242,6 +241,13 @@ def _annotation(item: _RawAnnotation, known: Mapping[str, Container], path: Path
             some = ", ".join(map(repr, list(known[field])[:3])) or "nothing"
             raise _wrong(path, item, field, f"one of {plural}, as {some}", getattr(item, field))
     return Annotation(image_id, category_id, corners, area, crowd)
+
+
+def _flag(item: _RawAnnotation, field: str, path: Path) -> bool:
+    try:
+        return _FLAGS[getattr(item, field)]
+    except KeyError:
+        raise _wrong(path, item, field, "0 or 1", getattr(item, field)) from None
 
 
 def _polygon_box(item: _RawAnnotation, path: Path) -> Sequence[float]:

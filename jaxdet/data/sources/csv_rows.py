@@ -75,6 +75,15 @@ def read(path: Path) -> list[Row]:
     return [row._replace(size=before[row.image].size) for row in rows]
 
 
+def is_table(path: Path) -> bool:
+    """Whether the first row is what `read` takes; what is wrong below is said when it is read."""
+    try:
+        _, names = next(_lines(text.read_text(path), path), (0, []))
+        return bool(_places(names))
+    except ValueError:
+        return False
+
+
 def _lines(content: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """The cells of each row that has one, and its line."""
     first = next((line for line in content.splitlines() if line.strip()), "")

@@ -1,6 +1,5 @@
 """Which format a folder of annotated images is in, by the files that it has."""
 
-import csv
 import fnmatch
 import os
 import re
@@ -9,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from jaxdet.data.decoding import SUFFIXES
-from jaxdet.data.sources import csv_rows, text, yolo_layout
+from jaxdet.data.sources import csv_rows, yolo_layout
 from jaxdet.types import UserError
 
 _DEPTH = 4  # Folders into each other; TFDS has name/config/version.
@@ -200,7 +199,7 @@ def _voc(folder: Path, names: list[str]) -> Iterator[Recognised]:
 
 
 def _csv(folder: Path, names: list[str]) -> Iterator[Recognised]:
-    tables = [n for n in _matching(names, "*.csv", "*/*.csv") if _is_table(folder / n)]
+    tables = [n for n in _matching(names, "*.csv", "*/*.csv") if csv_rows.is_table(folder / n)]
     if not tables:
         return
     path = PurePosixPath(tables[0])
@@ -213,17 +212,6 @@ def _csv(folder: Path, names: list[str]) -> Iterator[Recognised]:
     template, splits = _find_splits(folder, tables)
     options = {} if template == "{split}.csv" else {"annotations": template}
     yield _recognised("csv", folder, splits or ["train"], f"{path}, a table of boxes", options)
-
-
-def _is_table(path: Path) -> bool:
-    """Whether the first row has the columns; what is wrong below is said when it is read."""
-    try:
-        lines = text.read_text(path).splitlines()
-        first = next((line for line in lines if line.strip()), "")
-        delimiter = max(",;\t", key=first.count)
-        return bool(csv_rows._places(next(csv.reader([first], delimiter=delimiter))))
-    except (UserError, ValueError, csv.Error, StopIteration):
-        return False
 
 
 def _recognised(source, folder, splits, reason, options=None) -> Recognised:

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxdet.data import decoding
 from jaxdet.data.decoding import PutRight, UnreadableImage
+from jaxdet.data.sources.files import label_indices
 from jaxdet.data.sources.selection import MIN_IMAGE_SIDE, shows_object
 from jaxdet.types import Example, UserError
 
@@ -49,7 +50,7 @@ class TfdsSource:
         self._records = records
         self._put_right = PutRight()
         self._start = 1 if one_based else 0
-        # -1 for the classes that are not wanted.
+        # -1 for classes that label nothing.
         self._label_of = np.array(
             [self.class_names.index(n) if n in self.class_names else -1 for n in names], np.int32
         )
@@ -80,17 +81,16 @@ class TfdsSource:
         fractions, labels, crowd, difficult = self._objects(record)
         corners = _in_pixels(fractions, [width, height, width, height])
         boxes = (corners - [self._start, self._start, 0, 0]).astype(np.float32)
-        keep = labels >= 0
         sides = boxes[:, 2:] - boxes[:, :2]
         area = record["objects"].get("area", np.prod(sides, axis=1))
         return Example(
             id=image_id,
             image=image,
-            boxes=boxes[keep],
-            labels=labels[keep],
-            crowd=crowd[keep],
-            difficult=difficult[keep],
-            area=np.asarray(area, np.float64)[keep],
+            boxes=boxes,
+            labels=labels,
+            crowd=crowd,
+            difficult=difficult,
+            area=np.asarray(area, np.float64),
             size=size,
         )
 
@@ -102,8 +102,8 @@ class TfdsSource:
         unknown, and images of any size count.
         """
         record = self._records[index]
-        fractions, labels, crowd, difficult = self._objects(record)
-        real = (labels >= 0) & ~crowd & (np.asarray(record["objects"].get("area", 1)) > 0)
+        fractions, _, crowd, difficult = self._objects(record)
+        real = ~crowd & (np.asarray(record["objects"].get("area", 1)) > 0)
         if not use_difficult:
             real &= ~difficult
         large = np.all(fractions[:, 2:] - fractions[:, :2] >= 1 / MIN_IMAGE_SIDE, axis=1)
@@ -140,20 +140,22 @@ def read_tfds(*, root: str, split: str, classes: tuple[str, ...] = ()) -> TfdsSo
     Its features are image, objects/bbox, objects/label and, where it has
     them, objects/is_crowd, is_difficult and area, and image/id or
     image/filename. TFDS checked labels and boxes when it prepared them, so
-    nothing is read here. TFDS's own "voc" divides VOC's corners, which count
-    pixels from 1, by the image's sides; the first ones are moved back by a
-    pixel, so that boxes are those of `read_voc`. Labels count from 0 without
-    gaps; of TFDS's own "coco" the numbers of COCO's files are known all the same.
+    nothing is read here, but all records where `classes` lacks a name. TFDS's own
+    "voc" divides VOC's corners, which count pixels from 1, by the image's sides; the
+    first ones are moved back by a pixel, so that boxes are those of `read_voc`. Labels
+    count from 0 without gaps; of TFDS's own "coco" the numbers of COCO's files are
+    known all the same.
 
     Args:
         root: the prepared folder, .../name/config/version, or a folder above
             it with nothing else prepared inside.
         split: as TFDS has it: "train", "train[:80%]", "train+validation", ...
-        classes: names in the order of their labels; objects of other classes
-            are left out. Empty takes all.
+        classes: names in the order of their labels; one that labels nothing may be
+            missing. Empty takes all.
 
     Raises:
-        UserError: if there is no such folder, split, feature or class.
+        UserError: if there is no such folder, split, feature or class, or an object of
+            a class that is not in `classes`.
     """
     # Here, so that other sources do without it.
     import tensorflow_datasets as tfds
@@ -169,7 +171,7 @@ def read_tfds(*, root: str, split: str, classes: tuple[str, ...] = ()) -> TfdsSo
         records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         one_based = builder.name == "voc"
         numbers = _COCO_NUMBERS if builder.name == "coco" and len(names) == 80 else ()
-        return TfdsSource(
+        source = TfdsSource(
             records, names=names, classes=classes, one_based=one_based, numbers=numbers
         )
     except (ValueError, KeyError) as error:
@@ -181,6 +183,12 @@ def read_tfds(*, root: str, split: str, classes: tuple[str, ...] = ()) -> TfdsSo
             f"{folder}: its files are {builder.info.file_format.value}; prepare it again with "
             f"file_format='array_record'"
         ) from None
+    if set(names) > set(source.class_names):
+        used = {int(label) for record in records for label in record["objects"]["label"]}
+        label_indices(
+            [names[k] for k in sorted(used)], source.class_names, where=f"{folder} ({split})"
+        )
+    return source
 
 
 def _in_pixels(fractions, sides):
