@@ -11,15 +11,26 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
 SIDE = """
+import itertools
+import os
+import threading
 import time
 import worker
 
-def nap(*, seconds, fails=False):
+def nap(*, seconds, fails=False, ends=None):
     print("said by a library")
     if fails:
         raise RuntimeError("it has no naps")
+    calls = itertools.count()
+
+    def start():
+        time.sleep(seconds)
+        # At the fourth call: the first that is asked for, as naps are long.
+        if ends is not None and next(calls) == 3:
+            os._exit(7) if ends == 0 else threading.Timer(ends, os._exit, [7]).start()
+
     facts = {"count": 2, "flops": 5e9, "device": "NVIDIA H100", "dtype": "bfloat16"}
-    return worker.Work(lambda: time.sleep(seconds), lambda _: None, facts, lambda: 3_000_000_000)
+    return worker.Work(start, lambda _: None, facts, lambda: 3_000_000_000)
 
 worker.serve({"nap": nap})
 """
@@ -80,6 +91,42 @@ def test_a_side_that_fails_is_left_out(harness, side, capfd):
     assert "torch: its process ended with status 1" in capfd.readouterr().err
     with pytest.raises(harness.SideFailedError, match="no side"):
         harness.compare(sides[1:], rounds=1)
+
+
+@pytest.mark.parametrize("ends", (0, 0.05))  # While it is timed; while the other is.
+def test_a_side_that_ends_within_the_rounds_is_left_out(harness, side, capfd, ends):
+    sides = [side("torch", 0.3, ends=ends), side("jaxdet", 0.3)]
+    measured = harness.compare(sides, rounds=2)
+
+    assert [each.side.name for each in measured] == ["jaxdet"]
+    assert len(measured[0].seconds) == 2
+    assert "torch: its process ended with status 7" in capfd.readouterr().err
+    with pytest.raises(harness.SideFailedError, match="no side"):
+        harness.compare(sides[:1], rounds=2)
+
+
+def test_a_work_without_jaxdet_is_not_compared_with_that_of_another(harness):
+    rows = [("a", "jaxdet", 3.0), ("a", "torch", 2.0), ("b", "torch", 1.0)]
+    measured = [
+        (name, harness.Measured(harness.Side(who, "", {}), {"first_s": 1}, (seconds,), 0))
+        for name, who, seconds in rows
+    ]
+    ratios = [line.split("|")[-2].strip() for line in harness.table(measured).splitlines()[2:]]
+    assert ratios == ["", "1.50", ""]
+
+
+def test_a_model_whose_peer_is_left_out_has_a_table_of_its_own_rows(harness, monkeypatch, capsys):
+    import detectors
+
+    def compare(sides, *, rounds):
+        left = [each for each in sides if (each.case["model"], each.name) != ("retinanet", "torch")]
+        return [harness.Measured(each, {"first_s": 1}, (1.0,), 0) for each in left]
+
+    monkeypatch.setattr(harness, "compare", compare)
+    detectors.main("predict", "", ["faster_rcnn", "retinanet", "--beside=torch"])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if line.startswith(("| faster_rcnn", "| retinanet"))]
+    assert [row.split("|")[2].strip() for row in rows] == ["jaxdet", "torch", "jaxdet"]
 
 
 def test_the_ops_run_at_toy_size(tmp_path):
