@@ -4,8 +4,10 @@ import json
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import cv2
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +140,36 @@ def test_the_ops_run_at_toy_size(tmp_path):
     rows = json.loads((tmp_path / "ops.json").read_text())["measured"]
     assert len(rows) == 5 and all(row["median_s"] > 0 for row in rows)
     assert done.stdout.count("| jaxdet |") == 5
+
+
+def test_a_call_of_the_input_makes_its_batches_and_nothing_for_the_next(harness, monkeypatch):
+    import side_input
+
+    read, plain, had = [], side_input.Drawn.__getitem__, cv2.getNumThreads()
+    monkeypatch.setattr(
+        side_input.Drawn, "__getitem__", lambda self, i: read.append(i) or plain(self, i)
+    )
+    case = {"size": (64, 96), "target": "small", "batch": 2, "count": 3, "threads": 2}
+    try:
+        work = side_input.batches(**case)
+        assert cv2.getNumThreads() == 1
+    finally:
+        cv2.setNumThreads(had)
+    assert work.facts["count"] == 6
+    for calls in (1, 2):
+        work.wait(work.start())
+        time.sleep(0.3)  # For what a thread might still do.
+        assert len(read) == 6 * calls
+
+
+def test_the_input_runs_at_toy_size(tmp_path):
+    small = "--picture=64x96 --batch=1 --batches=2 --rounds=1".split()
+    command = [sys.executable, FOLDER / "input.py", *small, f"--json={tmp_path / 'input.json'}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads((tmp_path / "input.json").read_text())["measured"]
+    assert len(rows) == 6 and all(row["facts"]["count"] == 2 for row in rows)
 
 
 def test_a_prediction_is_timed_and_told_apart_by_its_parts(tmp_path, one_device):
