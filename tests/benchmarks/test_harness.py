@@ -19,11 +19,12 @@ import threading
 import time
 import worker
 
-def nap(*, seconds, fails=False, ends=None):
+def nap(*, seconds, around=0, fails=False, ends=None):
     print("said by a library")
     if fails:
         raise RuntimeError("it has no naps")
     calls = itertools.count()
+    time.sleep(around)
 
     def start():
         time.sleep(seconds)
@@ -31,8 +32,12 @@ def nap(*, seconds, fails=False, ends=None):
         if ends is not None and next(calls) == 3:
             os._exit(7) if ends == 0 else threading.Timer(ends, os._exit, [7]).start()
 
-    facts = {"count": 2, "flops": 5e9, "device": "NVIDIA H100", "dtype": "bfloat16"}
-    return worker.Work(start, lambda _: None, facts, lambda: 3_000_000_000)
+    def flops():
+        time.sleep(around)
+        return 5e9
+
+    facts = {"count": 2, "device": "NVIDIA H100", "dtype": "bfloat16"}
+    return worker.Work(start, lambda _: None, facts, lambda: 3_000_000_000, flops)
 
 worker.serve({"nap": nap})
 """
@@ -83,6 +88,13 @@ def test_sides_are_timed_in_turn_and_laid_beside_each_other(harness, side, tmp_p
     kept = json.loads((tmp_path / "kept" / "a.json").read_text())["measured"]
     assert [row["side"] for row in kept] == ["jaxdet", "torch"]
     assert kept[0]["seconds"] == list(ours.seconds)
+
+
+def test_the_first_call_is_timed_without_what_prepares_it_and_counts_its_flops(harness, side):
+    (measured,) = harness.compare([side("jaxdet", 0.05, around=2)], rounds=1)
+
+    assert 0.05 <= measured.facts["first_s"] < 2
+    assert measured.facts["flops"] == 5e9
 
 
 def test_a_side_that_fails_is_left_out(harness, side, capfd):
