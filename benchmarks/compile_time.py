@@ -2,8 +2,9 @@
 
     python benchmarks/compile_time.py [MODEL ...] [--size=320x480] [--batch=2] [--rounds=3]
 
-Each number is of a process of its own. "First step" is from the opened recipe to the end of the
-first step, with an empty cache of compiled programs and with the one that this leaves.
+Each number is of a process of its own. "First step" is from variables and a batch on the host to
+the end of the first step, with an empty cache of compiled programs and with the one that this
+leaves; the variables are drawn before, by a program of their own.
 """
 
 import argparse

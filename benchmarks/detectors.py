@@ -32,9 +32,10 @@ def main(work: str, usage: str, argv: list[str] | None = None) -> None:
         if flags.beside:
             sides += _peers(flags, case)
         name = f"{model} {flags.batch} x {flags.size[0]} x {flags.size[1]} {flags.dtype}"
-        measured += [(name, each) for each in harness.compare(sides, rounds=flags.rounds)]
+        own = [(name, each) for each in harness.compare(sides, rounds=flags.rounds)]
+        measured += own
         harness.keep(flags.json, measured)  # What is measured stays, whatever comes next.
-        print(harness.table(measured[-len(sides) :], units="images"), flush=True)
+        print(harness.table(own, units="images"), flush=True)
 
 
 def read_size(text: str) -> tuple[int, int]:

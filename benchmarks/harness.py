@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,7 +89,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def compare(sides: Sequence[Side], *, rounds: int) -> list[Measured]:
     """Times the sides, one after the other, in each of the rounds.
 
-    A side that fails is left out with a line; the others go on.
+    A side that fails, at first or in a later round, is left out with a line; the
+    others go on.
 
     Raises:
         SideFailedError: if none is left.
@@ -97,24 +98,25 @@ def compare(sides: Sequence[Side], *, rounds: int) -> list[Measured]:
     with ExitStack() as stack:
         running = []
         for side in sides:
-            try:
-                running.append((side, *_start(side, stack)))
-            except SideFailedError as error:
-                print(f"{side.name}: {error}", file=sys.stderr, flush=True)
+            if started := _unless_it_fails(side, _start, side, stack):
+                running.append((side, *started, []))
+        for _ in range(rounds):
+            for each in list(running):
+                side, process, _, answers = each
+                if answer := _unless_it_fails(side, _ask, process):
+                    answers.append(answer)
+                else:
+                    running.remove(each)
         if not running:
             raise SideFailedError("no side of the comparison runs")
-        answers = {side.name: [] for side, _, _ in running}
-        for _ in range(rounds):
-            for side, process, _ in running:
-                answers[side.name].append(_ask(process))
         return [
             Measured(
                 side,
                 facts,
-                tuple(answer["seconds"] for answer in answers[side.name]),
-                answers[side.name][-1]["peak_bytes"],
+                tuple(answer["seconds"] for answer in answers),
+                answers[-1]["peak_bytes"],
             )
-            for side, _, facts in running
+            for side, _, facts, answers in running
         ]
 
 
@@ -122,16 +124,17 @@ def table(measured: Sequence[tuple[str, Measured]], *, units: str = "") -> str:
     """A row for each, in markdown: the last column is its time over that of its peer.
 
     Args:
-        measured: with the name of what was done; the peers of a side follow it.
+        measured: with the name of what was done, which a side and its peers share.
         units: of which a call does `facts["count"]`, such as "images": adds a
             column of how many a second.
     """
     head = ["work", "side", "ms", "spread"]
     head += [f"{units}/s"] if units else []
     head += ["peak GB", "TFLOP/s", "of peak", "first s", "jaxdet / it"]
-    rows, base = [], None
+    bases = {name: each for name, each in measured if each.side.name == "jaxdet"}
+    rows = []
     for name, each in measured:
-        base = each if each.side.name == "jaxdet" else base
+        base = bases.get(name)
         row = [name, each.side.name, f"{1e3 * each.median:.4g}", f"{1e3 * each.spread:.2g}"]
         row += [f"{each.facts.get('count', 1) / each.median:.4g}"] if units else []
         flops = each.facts.get("flops")
@@ -170,6 +173,15 @@ def keep(path: Path | None, measured: Sequence[tuple[str, Measured]]) -> None:
     path.write_text(json.dumps({"machine": machine, "measured": rows}, indent=1) + "\n")
 
 
+def _unless_it_fails(side, function, *arguments):
+    """What the function gives; None, with a line, where it finds that the side's process ended."""
+    try:
+        return function(*arguments)
+    except SideFailedError as error:
+        print(f"{side.name}: {error}", file=sys.stderr, flush=True)
+        return None
+
+
 def _start(side, stack):
     """The process of a side, prepared and warm, and what it says of itself.
 
@@ -191,8 +203,10 @@ def _start(side, stack):
 
 
 def _ask(process):
-    process.stdin.write("again\n")
-    process.stdin.flush()
+    # Of a process that has ended reading tells more. Nothing is buffered, which closing the
+    # pipe would try to write again.
+    with suppress(BrokenPipeError):
+        os.write(process.stdin.fileno(), b"again\n")
     return _read(process)
 
 

@@ -101,9 +101,8 @@ def train_step(**case) -> worker.Work:
         held[0], metrics = step(held[0], batch, 0)
         return metrics
 
-    flops = costs.count_flops(costs.lower_step, subject_of(run, training=True))
-    facts = _facts(case) | {"flops": flops and case["batch"] * flops}
-    return worker.Work(start, jax.block_until_ready, facts, _peak_bytes())
+    flops = partial(_count_flops, run, costs.lower_step, training=True)
+    return worker.Work(start, jax.block_until_ready, _facts(case), _peak_bytes(), flops)
 
 
 def predict(**case) -> worker.Work:
@@ -112,10 +111,9 @@ def predict(**case) -> worker.Work:
     variables, batch = fill_run(run)
     variables = steps.put_state(variables, jax.local_devices()[:1])
     predict = steps.pmap_predict_step(run.detector, devices=jax.local_devices()[:1])
-    flops = costs.count_flops(costs.lower_prediction, subject_of(run, training=False))
-    facts = _facts(case) | {"flops": flops and case["batch"] * flops}
+    flops = partial(_count_flops, run, costs.lower_prediction, training=False)
     start = partial(predict, variables, batch.images)
-    return worker.Work(start, jax.block_until_ready, facts, _peak_bytes())
+    return worker.Work(start, jax.block_until_ready, _facts(case), _peak_bytes(), flops)
 
 
 def nms(*, count: int) -> worker.Work:
@@ -160,6 +158,12 @@ def _calm(variables):
         if "/backbone/" in name and name.endswith("norm3/scale"):
             leaves[name] = leaves[name] * scenes.CALM
     return unflatten_dict(leaves, sep="/")
+
+
+def _count_flops(run, lower, *, training):
+    """Of a batch; None where there is no count."""
+    flops = costs.count_flops(lower, subject_of(run, training=training))
+    return flops and run.config.batch_size * flops
 
 
 def _facts(case):

@@ -87,7 +87,7 @@ def roi_align(
     return worker.Work(start, _wait, _facts({"dtype": dtype}), _peak_bytes())
 
 
-def batches(*, size, target, batch, threads) -> worker.Work:
+def batches(*, size, target, batch, count, threads) -> worker.Work:
     """Pictures decoded by torchvision, and by its v2 transforms resized, flipped and padded."""
     torch.set_num_threads(threads)
     files = [np.frombuffer(file, np.uint8) for file in scenes.draw_files(tuple(size))]
@@ -107,9 +107,10 @@ def batches(*, size, target, batch, threads) -> worker.Work:
         return v2.functional.pad(pixels, more), boxes
 
     def start():
-        return torch.stack([one(file)[0] for file in itertools.islice(files, batch)])
+        for _ in range(count):
+            torch.stack([one(file)[0] for file in itertools.islice(files, batch)])
 
-    return worker.Work(start, lambda _: None, {"count": batch})
+    return worker.Work(start, lambda _: None, {"count": batch * count})
 
 
 def _open(*, model, batch, size, dtype, objects=20, compiled=False, code=""):

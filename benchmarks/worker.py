@@ -24,29 +24,30 @@ class Work(NamedTuple):
     Attributes:
         start: begins the work once; may return before it is done.
         wait: for what `start` returned last.
-        facts: known before it runs, such as its FLOPs; numbers and text.
+        facts: known before it runs; numbers and text.
         peak_bytes: the most memory that was in use on the device so far; None
             takes the process's own, on a host.
+        flops: of a call, None if unknown; asked for once it is warm, since to count
+            them may trace it again.
     """
 
     start: Callable[[], Any]
     wait: Callable[[Any], Any]
     facts: Mapping[str, Any] = {}
     peak_bytes: Callable[[], int] | None = None
+    flops: Callable[[], float | None] = lambda: None
 
 
 def serve(works: Mapping[str, Callable[..., Work]]) -> None:
     """Prepares the case of the command line, and times it whenever the parent asks."""
     answers = _keep_answers_apart()
     case = json.loads(sys.argv[1])
-    began = time.perf_counter()
     work = works[case.pop("work")](**case)
-    work.wait(work.start())
-    first = time.perf_counter() - began
+    first = _time(work, 1)
     # The second call may still fill caches; the third says how often to repeat.
     work.wait(work.start())
     times = max(1, math.ceil(LEAST_SECONDS / max(_time(work, 1), 1e-7)))
-    _say(answers, {"first_s": first, "calls": times, **work.facts})
+    _say(answers, {"first_s": first, "calls": times, "flops": work.flops(), **work.facts})
     for _ in sys.stdin:
         seconds = _time(work, times)
         peak = (work.peak_bytes or _peak_of_process)()

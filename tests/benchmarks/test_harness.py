@@ -4,22 +4,40 @@ import json
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import cv2
 import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
 SIDE = """
+import itertools
+import os
+import threading
 import time
 import worker
 
-def nap(*, seconds, fails=False):
+def nap(*, seconds, around=0, fails=False, ends=None):
     print("said by a library")
     if fails:
         raise RuntimeError("it has no naps")
-    facts = {"count": 2, "flops": 5e9, "device": "NVIDIA H100", "dtype": "bfloat16"}
-    return worker.Work(lambda: time.sleep(seconds), lambda _: None, facts, lambda: 3_000_000_000)
+    calls = itertools.count()
+    time.sleep(around)
+
+    def start():
+        time.sleep(seconds)
+        # At the fourth call: the first that is asked for, as naps are long.
+        if ends is not None and next(calls) == 3:
+            os._exit(7) if ends == 0 else threading.Timer(ends, os._exit, [7]).start()
+
+    def flops():
+        time.sleep(around)
+        return 5e9
+
+    facts = {"count": 2, "device": "NVIDIA H100", "dtype": "bfloat16"}
+    return worker.Work(start, lambda _: None, facts, lambda: 3_000_000_000, flops)
 
 worker.serve({"nap": nap})
 """
@@ -72,6 +90,13 @@ def test_sides_are_timed_in_turn_and_laid_beside_each_other(harness, side, tmp_p
     assert kept[0]["seconds"] == list(ours.seconds)
 
 
+def test_the_first_call_is_timed_without_what_prepares_it_and_counts_its_flops(harness, side):
+    (measured,) = harness.compare([side("jaxdet", 0.05, around=2)], rounds=1)
+
+    assert 0.05 <= measured.facts["first_s"] < 2
+    assert measured.facts["flops"] == 5e9
+
+
 def test_a_side_that_fails_is_left_out(harness, side, capfd):
     sides = [side("jaxdet", 0.01), side("torch", 0.01, fails=True)]
     measured = harness.compare(sides, rounds=1)
@@ -80,6 +105,42 @@ def test_a_side_that_fails_is_left_out(harness, side, capfd):
     assert "torch: its process ended with status 1" in capfd.readouterr().err
     with pytest.raises(harness.SideFailedError, match="no side"):
         harness.compare(sides[1:], rounds=1)
+
+
+@pytest.mark.parametrize("ends", (0, 0.05))  # While it is timed; while the other is.
+def test_a_side_that_ends_within_the_rounds_is_left_out(harness, side, capfd, ends):
+    sides = [side("torch", 0.3, ends=ends), side("jaxdet", 0.3)]
+    measured = harness.compare(sides, rounds=2)
+
+    assert [each.side.name for each in measured] == ["jaxdet"]
+    assert len(measured[0].seconds) == 2
+    assert "torch: its process ended with status 7" in capfd.readouterr().err
+    with pytest.raises(harness.SideFailedError, match="no side"):
+        harness.compare(sides[:1], rounds=2)
+
+
+def test_a_work_without_jaxdet_is_not_compared_with_that_of_another(harness):
+    rows = [("a", "jaxdet", 3.0), ("a", "torch", 2.0), ("b", "torch", 1.0)]
+    measured = [
+        (name, harness.Measured(harness.Side(who, "", {}), {"first_s": 1}, (seconds,), 0))
+        for name, who, seconds in rows
+    ]
+    ratios = [line.split("|")[-2].strip() for line in harness.table(measured).splitlines()[2:]]
+    assert ratios == ["", "1.50", ""]
+
+
+def test_a_model_whose_peer_is_left_out_has_a_table_of_its_own_rows(harness, monkeypatch, capsys):
+    import detectors
+
+    def compare(sides, *, rounds):
+        left = [each for each in sides if (each.case["model"], each.name) != ("retinanet", "torch")]
+        return [harness.Measured(each, {"first_s": 1}, (1.0,), 0) for each in left]
+
+    monkeypatch.setattr(harness, "compare", compare)
+    detectors.main("predict", "", ["faster_rcnn", "retinanet", "--beside=torch"])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if line.startswith(("| faster_rcnn", "| retinanet"))]
+    assert [row.split("|")[2].strip() for row in rows] == ["jaxdet", "torch", "jaxdet"]
 
 
 def test_the_ops_run_at_toy_size(tmp_path):
@@ -91,6 +152,36 @@ def test_the_ops_run_at_toy_size(tmp_path):
     rows = json.loads((tmp_path / "ops.json").read_text())["measured"]
     assert len(rows) == 5 and all(row["median_s"] > 0 for row in rows)
     assert done.stdout.count("| jaxdet |") == 5
+
+
+def test_a_call_of_the_input_makes_its_batches_and_nothing_for_the_next(harness, monkeypatch):
+    import side_input
+
+    read, plain, had = [], side_input.Drawn.__getitem__, cv2.getNumThreads()
+    monkeypatch.setattr(
+        side_input.Drawn, "__getitem__", lambda self, i: read.append(i) or plain(self, i)
+    )
+    case = {"size": (64, 96), "target": "small", "batch": 2, "count": 3, "threads": 2}
+    try:
+        work = side_input.batches(**case)
+        assert cv2.getNumThreads() == 1
+    finally:
+        cv2.setNumThreads(had)
+    assert work.facts["count"] == 6
+    for calls in (1, 2):
+        work.wait(work.start())
+        time.sleep(0.3)  # For what a thread might still do.
+        assert len(read) == 6 * calls
+
+
+def test_the_input_runs_at_toy_size(tmp_path):
+    small = "--picture=64x96 --batch=1 --batches=2 --rounds=1".split()
+    command = [sys.executable, FOLDER / "input.py", *small, f"--json={tmp_path / 'input.json'}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads((tmp_path / "input.json").read_text())["measured"]
+    assert len(rows) == 6 and all(row["facts"]["count"] == 2 for row in rows)
 
 
 def test_a_prediction_is_timed_and_told_apart_by_its_parts(tmp_path, one_device):
