@@ -121,7 +121,7 @@ def train(
     history, window, feed = history.until(done), Window(), Feed(batches, done)
     profile, numbers = profile or Profile(), numbers or Numerics()
     back = GoingBack(state, checkpoints, writer) if numbers.response == "go_back" else None
-    with closing(feed), closing(profile), Stop(checkpoints, stopping.max_hours) as stop:
+    with closing(feed), closing(profile), Stop(stopping.max_hours) as stop:
         known = done in history.evaluated or checkpoints.is_judged(done)
         if done and not known and evaluation_due(done):
             results = _evaluate(done, state.eval_variables, evaluate, writer, checkpoints.judge)
