@@ -28,10 +28,10 @@ class Stopping(NamedTuple):
     """When a run ends before its last step.
 
     Attributes:
-        patience: a run is finished after so many evaluations in a row of which none is
-            better than the best before; 0 for never.
-        min_delta: an evaluation is better only if it is better by more than this, in the
-            metric that the best checkpoint is chosen by.
+        patience: a run is finished after so many evaluations in a row that are no better
+            than the last which was; 0 for never.
+        min_delta: an evaluation is better only if it is by more than this, in the metric
+            that the best checkpoint is chosen by.
         max_hours: after so many hours since the process began, the run saves and ends, to
             be gone on with by the same command; 0 for no limit.
     """
