@@ -111,8 +111,8 @@ def why_finished(job: Job, done: int) -> str:
     early = bool(done) and job.stopping.out_of_patience(past.scores.values())
     if done < num_steps and not early:
         return ""
-    if done == num_steps and not (done in past.evaluated or job.checkpoints.is_judged(done)):
-        return ""  # The last evaluation failed.
+    if done == num_steps and not past.has_evaluated(done, job.checkpoints):
+        return ""  # The last evaluation failed, or was not written.
     return f"{done} of {num_steps} steps are done" + f"; {job.stopping.why()}" * early
 
 
