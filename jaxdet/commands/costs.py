@@ -102,8 +102,9 @@ def lower_step(subject: Subject, count: int, canvas: tuple[int, int] | None = No
     batch = opening.blank_batch(subject.run.config, count, canvas)
     accumulate = subject.run.config.accumulate
     parts = 1 if count % accumulate else accumulate
+    rate = [jax.ShapeDtypeStruct((), "float32")] * is_scaled(subject.run)
     return jax.jit(one_device_step(subject.run, parts), donate_argnums=0).lower(
-        first_state(subject.run), batch
+        first_state(subject.run), batch, *rate
     )
 
 
@@ -120,24 +121,43 @@ def step_canvas(config: ConfigDict) -> tuple[int, int]:
     return max(sizes, key=math.prod)
 
 
-def one_device_step(run: Run, accumulate: int = 1) -> Callable:
-    """`(state, batch) -> (state, metrics)` of a run with an optimizer, as one device does it."""
+def settings_of_step(run: Run) -> dict[str, Any]:
+    """What `steps.train_step` takes of a run with an optimizer, but for how it is divided."""
     config = run.config
-    step = partial(
-        steps.train_step,
-        detector=run.detector,
-        tx=run.tx,
-        schedule=run.schedule,
-        seed=config.seed,
-        final_start=opening.final_start(config),
-        axis_name=steps.AXIS_NAME,
-        accumulate=accumulate,
-        ema_decay=config.ema_decay,
-        ema_ramp=config.ema_ramp,
-    )
-    # An axis of one device, over which the step takes its means.
-    mapped = jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name=steps.AXIS_NAME)
-    return lambda state, batch: mapped(state, jax.tree.map(lambda a: a[None], batch))
+    return {
+        "detector": run.detector,
+        "tx": run.tx,
+        "schedule": run.schedule,
+        "seed": config.seed,
+        "final_start": opening.final_start(config),
+        "ema_decay": config.ema_decay,
+        "ema_ramp": config.ema_ramp,
+        "guarded": config.on_not_finite != "stop",
+    }
+
+
+def is_scaled(run: Run) -> bool:
+    """Whether the step of a run takes a factor of the learning rate."""
+    return run.config.on_not_finite == "go_back"
+
+
+def one_device_step(run: Run, accumulate: int = 1) -> Callable:
+    """The step of a run with an optimizer, as one device does it.
+
+    It is `(state, batch, *rate) -> (state, metrics)`, with a rate where the run `is_scaled`.
+    """
+    settings = settings_of_step(run) | {"accumulate": accumulate, "axis_name": steps.AXIS_NAME}
+
+    def step(state, batch, *rate):
+        return steps.train_step(state, batch, rate=rate[0] if rate else None, **settings)
+
+    def whole(state, batch, *rate):
+        # An axis of one device, over which the step takes its means.
+        axes = (None, 0, *[None] * len(rate))
+        mapped = jax.vmap(step, in_axes=axes, out_axes=None, axis_name=steps.AXIS_NAME)
+        return mapped(state, jax.tree.map(lambda a: a[None], batch), *rate)
+
+    return whole
 
 
 def first_state(run: Run) -> state.TrainState:

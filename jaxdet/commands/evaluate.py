@@ -56,21 +56,22 @@ def evaluate(arguments: command_line.Arguments) -> int:
     if not folder.is_dir():
         raise UserError(f"no checkpoint to evaluate: there is no folder {folder}")
     checkpoints = Checkpoints(folder)
-    step = checkpoints.find(flags.checkpoint)
+    checkpoints.find(flags.checkpoint)  # So that it is said at once where there is none.
     changes = config_files.changes_of_run(config, config_files.last_saved(workdir))
 
     steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
     loading.keep_programs(config.keep_programs)
     run = opening.open_run(config)
     source = splits.open_source(config, split, run.class_names, annotated=not files)
-    variables = steps.put_state(checkpoints.restore_variables(step, like=run.variables))
+    variables = checkpoints.restore_variables(flags.checkpoint, like=run.variables)
+    step = checkpoints.find(flags.checkpoint)  # The one before, where the latest is damaged.
     checkpoints.close()
     for change in changes:
         print(f"warning: the run had another config: {change}", file=sys.stderr)
 
     predict = results.make_predict(config, run.detector)
     max_images = 0 if files else config.eval_images
-    pairs = results.detect(config, source, predict, variables, max_images)
+    pairs = results.detect(config, source, predict, steps.put_state(variables), max_images)
     found = results.judge(config, source, pairs) if sources.is_annotated(source) else None
     if found is not None:  # Before anything is written that a full disk could end.
         print(results.format_table(config, found))

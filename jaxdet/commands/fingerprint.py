@@ -52,10 +52,7 @@ def keep(
         "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "config": hash_config(config.to_dict()),
         "variables": hash_variables(variables),
-        "data": {
-            split: describe_data(source, config.data.proposals.replace("{split}", split))
-            for split, source in sources.items()
-        },
+        "data": {split: describe_split(config, split, source) for split, source in sources.items()},
         "code": describe_code(PACKAGE),
         "versions": {
             "python": platform.python_version(),
@@ -102,6 +99,11 @@ def hash_variables(variables: Any) -> str:
         found.update(f"{name} {leaf.shape} {leaf.dtype};".encode())
         found.update(np.ascontiguousarray(leaf).tobytes())
     return found.hexdigest()[:DIGITS]
+
+
+def describe_split(config: ConfigDict, split: str, source: Source) -> dict[str, Any]:
+    """What `describe_data` says of a split, with the file of its proposals if there is one."""
+    return describe_data(source, config.data.proposals.replace("{split}", split))
 
 
 def describe_data(source: Source, proposals: str = "") -> dict[str, Any]:

@@ -14,6 +14,7 @@ from jaxdet import model_file
 from jaxdet.commands import (
     batch_log,
     config_files,
+    costs,
     fed_images,
     fingerprint,
     opening,
@@ -117,8 +118,8 @@ def why_finished(job: Job, done: int) -> str:
     early = bool(done) and job.stopping.out_of_patience(past.scores.values())
     if done < num_steps and not early:
         return ""
-    if done == num_steps and not (done in past.evaluated or job.checkpoints.is_judged(done)):
-        return ""  # The last evaluation failed.
+    if done == num_steps and not past.has_evaluated(done, job.checkpoints):
+        return ""  # The last evaluation failed, or was not written.
     return f"{done} of {num_steps} steps are done" + f"; {job.stopping.why()}" * early
 
 
@@ -236,18 +237,11 @@ def _make_step(run: opening.Run) -> Callable:
     """The compiled step."""
     config = run.config
     return steps.pmap_train_step(
-        run.detector,
-        run.tx,
-        run.schedule,
-        seed=config.seed,
-        final_start=opening.final_start(config),
+        **costs.settings_of_step(run),
         accumulate=config.accumulate,
-        ema_decay=config.ema_decay,
-        ema_ramp=config.ema_ramp,
         heights=config.multiscale_heights,
         height_every=config.multiscale_every,
-        guarded=config.on_not_finite != "stop",
-        scaled=config.on_not_finite == "go_back",
+        scaled=costs.is_scaled(run),
     )
 
 

@@ -12,8 +12,11 @@ from jaxdet.commands.costs import Subject
 from jaxdet.commands.residuals import Kept
 from jaxdet.types import UserError
 
+# What a step began with, where it may be left out: it waits until the step's numbers are known
+# to be finite. All of it counts, though a compiler may give it room that activations leave.
+KEPT = "kept state"
 # They lie within the compiled temporaries.
-WITHIN = ("gradients", "activations")
+WITHIN = ("gradients", "activations", KEPT)
 # Of the device's memory, what is not counted on: estimates were up to 12 % below what a
 # compiler planned (docs/look.md), and memory comes in blocks.
 SPARE = 0.15
@@ -40,11 +43,13 @@ def known_bytes(
     counts, start = costs.parameters(subject)["all"], costs.first_state(subject.run)
     share = counts["trainable"] / counts["total"]
     copies = 2 if subject.run.config.accumulate > 1 else 1  # Of a part, beside their sum.
+    guarded = costs.settings_of_step(subject.run)["guarded"]
     return {
         **weights,
         "averages": _size(start.ema),
         "gradients": round(share * weights["parameters"]) * copies,
         "optimizer": _size(start.opt_state),
+        **({KEPT: _size(start)} if guarded else {}),
         "images": _size(opening.blank_batch(subject.run.config, subject.batch_size, canvas)),
     }
 
@@ -105,7 +110,7 @@ def largest_batch(
         are known.
     """
     if "temporaries" in sizes:
-        # The gradients in them are there once.
+        # The gradients in them are there once; how much of a kept state is, is not known.
         growing = max(sizes["temporaries"] - sizes.get("gradients", 0), 0)
     elif "activations" in sizes:
         growing = sizes["activations"]

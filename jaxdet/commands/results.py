@@ -111,8 +111,7 @@ def count_unreadable(pairs: Sequence[Pair]) -> int:
 
 def judge(config: ConfigDict, source: Source, pairs: Sequence[Pair]) -> dict[str, Any]:
     """The results of what is found on `config.eval_images` of the images, with their counts."""
-    count = min(config.eval_images or len(pairs), len(pairs))
-    pairs = [pairs[i * len(pairs) // count] for i in range(count)]
+    pairs = [pairs[i] for i in pipeline.spread(len(pairs), config.eval_images)]
     examples, found, unknown = known(pairs)
     ignored = [example.crowd | example.difficult for example in examples]
     return {

@@ -144,8 +144,9 @@ def _format_memory(found: Mapping[str, Any]) -> Iterator[str]:
     rows.append(("all", *(_megabytes(memory.total(s)) for s in columns.values())))
     yield from align(("memory", *columns), rows)
     if "backend" in found:
+        kept = f", and so is a {memory.KEPT}" if memory.KEPT in kinds else ""
         yield f"temporaries as compiled for {found['backend']}; gradients and activations are"
-        yield "among them, and count once"
+        yield f"among them, and count once{kept}"
     else:
         yield "without temporaries: --memory compiles and adds them; activations are an estimate"
     if found.get("largest"):

@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,7 +19,7 @@ from jaxdet import loading
 from jaxdet.commands import command_line, config_files, determinism, fingerprint, job
 from jaxdet.training import lock, processes, watching
 from jaxdet.training.state import TrainState
-from jaxdet.types import Source, UserError
+from jaxdet.types import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -54,7 +55,7 @@ def _train(config: ConfigDict, workdir: Path, first_process: bool) -> int:
         print(f"{workdir} is finished: {finished}; eval.py evaluates it again")
         return 0
     start = job.find_start(opened, done)
-    _check_starts_alike(opened.run.source, start.state)
+    _check_starts_alike(opened, start.state)
     return job.work(opened, start)
 
 
@@ -86,13 +87,16 @@ def _check_alike(config: ConfigDict, done: int, num_images: int) -> None:
     processes.check_alike(config=settings, steps_done=done, training_images=num_images)
 
 
-def _check_starts_alike(source: Source, state: TrainState) -> None:
-    """Checks that all processes of a run go on from the same state, to learn the same objects."""
+def _check_starts_alike(opened: job.Job, state: TrainState) -> None:
+    """Checks that all processes go on from the same state, to learn and find the same objects."""
     if jax.process_count() > 1:
+        config = opened.run.config
+        describe = partial(fingerprint.describe_split, config)
         processes.check_alike(
             steps_done=int(state.step),
             variables=fingerprint.hash_variables(state.variables),
-            training_data=fingerprint.describe_data(source),
+            training_data=describe(config.data.train_split, opened.run.source),
+            evaluation_data=describe(config.data.eval_split, opened.eval_source),
         )
 
 

@@ -190,6 +190,12 @@ def train_batches(
     return Loader(make, start=start_step, stop=_FOREVER, num_threads=num_threads)
 
 
+def spread(num_images: int, max_images: int) -> list[int]:
+    """Which of so many images are evaluated: all for 0, else so many at most, spread evenly."""
+    count = min(max_images or num_images, num_images)
+    return [i * num_images // count for i in range(count)]
+
+
 def eval_batches(
     source: Source,
     *,
@@ -245,13 +251,13 @@ def eval_batches(
     check_resize(resize)
     check_resize_rule(resize_rule)
     check_exif(exif)
-    count = min(max_images, len(source)) if max_images > 0 else len(source)
+    chosen = spread(len(source), max_images)
     every = canvases.every(canvas, more_canvases)
     kinds = canvases.kinds_of(source, every, resize)
     batches = []
     for kind, own_canvas in enumerate(every):
-        own = range(process_index, count, process_count)
-        own = [place for place in own if kinds[place * len(source) // count] == kind]
+        own = range(process_index, len(chosen), process_count)
+        own = [place for place in own if kinds[chosen[place]] == kind]
         starts = range(0, len(own), batch_size)
         batches += [(own_canvas, own[i : i + batch_size]) for i in starts]
 
@@ -260,7 +266,7 @@ def eval_batches(
         images = padding.blank_images(batch_size, own_canvas, max_proposals, resize_rule)
         examples, places = [], []
         for place in own:
-            example, index = None, place * len(source) // count
+            example, index = None, chosen[place]
             try:
                 example = source[index]
                 example = transforms.decode(example, exif=exif, put_right=loader.put_right)

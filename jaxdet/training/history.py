@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxdet.training import log_lines, processes
+from jaxdet.training.checkpoint import Checkpoints
 
 RATE_FACTOR = "rate_factor"  # In the log, at the step that a run went back to.
 
@@ -21,11 +22,21 @@ class History(NamedTuple):
             back.
         evaluated: the steps behind which there was an evaluation, by whatever the best
             was chosen then.
+        logged: whether there is any line.
     """
 
     scores: dict[int, float]
     rate: float = 1.0
     evaluated: frozenset[int] = frozenset()
+    logged: bool = False
+
+    def has_evaluated(self, step: int, checkpoints: Checkpoints) -> bool:
+        """Whether the evaluation behind a step was made and written; all processes must ask.
+
+        The number in a checkpoint says so only where there is no log, as of checkpoints
+        that were copied: it may be written before the log's line, with a kill in between.
+        """
+        return step in self.evaluated or (not self.logged and checkpoints.is_judged(step))
 
     def until(self, step: int) -> "History":
         """Without what was evaluated later."""
@@ -63,13 +74,14 @@ def as_score(value: Any) -> float:
 
 
 def _look(lines: Path, metric: str, last_step: int) -> History:
-    scores, rate, evaluated = {}, 1.0, set()
+    scores, rate, evaluated, logged = {}, 1.0, set(), False
     for line in log_lines.read(lines):
         if line["step"] > last_step:
             continue
+        logged = True
         if any(name.startswith("eval/") for name in line):
             evaluated.add(line["step"])
         if f"eval/{metric}" in line:
             scores[line["step"]] = as_score(line[f"eval/{metric}"])
         rate = line.get(RATE_FACTOR) or rate
-    return History(scores, rate, frozenset(evaluated))
+    return History(scores, rate, frozenset(evaluated), logged)

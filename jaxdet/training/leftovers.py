@@ -14,8 +14,9 @@ from orbax.checkpoint import path as orbax_path
 
 from jaxdet.types import UserError
 
+VARIABLES = "variables/_METADATA"
 # Every complete checkpoint has these, and they are not empty.
-FILES = ("variables/_METADATA", "training/_METADATA", "metrics/metrics")
+FILES = (VARIABLES, "training/_METADATA", "metrics/metrics")
 # Old steps are moved here in one move, and removed then: no step is ever seen half removed.
 REMOVED = "removed"
 MAX_REASON = 200  # Characters of another library's message that are shown.
@@ -83,13 +84,13 @@ def set_aside(directory: Path, steps: Iterable[int]) -> None:
 def clear(directory: Path, left_out: Iterable[int], latest: int) -> None:
     """Frees the names and the room that leftovers take.
 
-    What was being written or removed goes away, as do incomplete steps before
-    the latest, which another version of this began to remove. A later one was
-    damaged otherwise: it stays, as `<step>.damaged`.
+    What was being written or removed goes away, as do steps before the latest without
+    the index of their variables, which another version of this began to remove. Others
+    were damaged: they may be somebody's best, and stay, as `<step>.damaged`.
     """
     for step in left_out:
         folder = directory / str(step)
-        if step > latest and folder.exists():
+        if (folder / VARIABLES).exists() or (step > latest and folder.exists()):
             aside = directory / f"{step}.damaged"
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)

@@ -65,7 +65,7 @@ def train(
     On SIGTERM or SIGINT, and when the time is over, the step is finished, evaluated
     if that is due, and saved, by all processes at the same step. Where evaluating or
     drawing fails, the state is saved before the exception goes on. An evaluation that is
-    due where a run resumes, and that neither its log nor its checkpoint knows of, is done first.
+    due where a run resumes, and that its log does not know of, is done first.
 
     Numbers that are not finite are found when they are logged. Where `numbers` says
     so the run goes back then, as one that resumes at the last checkpoint, with half
@@ -121,8 +121,8 @@ def train(
     history, window, feed = history.until(done), Window(), Feed(batches, done)
     profile, numbers = profile or Profile(), numbers or Numerics()
     back = GoingBack(state, checkpoints, writer) if numbers.response == "go_back" else None
-    with closing(feed), closing(profile), Stop(checkpoints, stopping.max_hours) as stop:
-        known = done in history.evaluated or checkpoints.is_judged(done)
+    with closing(feed), closing(profile), Stop(stopping.max_hours) as stop:
+        known = history.has_evaluated(done, checkpoints)
         if done and not known and evaluation_due(done):
             results = _evaluate(done, state.eval_variables, evaluate, writer, checkpoints.judge)
             history.scores[done] = as_score(results.get(checkpoints.metric))

@@ -1,5 +1,6 @@
 """What ends a run before its last step: signals, the clock, and no improvement."""
 
+import itertools
 import os
 import signal
 import threading
@@ -12,23 +13,25 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-
-from jaxdet.training.checkpoint import Checkpoints
+from orbax.checkpoint import multihost
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 OUT_OF_TIME = -1  # In the place of a signal's number.
 
 _LOADED = time.monotonic()
+# What the runtime of jax.distributed is asked with: it knows one number of a process, the last,
+# and stops all behind the largest. Not the step, which falls where a run goes back.
+_QUESTIONS = itertools.count(1)
 
 
 class Stopping(NamedTuple):
     """When a run ends before its last step.
 
     Attributes:
-        patience: a run is finished after so many evaluations in a row of which none is
-            better than the best before; 0 for never.
-        min_delta: an evaluation is better only if it is better by more than this, in the
-            metric that the best checkpoint is chosen by.
+        patience: a run is finished after so many evaluations in a row that are no better
+            than the last which was; 0 for never.
+        min_delta: an evaluation is better only if it is by more than this, in the metric
+            that the best checkpoint is chosen by.
         max_hours: after so many hours since the process began, the run saves and ends, to
             be gone on with by the same command; 0 for no limit.
     """
@@ -66,10 +69,9 @@ class Stop:
     it to all. What else stops one of them leads there.
     """
 
-    def __init__(self, checkpoints: Checkpoints, max_hours: float = 0.0):
+    def __init__(self, max_hours: float = 0.0):
         """Takes no signal yet."""
-        self._checkpoints, self._max_hours = checkpoints, max_hours
-        self._received, self._before, self._asked = 0, {}, 0
+        self._max_hours, self._received, self._before = max_hours, 0, {}
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
@@ -92,9 +94,7 @@ class Stop:
             self._tell()
         if jax.process_count() == 1:
             return self._received
-        # Not the step, which falls where a run goes back: the runtime waits for a number to come.
-        self._asked += 1
-        if not self._checkpoints.reached_preemption(self._asked):
+        if not multihost.reached_preemption(next(_QUESTIONS)):
             return 0
         reasons = set(multihost_utils.process_allgather(np.int32(self._received)).tolist())
         known = [reason for reason in (signal.SIGINT, OUT_OF_TIME) if reason in reasons]

@@ -198,6 +198,17 @@ def test_eval_takes_the_best_checkpoint(trained, place, start):
     assert found == max(line["eval/AP"] for line in read_lines(workdir) if "eval/AP" in line)
 
 
+def test_eval_of_a_damaged_latest_takes_the_one_before_and_says_so(trained, place, run):
+    workdir = shutil.copytree(trained.workdir, place.folder / "damaged_latest")
+    before = int(min((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name)).name)
+    (workdir / "checkpoints" / str(NUM_STEPS) / "variables" / "_METADATA").write_text("{")
+    ended = run("eval.py", f"--workdir={workdir}", "--checkpoint=latest")
+    assert ended.status == 0 and f"checkpoints/{NUM_STEPS} is damaged" in ended.err
+    assert before < NUM_STEPS and f"checkpoint {before} (latest) on test" in ended.out
+    named = run("eval.py", f"--workdir={workdir}", f"--checkpoint={NUM_STEPS}")
+    assert named.status == 1 and f"checkpoints/{NUM_STEPS} is damaged" in named.err
+
+
 def test_results_of_another_checkpoint_than_the_best_have_a_file_of_their_own():
     assert evaluate._name_results("test", "best", own="test") == "eval.json"
     assert evaluate._name_results("test", "latest", own="test") == "eval.latest.json"

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from prediction import tiny_model
 
 from jaxdet import detectors, model_file
-from jaxdet.commands import costs, memory, summary
+from jaxdet.commands import costs, job, memory, opening, summary
 from jaxdet.commands.costs import Subject
 from jaxdet.types import Detector, UserError
 
@@ -133,6 +133,29 @@ def test_a_config_has_a_step_and_a_prediction(capfd):
     fits = found["fits"]["step"]
     needs = [summed(step, 8, count) for count in (fits, fits + 1)]
     assert needs[0] <= (1 - memory.SPARE) * 10**8 < needs[1]
+
+
+@pytest.mark.parametrize("response", ["stop", "skip", "go_back"])
+def test_the_step_of_a_run_that_may_leave_steps_out_is_measured_as_it_is(response):
+    """It takes and gives what the run's own does, and its state is there twice."""
+    arguments = [CONFIG, "--config.data.root=nowhere", f"--config.on_not_finite={response}"]
+    subject, _ = summary._open(["summary", *arguments], "")
+    lowered, step = costs.lower_step(subject, 8), job._make_step(subject.run)
+    given = costs.first_state(subject.run), opening.blank_batch(subject.run.config, 8)
+    of_run = jax.eval_shape(lambda state, batch: step(state, batch, 0), *given)
+
+    shapes = [jax.tree.map(lambda leaf: leaf.shape, each) for each in (lowered.out_info, of_run)]
+    assert shapes[0] == shapes[1]
+    assert ("skipped" in of_run[1].counts) == (response != "stop")
+    assert len(lowered.in_avals[0]) == 2 + (response == "go_back"), "the rate is no constant"
+    sizes = memory.known_bytes(subject, "step")
+    state = sum(sizes[kind] for kind in ("parameters", "statistics", "averages", "optimizer"))
+    if response == "stop":
+        assert "kept state" not in sizes
+    else:
+        assert sizes["kept state"] == state + 4, "the step, too"
+        text = summary.format_tables(summary.measure(subject))
+        assert re.search(r"^kept state +0\.\d MiB$", text, re.M)
 
 
 def test_a_step_is_measured_at_the_largest_canvas(capfd):

@@ -11,7 +11,7 @@ from drawn_data import ListSource, make_example, with_proposals, write_voc
 from jaxdet.data import proposal_files, transforms
 from jaxdet.data.loader import Loader
 from jaxdet.data.mosaic import Composition
-from jaxdet.data.pipeline import eval_batches, train_batches
+from jaxdet.data.pipeline import eval_batches, spread, train_batches
 from jaxdet.data.sources.voc import read_voc
 from jaxdet.data.train_images import TrainImages
 from jaxdet.data.transforms import Augmentation
@@ -429,6 +429,14 @@ def test_evaluation_keeps_what_unreadable_images_show_and_counts_them(source, ca
     assert (batches.lost[1].id, batches.lost[1].image) == ("image 1", b"")
     np.testing.assert_array_equal(batches.lost[1].boxes, broken[1].boxes)
     assert caplog.records[0].message.endswith("nothing is found on it")
+
+
+@pytest.mark.parametrize(
+    "num_images, max_images, chosen",
+    [(8, 3, [0, 2, 5]), (3, 0, [0, 1, 2]), (2, 9, [0, 1]), (0, 3, [])],
+)
+def test_images_to_evaluate_are_spread_evenly(num_images, max_images, chosen):
+    assert spread(num_images, max_images) == chosen
 
 
 @pytest.mark.parametrize("max_images", [0, 4, 99])

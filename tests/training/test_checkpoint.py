@@ -241,6 +241,19 @@ def test_where_no_other_is_left_or_one_is_named_damage_is_an_error(saved, tmp_pa
         Checkpoints(folder)
 
 
+@pytest.mark.parametrize("file", ["metrics/metrics", "training/_METADATA", "variables/_METADATA"])
+def test_an_older_checkpoint_that_is_damaged_is_set_aside_and_not_removed(saved, tmp_path, file):
+    """It may be the best: what its weights are read from is whole in two of these."""
+    folder = shutil.copytree(saved._directory, tmp_path / "damaged")
+    (folder / "2" / file).write_text("")
+    files = {path.name for path in (folder / "2").rglob("*")}
+    checkpoints = Checkpoints(folder, metric="AP")
+    checkpoints.save(make_state(5))
+    checkpoints.close()
+    assert {path.name for path in folder.iterdir()} == {"2.damaged", "5"}
+    assert {path.name for path in (folder / "2.damaged").rglob("*")} == files
+
+
 def spoil(folder, files, remove):
     for path in [path for each in folder.glob(files) for path in (each, *each.rglob("*"))]:
         if path.is_file():

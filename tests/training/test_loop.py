@@ -17,6 +17,7 @@ from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.multiscale import draw_height
 from jaxdet.training.steps import put_state
 from jaxdet.training.window import Window
+from jaxdet.training.writer import Writer
 from jaxdet.types import Metrics, UserError
 
 
@@ -106,6 +107,29 @@ def test_an_evaluation_that_failed_is_done_where_the_run_resumes(run, tmp_path, 
         checkpoints.close()
     assert ends[0] == ends[1]
     assert run(tmp_path / "failed", **settings).evaluated == [], "it is done once"
+
+
+@pytest.mark.parametrize("at, settings", [(6, {}), (12, {}), (12, dict(eval_every=0))])
+def test_an_evaluation_whose_line_a_kill_has_cost_is_done_again(
+    run, tmp_path, monkeypatch, at, settings
+):
+    """It was repeated where the run resumed, and killed behind the number of the checkpoint."""
+    place = 1 if at == 6 or settings else 2
+    with pytest.raises(OSError, match="gone"):
+        run(tmp_path, evaluate=fail_at(place), **settings)
+
+    def die(*given):
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Writer, "results", die)
+        run(tmp_path, **settings)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", metric="AP")
+    assert checkpoints.latest == at and checkpoints.is_judged(at)
+    checkpoints.close()
+    run(tmp_path, **settings)
+    steps = [line["step"] for line in read_lines(tmp_path) if "eval/AP" in line]
+    assert steps == ([12] if settings else [6, 12])
 
 
 def test_a_finished_run_whose_log_is_gone_is_not_evaluated_again(run, tmp_path):

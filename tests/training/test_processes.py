@@ -4,14 +4,17 @@ import pickle
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import optax
 import pytest
 from data.drawn_data import ListSource, make_example
+from ml_collections import ConfigDict
 
 from jaxdet.commands import fingerprint, train
+from jaxdet.commands.job import Job
 from jaxdet.training import processes
 from jaxdet.training import state as states
 from jaxdet.training.checkpoint import Checkpoints
@@ -92,19 +95,22 @@ def test_processes_that_go_back_to_different_steps_are_refused(beside, state, tm
         back.go_back(BrokenRun("broken", 5), 1.0)
 
 
-def test_processes_that_start_with_other_weights_or_other_objects_are_refused(beside, state):
+def test_processes_that_start_with_other_weights_or_other_data_are_refused(beside, state, tmp_path):
     source = ListSource([make_example([[0, 0, 4, 4]])])
     source.annotations = lambda: source.examples
-    train._check_starts_alike(source, state)  # Alone it asks nobody.
-    told = {
-        "steps_done": 0,
-        "variables": fingerprint.hash_variables(state.variables),
-        "training_data.images": 1,
-        "training_data.annotations": fingerprint.describe_data(source)["annotations"],
-    }
+    data = {"train_split": "a", "eval_split": "b", "proposals": f"{tmp_path}/{{split}}.npz"}
+    for split in ("a", "b"):
+        (tmp_path / f"{split}.npz").write_text(split)
+    run = SimpleNamespace(config=ConfigDict({"data": data}), source=source)
+    opened = Job(run, source, len, None, tmp_path, True)
+    train._check_starts_alike(opened, state)  # Alone it asks nobody.
+    told = {"steps_done": 0, "variables": fingerprint.hash_variables(state.variables)}
+    for name, split in (("training_data", "a"), ("evaluation_data", "b")):
+        described = fingerprint.describe_data(source, f"{tmp_path}/{split}.npz")
+        told |= {f"{name}.{key}": value for key, value in described.items()}
     beside(told)
-    train._check_starts_alike(source, state)
-    for name in ("variables", "training_data.annotations"):
+    train._check_starts_alike(opened, state)
+    for name in told.keys() - {"steps_done"}:
         beside(told | {name: "other"})
-        with pytest.raises(UserError, match=f"{name} is '.*' on process 0, and 'other' on process"):
-            train._check_starts_alike(source, state)
+        with pytest.raises(UserError, match=f"{name} is .* on process 0, and 'other' on process"):
+            train._check_starts_alike(opened, state)

@@ -79,12 +79,15 @@ def repeated(run, workdir, index):
 
 
 def stopped(run, workdir, index):
-    """The second process alone gets a signal, which the runtime looks for once a second."""
-    signalled = send(signal.SIGTERM, at=1)
+    """The second process alone gets a signal, in a run that was resumed, right behind a save."""
+    run(workdir, on_batch=own(index), num_steps=6)
+    signalled = send(signal.SIGTERM, at=8)
 
     def slow(n, batch):
-        time.sleep(n > 1)  # Else the run is over by then, on busy cores.
-        return signalled(n, batch) if index else batch
+        batch = signalled(n, batch) if index else batch
+        # The runtime looks once a second: else the run is over by then, on busy cores.
+        time.sleep(3 * (n == 8) + (n > 8))
+        return batch
 
     return as_told(run(workdir, on_batch=own(index, slow)))
 
