@@ -96,8 +96,8 @@ RUN = {
     "min_delta": Key(
         0.0,
         float,
-        "for `patience` an evaluation is better only if it is by more than this than the last that "
-        "was, in the metric that the best checkpoint is chosen by",
+        "for `patience` an evaluation counts as better only if it is by more than this better than "
+        "the last that did, in the metric that the best checkpoint is chosen by",
         low=0,
     ),
     "max_hours": Key(
