@@ -10,6 +10,7 @@ import zlib
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
@@ -125,8 +126,15 @@ class BoxHead(nn.Module):
         if x.ndim == 4 and self.average_pool:
             x = jnp.mean(x, axis=(1, 2))
         axes = tuple(range(1, x.ndim))
-        dense = nn.DenseGeneral(features, axis=axes, kernel_init=init, dtype=dtype, name=name)
-        return dense(x.astype(dtype))
+        dense = nn.DenseGeneral(
+            features,
+            axis=axes,
+            kernel_init=init,
+            dtype=dtype,
+            promote_dtype=_all_but_the_bias,
+            name=name,
+        )
+        return dense(x.astype(dtype)).astype(dtype)
 
     def _check_settings(self) -> None:
         if self.hidden < 1:
@@ -140,3 +148,8 @@ class BoxHead(nn.Module):
                 f"shared_fcs must be 0 where branches have convolutions; found {self.shared_fcs} "
                 f"with class_convs {self.class_convs} and box_convs {self.box_convs}"
             )
+
+
+def _all_but_the_bias(x, kernel, bias, *, dtype):
+    """In `dtype`, but for the bias: its gradient is a sum over all regions, in its own type."""
+    return (*promote_dtype(x, kernel, dtype=dtype), bias)

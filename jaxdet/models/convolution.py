@@ -5,6 +5,7 @@ that map is larger than a cache, a third to a tenth of the forward pass's speed 
 docs/performance.md has what was tried.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -51,7 +52,7 @@ def _derivative(stride, groups, primals, tangents):
         terms.append(convolve(x_dot, kernel, stride, groups))
     if not isinstance(kernel_dot, SymbolicZero):
         terms.append(_form_of(y, x, kernel, stride, groups)(x, kernel_dot))
-    return y, sum(terms) if terms else jnp.zeros_like(y)
+    return y, functools.reduce(jnp.add, terms) if terms else jnp.zeros_like(y)
 
 
 def _form_of(y, x, kernel, stride, groups) -> Callable[[Array, Array], Array]:

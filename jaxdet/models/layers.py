@@ -71,7 +71,9 @@ class Conv(nn.Module):
         else:
             y = convolve(x, kernel, stride, self.groups)
         if self.use_bias:
-            y = y + self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
+            # In float32: the gradient is a sum over all cells, in this type.
+            bias = self.param("bias", self.bias_init, (self.features,))
+            y = (y.astype(bias.dtype) + bias).astype(self.dtype)
         return y
 
 

@@ -85,6 +85,24 @@ def test_in_bfloat16_nothing_is_summed_divided_or_raised_but_inside_products(hal
     assert used - {"convert_element_type"} <= IN_HALF
 
 
+def test_the_gradient_sums_no_more_in_bfloat16_than_the_pixels_of_an_upsampling(half):
+    """A sum of many numbers stays where it is once they are less than 1/256 of it."""
+    _, detector, batch, variables, _, _ = half
+
+    def loss(params, others):
+        return detector.loss(others | {"params": params}, batch, jax.random.key(0))[0]
+
+    program = jax.make_jaxpr(jax.grad(loss))(variables["params"], variables).jaxpr
+    for equation, place in equations(program):
+        name = equation.primitive.name
+        if "bfloat16" in floats_of(equation) and name.startswith(("reduce", "cum", "scatter")):
+            assert name == "reduce_precision" or _summed(equation) <= 4, (name, place)
+
+
+def _summed(equation):
+    return equation.invars[0].aval.size // max(equation.outvars[0].aval.size, 1)
+
+
 def test_products_are_bfloat16_but_for_the_outputs_of_the_heads(half):
     name, _, _, _, program, _ = half
     products = collections.defaultdict(set)

@@ -42,6 +42,19 @@ def test_a_convolution_starts_with_the_spread_of_kaiming():
     assert np.var(init(jax.random.key(0))) == pytest.approx(2 / (3 * 3 * 64), rel=0.1)  # Fan out.
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_gradient_of_a_bias_is_summed_in_float32(size):
+    x = jax.random.uniform(jax.random.key(0), (2, 40, 48, 4), minval=1.0, maxval=2.0)
+    layer = Conv(3, size, dtype=jnp.bfloat16)
+    variables = layer.init(jax.random.key(0), x)
+
+    def loss(variables):
+        return (layer.apply(variables, x).astype(jnp.float32) * x[..., :3]).sum()
+
+    gradient = jax.grad(loss)(variables)["params"]["bias"]
+    np.testing.assert_allclose(gradient, x[..., :3].sum((0, 1, 2)), rtol=1e-3)
+
+
 def test_a_convolution_pads_both_sides_alike():
     layer = Conv(1, 3, 2, kernel_init=jax.nn.initializers.ones)
     y, _ = jax.jit(layer.init_with_output)(jax.random.key(0), jnp.ones((1, 4, 4, 1)))
