@@ -144,15 +144,19 @@ def test_a_model_whose_peer_is_left_out_has_a_table_of_its_own_rows(harness, mon
     assert [row.split("|")[2].strip() for row in rows] == ["jaxdet", "torch", "jaxdet"]
 
 
+def run_small(name, *flags, json_file):
+    """Runs a benchmark; gives the rows that it keeps, and what it prints."""
+    command = [sys.executable, FOLDER / name, *flags, f"--json={json_file}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(json_file.read_text())["measured"], done.stdout
+
+
 def test_the_ops_run_at_toy_size(tmp_path):
     small = "--regions=3 --channels=2 --boxes=5 --size=64x64 --rounds=1".split()
-    command = [sys.executable, FOLDER / "ops.py", *small, f"--json={tmp_path / 'ops.json'}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = json.loads((tmp_path / "ops.json").read_text())["measured"]
+    rows, printed = run_small("ops.py", *small, json_file=tmp_path / "ops.json")
     assert len(rows) == 5 and all(row["median_s"] > 0 for row in rows)
-    assert done.stdout.count("| jaxdet |") == 5
+    assert printed.count("| jaxdet |") == 5
 
 
 def test_a_call_of_the_input_makes_its_batches_and_nothing_for_the_next(harness, monkeypatch):
@@ -177,11 +181,7 @@ def test_a_call_of_the_input_makes_its_batches_and_nothing_for_the_next(harness,
 
 def test_the_input_runs_at_toy_size(tmp_path):
     small = "--picture=64x96 --batch=1 --batches=2 --rounds=1".split()
-    command = [sys.executable, FOLDER / "input.py", *small, f"--json={tmp_path / 'input.json'}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = json.loads((tmp_path / "input.json").read_text())["measured"]
+    rows, _ = run_small("input.py", *small, json_file=tmp_path / "input.json")
     assert len(rows) == 6 and all(row["facts"]["count"] == 2 for row in rows)
 
 
