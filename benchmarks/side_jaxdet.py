@@ -101,7 +101,7 @@ def train_step(**case) -> worker.Work:
         held[0], metrics = step(held[0], batch, 0)
         return metrics
 
-    flops = partial(_count_flops, run, costs.lower_step, training=True)
+    flops = partial(_count_flops, run, costs.trace_step, training=True)
     return worker.Work(start, jax.block_until_ready, _facts(case), _peak_bytes(), flops)
 
 
@@ -111,7 +111,7 @@ def predict(**case) -> worker.Work:
     variables, batch = fill_run(run)
     variables = steps.put_state(variables, jax.local_devices()[:1])
     predict = steps.pmap_predict_step(run.detector, devices=jax.local_devices()[:1])
-    flops = partial(_count_flops, run, costs.lower_prediction, training=False)
+    flops = partial(_count_flops, run, costs.trace_prediction, training=False)
     start = partial(predict, variables, batch.images)
     return worker.Work(start, jax.block_until_ready, _facts(case), _peak_bytes(), flops)
 
@@ -160,9 +160,9 @@ def _calm(variables):
     return unflatten_dict(leaves, sep="/")
 
 
-def _count_flops(run, lower, *, training):
+def _count_flops(run, trace, *, training):
     """Of a batch; None where there is no count."""
-    flops = costs.count_flops(lower, subject_of(run, training=training))
+    flops = costs.count_flops(trace, subject_of(run, training=training))
     return flops and run.config.batch_size * flops
 
 

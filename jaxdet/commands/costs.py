@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 from flax.traverse_util import flatten_dict
-from jax.stages import Lowered
+from jax.stages import Traced
 from ml_collections import ConfigDict
 
 from jaxdet.commands import opening
@@ -74,10 +74,11 @@ def levels(subject: Subject) -> dict[str, Any] | None:
     return {"kind": "points" if assigned.by_prediction else "anchors", "maps": maps}
 
 
-def count_flops(lower: Callable[[Subject, int], Lowered], subject: Subject) -> float | None:
-    """XLA's count for one image, by `lower_step` or `lower_prediction`.
+def count_flops(trace: Callable[[Subject, int], Traced], subject: Subject) -> float | None:
+    """XLA's count for one image, by `trace_step` or `trace_prediction`.
 
-    The CPU's backend counts, whatever the device at hand: those of accelerators do not.
+    The CPU's backend counts, whatever the device at hand: those of accelerators do not. It
+    counts what an accelerator would run, not the forms that save a CPU multiplications.
     None where there is none, as under JAX_PLATFORMS=cuda.
     """
     try:
@@ -85,15 +86,15 @@ def count_flops(lower: Callable[[Subject, int], Lowered], subject: Subject) -> f
     except RuntimeError:
         return None
     with jax.default_device(counting):
-        return lower(subject, 1).cost_analysis()["flops"]
+        return trace(subject, 1).lower(lowering_platforms=("tpu",)).cost_analysis()["flops"]
 
 
-def lower_prediction(subject: Subject, count: int) -> Lowered:
+def trace_prediction(subject: Subject, count: int) -> Traced:
     """Prediction of so many images."""
-    return jax.jit(subject.detector.predict).lower(subject.variables, subject.images(count))
+    return jax.jit(subject.detector.predict).trace(subject.variables, subject.images(count))
 
 
-def lower_step(subject: Subject, count: int, canvas: tuple[int, int] | None = None) -> Lowered:
+def trace_step(subject: Subject, count: int, canvas: tuple[int, int] | None = None) -> Traced:
     """The step of one device, which trains on batches of `count` images.
 
     They are of a canvas, by default the first. Where `config.accumulate` does not
@@ -103,7 +104,7 @@ def lower_step(subject: Subject, count: int, canvas: tuple[int, int] | None = No
     accumulate = subject.run.config.accumulate
     parts = 1 if count % accumulate else accumulate
     rate = [jax.ShapeDtypeStruct((), "float32")] * is_scaled(subject.run)
-    return jax.jit(one_device_step(subject.run, parts), donate_argnums=0).lower(
+    return jax.jit(one_device_step(subject.run, parts), donate_argnums=0).trace(
         first_state(subject.run), batch, *rate
     )
 

@@ -81,10 +81,10 @@ def temporary_bytes(
     Arguments as for `known_bytes`.
     """
     if name == "step":
-        lowered = costs.lower_step(subject, subject.batch_size, canvas)
+        traced = costs.trace_step(subject, subject.batch_size, canvas)
     else:
-        lowered = costs.lower_prediction(subject, subject.batch_size)
-    analysis = lowered.compile().memory_analysis()
+        traced = costs.trace_prediction(subject, subject.batch_size)
+    analysis = traced.lower().compile().memory_analysis()
     return None if analysis is None else analysis.temp_size_in_bytes  # Not every backend has it.
 
 

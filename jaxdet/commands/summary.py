@@ -7,7 +7,7 @@ MODEL is a model.safetensors, or the folder of a run. There are parameters by pa
 levels with their anchors or grid points, FLOPs, bytes, and the largest batch of a device
 that fits into a memory of --device_memory, or of the device at hand where that knows.
 
-FLOPs are XLA's count of the program as it is lowered, for one image of the canvas: a
+FLOPs are XLA's count of the program as an accelerator gets it, for one image of the canvas: a
 multiplication and an addition are two, and the body of a loop (suppression, RoI pooling)
 counts once. Activations, what the forward pass of a step keeps for the gradient, are an
 estimate from the traced program. With --memory both programs are compiled for the device
@@ -68,11 +68,11 @@ def measure(
         JAX has no CPU to count them. FLOPs and predictions are of images of "canvas",
         the memory of a step is that of "step_canvas".
     """
-    lowered = {"prediction": costs.lower_prediction}
+    traces = {"prediction": costs.trace_prediction}
     if subject.run is not None:
-        lowered["step"] = costs.lower_step
+        traces["step"] = costs.trace_step
     largest = None if subject.run is None else costs.step_canvas(subject.run.config)
-    sizes = {name: memory.known_bytes(subject, name, largest) for name in lowered}
+    sizes = {name: memory.known_bytes(subject, name, largest) for name in traces}
     found = {
         "detector": subject.name,
         "num_classes": subject.num_classes,
@@ -80,7 +80,7 @@ def measure(
         "batch_size": subject.batch_size,
         "parameters": costs.parameters(subject),
         "levels": costs.levels(subject),
-        "flops": {name: costs.count_flops(lower, subject) for name, lower in lowered.items()},
+        "flops": {name: costs.count_flops(trace, subject) for name, trace in traces.items()},
         "bytes": sizes,
     }
     if subject.run is not None:
@@ -90,7 +90,7 @@ def measure(
         found["largest"] = [each._asdict() for each in kept[:LARGEST]]
     if compiled:
         found["backend"] = jax.default_backend()
-        for name in lowered:
+        for name in traces:
             temporaries = memory.temporary_bytes(subject, name, largest)
             if temporaries is not None:
                 sizes[name]["temporaries"] = temporaries
@@ -99,7 +99,7 @@ def measure(
             name: memory.largest_batch(
                 sizes[name], subject.batch_size, device_memory, accumulate=_parts(found, name)
             )
-            for name in lowered
+            for name in traces
         }
         found |= {"device_memory": device_memory, "fits": fits}
     return found

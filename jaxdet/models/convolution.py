@@ -1,25 +1,35 @@
-"""Convolution as XLA does it, but for the gradient of its kernel on CPUs.
+"""Convolution as XLA does it, but on CPUs for what is wide and for the gradient of kernels.
 
-XLA's CPU backend computes that gradient as a convolution whose kernel is the whole map: once
+Between many channels a 3x3 convolution and its gradients are products over tiles there. XLA's CPU
+backend computes the gradient of other kernels as a convolution whose kernel is the whole map: once
 that map is larger than a cache, a third to a tenth of the forward pass's speed is left.
 docs/performance.md has what was tried.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
+
+from jaxdet.models.winograd import convolve_by_tiles
 
 # Of an output, what XLA's gradient still takes at full speed.
 PART_BYTES = 1_250_000
 # More parts than this cost more to compile than they save.
 MAX_PARTS = 8
-# Between so many channels a product for each pixel of the kernel is quicker than parts.
+# The sums of tiles pay between so many channels,
+TILED_CHANNELS = 96
+# but between fewer than these only on maps of so many bytes,
 WIDE = 192
+CACHED_BYTES = 5_000_000
+# and those of the kernel on so many cells of the map.
+TILED_CELLS = 500
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -36,7 +46,10 @@ def convolve(
         stride: step between output positions.
         groups: channels are split into so many parts, each convolved by itself.
     """
-    return _convolve(x, kernel, stride, groups, rows=(_margin(kernel),) * 2)
+    whole = _whole(kernel, stride, groups)
+    if _suits_tiles(x, kernel, stride, groups):
+        return _on_cpus(convolve_by_tiles, whole)(x, kernel)
+    return whole(x, kernel)
 
 
 @partial(convolve.defjvp, symbolic_zeros=True)
@@ -57,15 +70,30 @@ def _derivative(stride, groups, primals, tangents):
 
 def _form_of(y, x, kernel, stride, groups) -> Callable[[Array, Array], Array]:
     """What convolves `x` with another kernel like this one, to be transposed in the kernel."""
-    whole = partial(convolve, stride=stride, groups=groups)
+    if _suits_tiles(x, kernel, stride, groups):
+        return partial(convolve, stride=stride, groups=groups)
+    whole = _whole(kernel, stride, groups)
     count = min(-(-y.size * y.dtype.itemsize // PART_BYTES), MAX_PARTS)
     if count <= 1 or groups > 1 or y.dtype != jnp.float32:
         return whole
-    quick = partial(_by_parts, stride=stride, height=y.shape[1], count=count)
-    if stride == 1 and min(x.shape[-1], y.shape[-1]) >= WIDE:
-        quick = _by_products
-    form = partial(jax.lax.platform_dependent, cpu=quick, default=whole)
-    # Else what is cut out of `x` would be kept beside it from the forward to the backward pass.
+    return _on_cpus(partial(_by_parts, stride=stride, height=y.shape[1], count=count), whole)
+
+
+def _suits_tiles(x, kernel, stride, groups) -> bool:
+    """Whether products over tiles are quicker on a CPU, the kernel's gradient among them."""
+    if len(kernel) != 3 or stride > 1 or groups > 1 or x.dtype != jnp.float32:
+        return False
+    if jax.export.is_symbolic_dim(x.shape[0]):  # In an export for any number of images.
+        return False
+    cells, (least, most) = math.prod(x.shape[:-1]), sorted(kernel.shape[2:])
+    cached = cells * most * x.dtype.itemsize <= CACHED_BYTES
+    return cells >= TILED_CELLS and least >= TILED_CHANNELS and (cached or least >= WIDE)
+
+
+def _on_cpus(cpu, whole) -> Callable[[Array, Array], Array]:
+    """`cpu(x, kernel)` where that is compiled for one, else `whole(x, kernel)`."""
+    form = partial(jax.lax.platform_dependent, cpu=cpu, default=whole)
+    # Else what is made of `x` would be kept beside it from the forward to the backward pass.
     return jax.checkpoint(form, prevent_cse=False)
 
 
@@ -95,26 +123,8 @@ def _parts(batch: int, height: int, count: int) -> Iterator[tuple[slice, list[tu
         yield slice(batch * i // groups, batch * (i + 1) // groups), rows
 
 
-def _by_products(x, kernel):
-    """As the sum of a product for each pixel of the kernel; stride 1.
-
-    With its margins the batch is one long row of pixels, on which a shift of the kernel is a
-    shift by so many pixels.
-    """
-    margin, size = _margin(kernel), kernel.shape[0]
-    padded = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-    width = padded.shape[2]
-    pixels = padded.reshape(-1, padded.shape[-1])
-    furthest = (size - 1) * (width + 1)
-    y = sum(
-        pixels[shift : len(pixels) - furthest + shift] @ kernel[i, j]
-        for i in range(size)
-        for j in range(size)
-        for shift in [i * width + j]
-    )
-    # The last rows, which no shift reaches, belong to margins.
-    y = jnp.pad(y, ((0, furthest), (0, 0))).reshape(*padded.shape[:3], -1)
-    return y[:, : x.shape[1], : x.shape[2]]
+def _whole(kernel, stride, groups) -> Callable[[Array, Array], Array]:
+    return partial(_convolve, stride=stride, groups=groups, rows=(_margin(kernel),) * 2)
 
 
 def _convolve(x, kernel, stride, groups, rows):

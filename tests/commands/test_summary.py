@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -90,14 +91,15 @@ def run(capfd, *arguments):
 def test_flops_are_counted_on_the_cpu_and_nowhere_else(monkeypatch):
     """An accelerator's backend counts none; without a CPU they are unknown."""
     subject = Subject("sines", 1, None, {}, None, 1)
-    lower = lambda subject, count: jax.jit(lambda x: x + 1).lower(jnp.ones(count))  # noqa: E731
-    assert costs.count_flops(lower, subject) == 1
+    forms = partial(jax.lax.platform_dependent, cpu=lambda x: x, default=lambda x: x + 1)
+    trace = lambda subject, count: jax.jit(forms).trace(jnp.ones(count))  # noqa: E731
+    assert costs.count_flops(trace, subject) == 1, "of what a chip runs, not of the CPU's form"
 
     def refuse(backend):
         raise RuntimeError(f"Unknown backend {backend}")
 
     monkeypatch.setattr(jax, "local_devices", refuse)
-    assert costs.count_flops(lower, subject) is None
+    assert costs.count_flops(trace, subject) is None
     found = summary.format_tables(
         {
             **{"detector": "x", "num_classes": 1, "canvas": [8, 8], "batch_size": 1},
@@ -140,14 +142,14 @@ def test_the_step_of_a_run_that_may_leave_steps_out_is_measured_as_it_is(respons
     """It takes and gives what the run's own does, and its state is there twice."""
     arguments = [CONFIG, "--config.data.root=nowhere", f"--config.on_not_finite={response}"]
     subject, _ = summary._open(["summary", *arguments], "")
-    lowered, step = costs.lower_step(subject, 8), job._make_step(subject.run)
+    traced, step = costs.trace_step(subject, 8), job._make_step(subject.run)
     given = costs.first_state(subject.run), opening.blank_batch(subject.run.config, 8)
     of_run = jax.eval_shape(lambda state, batch: step(state, batch, 0), *given)
 
-    shapes = [jax.tree.map(lambda leaf: leaf.shape, each) for each in (lowered.out_info, of_run)]
+    shapes = [jax.tree.map(lambda leaf: leaf.shape, each) for each in (traced.out_info, of_run)]
     assert shapes[0] == shapes[1]
     assert ("skipped" in of_run[1].counts) == (response != "stop")
-    assert len(lowered.in_avals[0]) == 2 + (response == "go_back"), "the rate is no constant"
+    assert len(traced.in_avals[0]) == 2 + (response == "go_back"), "the rate is no constant"
     sizes = memory.known_bytes(subject, "step")
     state = sum(sizes[kind] for kind in ("parameters", "statistics", "averages", "optimizer"))
     if response == "stop":
@@ -186,16 +188,17 @@ def test_a_step_is_measured_at_the_largest_canvas(capfd):
 def test_the_step_is_compiled_at_the_largest_canvas_and_its_batch_is_whole_parts(
     capfd, monkeypatch
 ):
-    class Lowered:
+    class Program:
         """In the place of a program: its temporaries are as large as its canvas."""
 
         def __init__(self, subject, count, canvas=None):
             self.temp_size_in_bytes = 10**6 * math.prod(canvas or (1,))
             self.compile = self.memory_analysis = lambda: self
+            self.lower = lambda **platforms: self
             self.cost_analysis = lambda: {"flops": math.prod(canvas or (1,))}
 
-    monkeypatch.setattr(costs, "lower_step", Lowered)
-    monkeypatch.setattr(costs, "lower_prediction", Lowered)
+    monkeypatch.setattr(costs, "trace_step", Program)
+    monkeypatch.setattr(costs, "trace_prediction", Program)
     monkeypatch.setattr(memory, "SPARE", 0)
     settings = ("--config.multiscale_heights=(32, 96)", "--config.accumulate=4", "--memory")
     # 1152 MB an image, next to which all else is little.
