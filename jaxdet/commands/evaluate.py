@@ -33,7 +33,7 @@ from jaxdet.commands import (
 )
 from jaxdet.data import sources
 from jaxdet.training import steps
-from jaxdet.training.checkpoint import Checkpoints
+from jaxdet.training.saved import SavedCheckpoints
 from jaxdet.types import Source, UserError
 from jaxdet.whole_files import write_json
 
@@ -55,7 +55,7 @@ def evaluate(arguments: command_line.Arguments) -> int:
     folder = workdir / "checkpoints"
     if not folder.is_dir():
         raise UserError(f"no checkpoint to evaluate: there is no folder {folder}")
-    checkpoints = Checkpoints(folder)
+    checkpoints = SavedCheckpoints(folder)
     checkpoints.find(flags.checkpoint)  # So that it is said at once where there is none.
     changes = config_files.changes_of_run(config, config_files.last_saved(workdir))
 

@@ -18,7 +18,7 @@ from jaxdet.data.decoding import UnreadableImage
 from jaxdet.detectors.assigned import Assigned
 from jaxdet.ops.assignment import IGNORE, POSITIVE
 from jaxdet.training import multiscale
-from jaxdet.training.checkpoint import Checkpoints
+from jaxdet.training.saved import SavedCheckpoints
 from jaxdet.types import Batch, UserError
 
 SIDE = 480  # Smaller pictures are enlarged to this longer side,
@@ -212,7 +212,7 @@ def _name(source, order, place):
 def _weights(run, workdir):
     """The variables that decide, and where they come from."""
     if (workdir / "checkpoints").is_dir():
-        checkpoints = Checkpoints(workdir / "checkpoints")
+        checkpoints = SavedCheckpoints(workdir / "checkpoints")
         step = checkpoints.best or checkpoints.latest
         if step is not None:
             variables = checkpoints.restore_variables(step, like=run.variables)

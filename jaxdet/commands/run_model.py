@@ -7,12 +7,12 @@ from jaxdet import model_file
 from jaxdet.commands import command_line
 from jaxdet.commands.opening import Run, open_run
 from jaxdet.model_file import Contents
-from jaxdet.training.checkpoint import Checkpoints
+from jaxdet.training.saved import SavedCheckpoints
 from jaxdet.types import Detector, Source
 
 
 def write(
-    run: Run, source: Source, checkpoints: Checkpoints, workdir: Path, *, active: bool
+    run: Run, source: Source, checkpoints: SavedCheckpoints, workdir: Path, *, active: bool
 ) -> None:
     """Writes the best checkpoint: the averages, where they are kept.
 
@@ -51,14 +51,14 @@ def read(workdir: Path) -> tuple[Contents, Detector]:
     """
     config = command_line.read(["", f"--workdir={workdir}"]).config
     run = open_run(config)
-    checkpoints = Checkpoints(workdir / "checkpoints")
+    checkpoints = SavedCheckpoints(workdir / "checkpoints")
     try:
         return _contents(run, checkpoints), run.detector
     finally:
         checkpoints.close()
 
 
-def _contents(run: Run, checkpoints: Checkpoints) -> Contents:
+def _contents(run: Run, checkpoints: SavedCheckpoints) -> Contents:
     config = run.config
     return Contents(
         detector=config.detector,

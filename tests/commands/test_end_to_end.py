@@ -16,7 +16,7 @@ from training.metric_lines import read_lines
 
 from jaxdet import model_file
 from jaxdet.commands import command_line, evaluate
-from jaxdet.training.checkpoint import Checkpoints
+from jaxdet.training.saved import SavedCheckpoints
 
 NUM_STEPS = 24
 YOLOX = Path(__file__).parents[1] / "training" / "tiny_yolox_config.py"
@@ -262,7 +262,7 @@ def test_yolox_that_resumes_before_its_final_steps_ends_with_the_same_bits(place
     jax.tree.map(np.testing.assert_array_equal, read_checkpoint(resumed, 8), [variables, training])
     models = [folder / model_file.NAME for folder in (whole, resumed)]
     assert models[0].read_bytes() == models[1].read_bytes()
-    best, _ = read_checkpoint(whole, Checkpoints(whole / "checkpoints").best)
+    best, _ = read_checkpoint(whole, SavedCheckpoints(whole / "checkpoints").best)
     jax.tree.map(np.testing.assert_array_equal, model_file.read(models[0])[0].variables, best)
     lines = read_lines(whole)
     assert read_lines(resumed) == lines

@@ -12,7 +12,7 @@ from data.drawn_data import write_coco
 import jaxdet
 from jaxdet import model_file
 from jaxdet.commands import command_line, evaluate, opening, report, run_model, splits
-from jaxdet.training.checkpoint import Checkpoints
+from jaxdet.training.saved import SavedCheckpoints
 from jaxdet.types import UserError
 
 
@@ -31,7 +31,7 @@ def bare(trained, place):
 
 def test_a_run_leaves_its_best_checkpoint_as_a_model_file(trained, written):
     assert f"best model:  {trained.workdir / model_file.NAME}" in trained.out
-    checkpoints = Checkpoints(trained.workdir / "checkpoints")
+    checkpoints = SavedCheckpoints(trained.workdir / "checkpoints")
     best = checkpoints.restore_variables("best", like=written.variables)
     checkpoints.close()
 

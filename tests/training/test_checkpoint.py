@@ -19,6 +19,7 @@ from jaxdet.training import leftovers
 from jaxdet.training import state as states
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.optimizer import build_optimizer
+from jaxdet.training.saved import SavedCheckpoints
 from jaxdet.types import UserError
 
 
@@ -56,7 +57,7 @@ def saved(tmp_path_factory):
 
 @pytest.mark.parametrize("which, step", [("latest", 4), ("best", 2), (2, 2), ("4", 4)])
 def test_the_latest_and_the_best_are_kept(saved, which, step):
-    reopened = Checkpoints(saved._directory)
+    reopened = SavedCheckpoints(saved._directory)
     assert reopened.find(which) == step
     restored = reopened.restore(which, like=jax.eval_shape(make_state))
     expected = make_state(step)
@@ -123,13 +124,7 @@ def test_the_best_is_chosen_among_those_of_one_metric(tmp_path):
         checkpoints.save(make_state(step), {"AP": ap})
     checkpoints.close()
     assert checkpoints.find("best") == 2
-    assert Checkpoints(tmp_path).find("best") == 2, "step 1 is gone"
-
-
-def test_without_a_metric_checkpoints_are_for_reading_only(saved):
-    reopened = Checkpoints(saved._directory)
-    with pytest.raises(ValueError, match="opened for reading"):
-        reopened.save(make_state(5))
+    assert SavedCheckpoints(tmp_path).find("best") == 2, "step 1 is gone"
 
 
 @pytest.mark.parametrize("which", ["latest", "best", 3])
@@ -200,7 +195,7 @@ def test_averages_are_not_begun_or_dropped_on_the_way(checkpoints, ema, message)
 
 
 def test_a_checkpoint_without_averages_holds_nothing_for_them(saved):
-    reopened = Checkpoints(saved._directory)
+    reopened = SavedCheckpoints(saved._directory)
     items = reopened._manager.item_metadata(4)
     assert set(items["variables"].tree) == {"params", "batch_stats"}
     assert set(items["training"].tree) == {"step", "opt_state"}
@@ -224,7 +219,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     checkpoints.save(make_state(4), {"AP": 0.6})  # It is not in the way.
     checkpoints.close()
     assert {path.name for path in folder.iterdir()} == {"4", "4.damaged"}
-    assert Checkpoints(folder).restore("latest", like=jax.eval_shape(make_state)).step == 4
+    assert SavedCheckpoints(folder).restore("latest", like=jax.eval_shape(make_state)).step == 4
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -234,11 +229,11 @@ def test_where_no_other_is_left_or_one_is_named_damage_is_an_error(saved, tmp_pa
     like = jax.eval_shape(make_state)
     for which in (2, "best"):
         with pytest.raises(UserError, match="copy/2 is damaged: .*; remove .* to begin anew"):
-            Checkpoints(folder).restore(which, like=like)
+            SavedCheckpoints(folder).restore(which, like=like)
     shutil.rmtree(folder / "2")
     (folder / "4" / "metrics" / "metrics").unlink()
     with pytest.raises(UserError, match="copy/4 is damaged: metrics/metrics is missing"):
-        Checkpoints(folder)
+        SavedCheckpoints(folder)
 
 
 @pytest.mark.parametrize("file", ["metrics/metrics", "training/_METADATA", "variables/_METADATA"])
@@ -410,4 +405,4 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_last_checkpoint(tmp_path):
     # The broken one is out of the way, so the run can go on.
     checkpoints.save(restored.replace(step=np.int32(2)))
     checkpoints.close()
-    assert Checkpoints(tmp_path).latest == 2
+    assert SavedCheckpoints(tmp_path).latest == 2

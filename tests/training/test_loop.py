@@ -15,6 +15,7 @@ from jaxdet import whole_files
 from jaxdet.training import history
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.multiscale import draw_height
+from jaxdet.training.saved import SavedCheckpoints
 from jaxdet.training.steps import put_state
 from jaxdet.training.window import Window
 from jaxdet.training.writer import Writer
@@ -68,7 +69,7 @@ def test_an_evaluation_without_anything_to_find_is_no_best_and_ends_nothing(run,
     scores = iter([None, 0.5, None])
     log = run(tmp_path, eval_every=4, evaluate=lambda variables: {"AP": next(scores)})
     assert int(log.state.step) == 12 and log.outcome.results == {"AP": None}
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints = SavedCheckpoints(tmp_path / "checkpoints")
     assert (checkpoints.best, checkpoints.latest) == (8, 12)
     checkpoints.close()
     past = history.read(tmp_path / "metrics.jsonl", "AP", 99)
@@ -101,7 +102,7 @@ def test_an_evaluation_that_failed_is_done_where_the_run_resumes(run, tmp_path, 
     ends = []
     for name in ("failed", "whole"):
         lines = [line for line in read_lines(tmp_path / name) if "eval/AP" in line]
-        checkpoints = Checkpoints(tmp_path / name / "checkpoints")
+        checkpoints = SavedCheckpoints(tmp_path / name / "checkpoints")
         steps = sorted(path.name for path in (tmp_path / name / "checkpoints").glob("[0-9]*"))
         ends.append((lines, checkpoints.best, checkpoints.latest, steps))
         checkpoints.close()
@@ -420,7 +421,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoints(run,
         "lower optimizer.learning_rate",
     ):
         run(tmp_path, on_batch=spoil)
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints = SavedCheckpoints(tmp_path / "checkpoints")
     assert checkpoints.latest == 4
     checkpoints.close()
 
@@ -429,7 +430,7 @@ def test_a_run_without_eval_every_still_ends_with_an_evaluation(run, tmp_path):
     log = run(tmp_path, num_steps=2, eval_every=0, checkpoint_every=0, log_every=0)
     assert len(log.evaluated) == 1
     assert json.loads((tmp_path / "eval.json").read_text()) == {"AP": log.evaluated[0]}
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints = SavedCheckpoints(tmp_path / "checkpoints")
     assert checkpoints.find("best") == checkpoints.find("latest") == 2
     checkpoints.close()
 
@@ -441,7 +442,7 @@ def test_a_failing_evaluation_loses_no_training(run, unbroken, tmp_path, failing
 
     with pytest.raises(RuntimeError, match="no memory"):
         run(tmp_path, checkpoint_every=0, **{failing: fail})
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints = SavedCheckpoints(tmp_path / "checkpoints")
     assert checkpoints.latest == 6
     checkpoints.close()
     resumed = run(tmp_path, checkpoint_every=0)

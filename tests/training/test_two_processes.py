@@ -17,9 +17,9 @@ from training.metric_lines import read_lines
 from training.toy_processes import PATIENCE
 from training.toy_run import make_run, spoil
 
-from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.history import RATE_FACTOR
 from jaxdet.training.numerics import Numerics
+from jaxdet.training.saved import SavedCheckpoints
 
 # Sums over devices have another order.
 CLOSE = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
@@ -77,8 +77,8 @@ def test_two_processes_run_out_of_patience_together(two):
 def test_two_processes_repeat_an_evaluation_and_add_it_to_the_checkpoint(two):
     first, second = (told["repeated"] for told in two.told)
     assert first == second and first["step"] == 12 and first["results"] == {"AP": 2}
-    checkpoints = Checkpoints(two.folder / "repeated" / "checkpoints")
-    assert checkpoints.best == 12 and checkpoints.is_judged(12)
+    checkpoints = SavedCheckpoints(two.folder / "repeated" / "checkpoints")
+    assert checkpoints.best == 12
     checkpoints.close()
 
 
