@@ -200,6 +200,7 @@ DATA = {
     **taken(pipeline.train_batches, "resize_rule"),
     **taken(pipeline.train_batches, "max_boxes", "max_proposals", "keep_empty", "use_difficult"),
     **taken(pipeline.train_batches, "exif", num_threads={"decides": "nothing"}),
+    **taken(pipeline.train_batches, "reduced_decoding"),
     **taken(transforms.Augmentation, *transforms.Augmentation._fields),
     **taken(mosaic.Composition, *mosaic.Composition._fields),
 }

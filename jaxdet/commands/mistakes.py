@@ -16,7 +16,7 @@ from jaxdet.types import Detector, UserError
 # What the batches of a training take of the section "data".
 TRAIN_KEYS = (
     *("canvas", "more_canvases", "resize", "resize_rule", "max_boxes", "max_proposals"),
-    *("use_difficult", "num_threads", "exif"),
+    *("use_difficult", "num_threads", "exif", "reduced_decoding"),
     *transforms.Augmentation._fields,
     *mosaic.Composition._fields,
 )

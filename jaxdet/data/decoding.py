@@ -7,10 +7,12 @@ their data is damaged; all other kinds by OpenCV, as they are stored, and made 8
 import collections
 import contextlib
 import logging
+import math
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import cv2
@@ -29,6 +31,8 @@ SUFFIXES = (
 FILL = 114
 # 16,384 x 16,384: a file that says more would take more than 800 MB, and may be a trap.
 MAX_PIXELS = 2**28
+# Of their sides, what JPEGs can be decoded to at once.
+SHARES = (1.0, 0.5, 0.25, 0.125)
 
 _KINDS = "JPEG, PNG, BMP, WebP, TIFF, GIF, PNM or JPEG 2000"
 # Cameras and microscopes write so many bits into 16.
@@ -64,14 +68,25 @@ class UnreadableImage(ValueError):
 
 
 class Stored(NamedTuple):
-    """A picture as it lies in its file, and how it is to be turned: 1 to 8, as in EXIF."""
+    """A picture as it lies in its file, and how it is to be turned.
+
+    Attributes:
+        pixels: of RGB; fewer than `size` says where a share of them was wanted.
+        orientation: 1 to 8, as in EXIF.
+        size: (height, width) of the whole picture, not turned.
+    """
 
     pixels: UInt8[np.ndarray, "H W 3"]
     orientation: int
+    size: tuple[int, int]
 
     def turned(self) -> UInt8[np.ndarray, "_ _ 3"]:
         """The picture as viewers show it."""
         return _turn(self.pixels, self.orientation)
+
+    def turned_size(self) -> tuple[int, int]:
+        """(height, width) of the whole picture as viewers show it."""
+        return _turn_size(self.size, self.orientation)
 
 
 class PutRight:
@@ -135,11 +150,16 @@ def size_of(data: bytes, *, name: object) -> tuple[int, int]:
             raise _damaged(name, data, header.kind, error) from None
     if size is None:
         return decode_bytes(data, rotate=True, name=name).shape[:2]
-    height, width = map(int, size)
-    return (width, height) if header.orientation >= 5 else (height, width)
+    return _turn_size(size, header.orientation)
 
 
-def read(data: bytes, *, name: object, put_right: PutRight | None = None) -> Stored:
+def read(
+    data: bytes,
+    *,
+    name: object,
+    put_right: PutRight | None = None,
+    wanted: Callable[[tuple[int, int]], float] | None = None,
+) -> Stored:
     """Decodes a file to 8-bit RGB, and finds out how it is to be turned.
 
     * 16 bits that hold 8, 10, 12 or 14, by the largest value in the picture, are stretched to
@@ -147,6 +167,14 @@ def read(data: bytes, *, name: object, put_right: PutRight | None = None) -> Sto
     * Floating-point values are taken as 0..1 or 0..255, by their range.
     * What is transparent shows grey 114, as beside images.
     * Of an animation the first frame is taken.
+
+    Args:
+        data: the file's content.
+        name: the image's name, for messages.
+        put_right: counts what was done to pictures of unusual kinds.
+        wanted: gives, for the (height, width) that viewers show, what share of the sides is
+            enough. A JPEG is decoded to the least of `SHARES` that is no less, rounded up to
+            whole pixels; None for the whole.
 
     Raises:
         UnreadableImage: for what is no picture, of another kind, cut short, damaged where the
@@ -157,7 +185,7 @@ def read(data: bytes, *, name: object, put_right: PutRight | None = None) -> Sto
     _check_kind(header, data, name)
     _check_size(header.size, name)
     if header.kind == "JPEG":
-        return Stored(_decode_jpeg(data, name), header.orientation)
+        return _decode_jpeg(data, name, header.orientation, wanted)
     damage = png_damage(data) if header.kind == "PNG" else None
     if damage:
         raise _damaged(name, data, header.kind, damage)
@@ -169,7 +197,14 @@ def read(data: bytes, *, name: object, put_right: PutRight | None = None) -> Sto
         raise _damaged(name, data, header.kind, "OpenCV cannot decode it")
     if header.kind == "TIFF":  # These OpenCV has turned.
         raw = _turn(raw, {6: 8, 8: 6}.get(header.orientation, header.orientation))
-    return Stored(_to_rgb(raw, header, name, put_right), header.orientation)
+    rgb = _to_rgb(raw, header, name, put_right)
+    return Stored(rgb, header.orientation, rgb.shape[:2])
+
+
+def shrink_size(size: tuple[int, int], share: float) -> tuple[int, int]:
+    """(height, width) of a picture of which one of `SHARES` is decoded."""
+    height, width = (math.ceil(side * share) for side in size)
+    return height, width
 
 
 def _check_kind(header: Header, data: bytes, name: object) -> None:
@@ -196,30 +231,38 @@ def _check_size(size, name):
         )
 
 
-def _decode_jpeg(data, name):
-    """The pixels of a JPEG; those of a damaged one are no picture, however many there are."""
+def _decode_jpeg(data, name, orientation, wanted):
+    """A JPEG; the pixels of a damaged one are no picture, however many there are."""
     try:
-        _check_size(simplejpeg.decode_jpeg_header(data, strict=False)[:2], name)
-        return _whole_jpeg(data)
+        size = simplejpeg.decode_jpeg_header(data, strict=False)[:2]
+        _check_size(size, name)
+        least = 1.0 if wanted is None else wanted(_turn_size(size, orientation))
+        share = min((share for share in SHARES if share >= least), default=1.0)
+        height, width = shrink_size(size, share)
+        # Without a least factor of two it would also take other eighths, which are slow.
+        limits = {"min_height": height, "min_width": width, "min_factor": 2}
+        decode = partial(simplejpeg.decode_jpeg, **limits if share < 1 else {})
+        pixels = _undamaged_jpeg(data, decode)
+        return Stored(pixels, orientation, size)
     except UnreadableImage:
         raise
     except (ValueError, KeyError) as error:  # A KeyError where the colours are of no known kind.
         raise _damaged(name, data, "JPEG", error) from None
 
 
-def _whole_jpeg(data):
+def _undamaged_jpeg(data, decode):
     try:
-        return simplejpeg.decode_jpeg(data)
+        return decode(data)
     except ValueError as error:
         for remark, (word, offset) in _HARMLESS.items():
             if remark in str(error):
-                return _whole_jpeg(_with_known(data, data.index(word) + offset))
+                return _undamaged_jpeg(_with_known(data, data.index(word) + offset), decode)
         padded = _PADDED.search(str(error))
         if padded is None:
             raise
     # Some cameras pad the end; where nothing else is wrong, nothing is without that.
     end = data.rfind(b"\xff\xd9")
-    return simplejpeg.decode_jpeg(data[: end - int(padded[1])] + data[end:])
+    return decode(data[: end - int(padded[1])] + data[end:])
 
 
 def _with_known(data, place):
@@ -284,6 +327,11 @@ def _to_bytes(
 def _bits(high):
     """How many bits whole numbers of up to this have."""
     return next(bits for bits in _DEPTHS if high < 2**bits or bits == _DEPTHS[-1])
+
+
+def _turn_size(size, orientation):
+    height, width = map(int, size)
+    return (width, height) if orientation >= 5 else (height, width)
 
 
 def _turn(pixels, orientation):

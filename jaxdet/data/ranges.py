@@ -24,6 +24,7 @@ def check_train_settings(
     use_difficult: object,
     num_threads: object,
     exif: object = "boxes",
+    reduced_decoding: object = False,
     **augmentation: object,
 ) -> None:
     """Finds the mistakes in settings of `pipeline.train_batches` that show without a source.
@@ -37,7 +38,9 @@ def check_train_settings(
     check_resize_rule(resize_rule)
     check_at_least(1, max_boxes=max_boxes, num_threads=num_threads)
     check_at_least(0, max_proposals=max_proposals)
-    check_flags(keep_empty=keep_empty, use_difficult=use_difficult)
+    check_flags(
+        keep_empty=keep_empty, use_difficult=use_difficult, reduced_decoding=reduced_decoding
+    )
     check_exif(exif)
     composition, settings = divide_augmentation(augmentation)
     check_augmentation(settings)

@@ -26,6 +26,7 @@ class TrainImages(NamedTuple):
     augmentation: Augmentation
     composition: Composition
     exif: str = "boxes"
+    reduced_decoding: bool = False
 
     def make(
         self, indices: Iterable[int], rng: np.random.Generator, loader: Loader, *, final: bool
@@ -50,11 +51,12 @@ class TrainImages(NamedTuple):
         if chance > 0 and rng.random() < chance:
             example, scale = self._compose(example, rng, loader), 1.0
         else:
-            scale = self._scale(example, self._draw_short(rng))
+            share = transforms.decoded_share(example)
+            scale = self._scale(example.image.shape[:2], self._draw_short(rng))
             zoom_range = self.augmentation.zoom_range
             example, zoom = transforms.random_zoom(example, rng, zoom_range=zoom_range)
-            scale *= zoom
-            example = transforms.resize(example, scale, self.resize_rule)
+            example = transforms.resize(example, scale * zoom, self.resize_rule)
+            scale *= zoom * share
         example = transforms.augment(example, rng, settings=self.augmentation)
         return transforms.drop_small(example, self.augmentation.min_side), scale
 
@@ -63,7 +65,7 @@ class TrainImages(NamedTuple):
         count = len(self.source)
 
         def fit(image, short):
-            return transforms.resize(image, self._scale(image, short))
+            return transforms.resize(image, self._scale(image.image.shape[:2], short))
 
         def draw(to_show):
             start, short = int(rng.integers(count)), self._draw_short(rng)
@@ -86,8 +88,13 @@ class TrainImages(NamedTuple):
                 example = take_proposals(self.source[index], self.max_proposals)
                 if to_show and self._clean(example).crowd.all():
                     return None
-                example = transforms.decode(example, exif=self.exif, put_right=loader.put_right)
-                return self._clean(example)
+                example = transforms.decode(
+                    example,
+                    exif=self.exif,
+                    put_right=loader.put_right,
+                    wanted=self._largest_scale if self.reduced_decoding else None,
+                )
+                return transforms.follow_decoding(self._clean(example))
             except (UnreadableImage, OSError) as error:
                 loader.note_unreadable(error, "replaced by the next image")
         height, width = self.canvas
@@ -104,6 +111,10 @@ class TrainImages(NamedTuple):
     def _draw_short(self, rng):
         return int(rng.choice(np.atleast_1d(self.resize[0])))
 
-    def _scale(self, example, short):
-        size, long = example.image.shape[:2], self.resize[1]
-        return transforms.fit_scale(size, short=short, long=long, canvas=self.canvas)
+    def _scale(self, size, short):
+        return transforms.fit_scale(size, short=short, long=self.resize[1], canvas=self.canvas)
+
+    def _largest_scale(self, size):
+        """Of all that may be drawn; what a mosaic zooms is resized before."""
+        short = int(np.max(self.resize[0]))
+        return self._scale(size, short) * max(1.0, self.augmentation.zoom_range[1])

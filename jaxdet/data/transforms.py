@@ -59,8 +59,12 @@ def decode(
     *,
     exif: Literal["boxes", "always", "never"] = "boxes",
     put_right: PutRight | None = None,
+    wanted: Callable[[tuple[int, int]], float] | None = None,
 ) -> Example:
     """Decodes the file in `image`; an array passes through.
+
+    Where less than the whole is wanted the image may be smaller than `size`, in whose pixels
+    boxes stay until `follow_decoding`.
 
     Args:
         example: as its source gives it.
@@ -69,6 +73,7 @@ def decode(
             drawn on the picture that has their size. "always" and "never" are for
             data whose sizes say the other.
         put_right: counts what was done to pictures of unusual kinds.
+        wanted: what share of the sides is enough, as for `decoding.read`.
 
     Raises:
         UnreadableImage: if the file is corrupt (see `decoding.read`), or of another
@@ -76,21 +81,33 @@ def decode(
     """
     if isinstance(example.image, np.ndarray):
         return example
-    stored = decoding.read(example.image, name=example.id, put_right=put_right)
-    shown = stored.turned()
-    allowed = {"boxes": (shown, stored.pixels), "always": (shown,), "never": (stored.pixels,)}
-    for image in allowed[exif]:
-        if image.shape[:2] == tuple(example.size):
+    stored = decoding.read(example.image, name=example.id, put_right=put_right, wanted=wanted)
+    turned, unturned = (stored.turned(), stored.turned_size()), (stored.pixels, stored.size)
+    allowed = {"boxes": (turned, unturned), "always": (turned,), "never": (unturned,)}
+    for image, size in allowed[exif]:
+        if size == tuple(example.size):
             return example._replace(image=image)
-    own = allowed[exif][0]
-    if stored.orientation == 1 and is_wrong_size(example, own.shape[:2]):
+    if stored.orientation == 1 and is_wrong_size(example, stored.size):
         (put_right or PutRight()).add(example.id, "annotated with a wrong size: its own is taken")
-        return example._replace(image=own, size=own.shape[:2])
-    turned = f", turned as data.exif={exif} says" if stored.orientation > 1 else ""
+        return example._replace(image=stored.pixels, size=stored.size)
+    how = f", turned as data.exif={exif} says" if stored.orientation > 1 else ""
     raise UnreadableImage(
         f"{example.id}: annotated as {example.size[0]} x {example.size[1]} (height x width), "
-        f"but the image is {image.shape[0]} x {image.shape[1]}{turned}"
+        f"but the image is {size[0]} x {size[1]}{how}"
     )
+
+
+def decoded_share(example: Example) -> float:
+    """Pixels of the image per pixel of its file, along a side, as `decode` has left it."""
+    sides = example.image.shape[:2]
+    shares = (s for s in decoding.SHARES if decoding.shrink_size(example.size, s) == sides)
+    return next(shares, 1.0)
+
+
+def follow_decoding(example: Example) -> Example:
+    """Boxes and proposals on the image, where that is a share of its file."""
+    share = decoded_share(example)
+    return example if share == 1 else _move(example, lambda boxes: boxes * share)
 
 
 def is_wrong_size(example: Example, size: tuple[int, int]) -> bool:

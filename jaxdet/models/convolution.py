@@ -23,13 +23,13 @@ from jaxdet.models.winograd import convolve_by_tiles
 PART_BYTES = 1_250_000
 # More parts than this cost more to compile than they save.
 MAX_PARTS = 8
-# The sums of tiles pay between so many channels,
+# Products over tiles pay from so many channels on, in and out,
 TILED_CHANNELS = 96
-# but between fewer than these only on maps of so many bytes,
-WIDE = 192
-CACHED_BYTES = 5_000_000
-# and those of the kernel on so many cells of the map.
+# and so many cells, which outweigh the sums of the kernel.
 TILED_CELLS = 500
+# Where the larger map has more bytes than a cache holds, they pay from so many channels on.
+CACHED_BYTES = 5_000_000
+WIDE = 192
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))

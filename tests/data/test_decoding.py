@@ -198,7 +198,9 @@ def test_pictures_are_turned_as_opencv_turns_them(orientation):
     # The block of EXIF is the same in a PNG; a TIFF has the tag itself.
     block = data[12 : 12 + 26]
     png = FILES["PNG"][:33] + FUZZ["_chunk"](b"eXIf", block) + FILES["PNG"][33:]
-    turned = decoding.Stored(RGB, orientation if 1 <= orientation <= 8 else 1).turned()
+    turned = decoding.Stored(
+        RGB, orientation if 1 <= orientation <= 8 else 1, RGB.shape[:2]
+    ).turned()
     np.testing.assert_array_equal(_decode(png), turned)
     np.testing.assert_array_equal(_decode(png, rotate=False), RGB)
     rows = RGB[..., 1].astype(np.uint16) * 257
@@ -392,3 +394,34 @@ def test_opencv_is_silent_in_a_command_and_then_as_before(monkeypatch, asked):
         assert logs.getLogLevel() == (before if asked else 0)
         raise UserError("a mistake")
     assert logs.getLogLevel() == before
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 17), (64, 48), (481, 639)])
+def test_jpegs_are_decoded_to_the_least_share_that_is_enough(size):
+    rng = np.random.default_rng(0)
+    pixels = cv2.resize(rng.integers(0, 256, (5, 5, 3)).astype(np.uint8), size[::-1])
+    jpeg, png = encode(pixels), _png(pixels)
+    whole = decoding.read(jpeg, name="p0").pixels
+    for least, share in [(2.0, 1), (0.51, 1), (0.5, 0.5), (0.26, 0.5), (0.2, 0.25), (0.01, 0.125)]:
+        stored = decoding.read(jpeg, name="p0", wanted=lambda s, o=least: o)
+        assert stored.size == size
+        assert stored.pixels.shape[:2] == tuple(-(-side * share // 1) for side in size)
+        small = cv2.resize(whole, stored.pixels.shape[1::-1], interpolation=cv2.INTER_AREA)
+        if min(stored.pixels.shape[:2]) > 5:
+            assert _difference(stored.pixels, small) < 3
+        assert decoding.read(png, name="p0", wanted=lambda s, o=least: o).pixels.shape == (*size, 3)
+
+
+def test_what_is_wanted_is_asked_of_the_picture_that_viewers_show():
+    asked = []
+    jpeg = with_exif_orientation(encode(draw((40, 64), [])), 6)
+    stored = decoding.read(jpeg, name="p0", wanted=lambda size: asked.append(size) or 0.5)
+    assert asked == [(64, 40)] == [stored.turned_size()]
+    assert (stored.size, stored.turned().shape[:2]) == ((40, 64), (32, 20))
+
+
+def test_a_damaged_jpeg_is_refused_at_any_share():
+    jpeg = encode(draw((64, 96), [[10, 10, 50, 50]]))
+    for share in decoding.SHARES:
+        with pytest.raises(UnreadableImage, match="damaged one"):
+            decoding.read(jpeg[: len(jpeg) // 2], name="p0", wanted=lambda size, o=share: o)

@@ -6,7 +6,15 @@ from itertools import islice
 import jax
 import numpy as np
 import pytest
-from drawn_data import ListSource, make_example, with_proposals, write_voc
+from drawn_data import (
+    ListSource,
+    draw,
+    encode,
+    make_example,
+    with_exif_orientation,
+    with_proposals,
+    write_voc,
+)
 
 from jaxdet.data import proposal_files, transforms
 from jaxdet.data.loader import Loader
@@ -311,6 +319,47 @@ def test_boxes_follow_their_objects_through_all_changes():
             found = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
             np.testing.assert_allclose(boxes[0], found, atol=1)
     assert batch.valid[:, 0].mean() > 0.9
+
+
+@pytest.mark.parametrize("orientation, zoom", [(1, (1.0, 1.0)), (6, (1.0, 1.0)), (1, (0.5, 1.4))])
+def test_boxes_follow_pictures_that_are_decoded_to_a_part(orientation, zoom):
+    """A large JPEG of odd sides; the boxes, proposals and scales are those of the whole one."""
+    boxes, size = [[130, 33, 301, 187]], (243, 381)
+    stored = draw(size, boxes)
+    stored = np.rot90(stored) if orientation == 6 else stored
+    jpeg = with_exif_orientation(encode(stored), orientation)
+    example = make_example(boxes, size=size)._replace(image=jpeg)
+    source = ListSource([with_proposals(example, boxes)])
+    whole, part = (
+        _rows(_take(4, source, zoom_range=zoom, max_proposals=1, reduced_decoding=reduced))
+        for reduced in (False, True)
+    )
+    difference = np.abs(part.images.pixels.astype(int) - whole.images.pixels)
+    assert 0 < difference.mean() < 3, "other pixels, of the same picture"
+    np.testing.assert_array_equal(part.valid, whole.valid)
+    # A window begins and ends at pixels of what was decoded.
+    np.testing.assert_allclose(part.boxes, whole.boxes, atol=0.6 if zoom[1] == 1 else 1.2)
+    np.testing.assert_allclose(part.images.scales, whole.images.scales, rtol=0.01)
+    np.testing.assert_allclose(part.images.proposals.boxes[:, 0], part.boxes[:, 0], atol=1e-4)
+    for pixels, (box, *_) in zip(part.images.pixels, part.boxes, strict=True):
+        red = pixels[..., 0].astype(int) - pixels[..., 1] > 80
+        rows, columns = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
+        found = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        np.testing.assert_allclose(box, found, atol=1)
+
+
+def test_mosaics_of_pictures_that_are_decoded_to_a_part_are_tight():
+    example = make_example([[130, 33, 301, 187]], size=(243, 381))
+    example = example._replace(image=encode(draw(example.size, example.boxes)))
+    settings = {**COMPOSED, "rotation": 0.0, "shear": 0.0}
+    whole, part = (
+        _rows(_take(3, ListSource([example]), **settings, reduced_decoding=reduced))
+        for reduced in (False, True)
+    )
+    np.testing.assert_array_equal(part.valid, whole.valid)
+    np.testing.assert_allclose(part.boxes, whole.boxes, atol=0.8)
+    difference = np.abs(part.images.pixels.astype(int) - whole.images.pixels)
+    assert 0 < difference.mean() < 3
 
 
 def test_several_short_sides_are_all_drawn(source):

@@ -30,7 +30,8 @@ MISTAKES = [
     *[("resize", v, RESIZE) for v in (40, (40,), (40, 60, 80), (40.5, 60), (40, None), "ab")],
     *[(k, v, f"{COUNT} 1, found") for k in ("max_boxes", "num_threads") for v in (0, 2.5, "3")],
     *[("max_proposals", v, f"{COUNT} 0, found") for v in (-1, 0.5, None, (1,))],
-    *[(k, v, "wants True or False, found") for k in ("keep_empty", "use_difficult") for v in "x1"],
+    *[(k, v, "wants True or False, found") for v in "x1"
+      for k in ("keep_empty", "use_difficult", "reduced_decoding")],
     *[("horizontal_flip", v, RATE) for v in (1.5, -0.1, "x", None, (0.5,), NAN, INFINITE)],
     *[("hsv", v, "wants three numbers from 0 to 1, found")
       for v in ((0.1, 0.2), (0.1, 0.2, 1.5), (0.1, 0.2, NAN), (0.1, 0.2, "0"), 0.5, None)],
