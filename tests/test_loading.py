@@ -127,7 +127,7 @@ def test_training_and_evaluation_keep_their_programs_as_the_config_says(
         train._train(config, tmp_path, True)
     (tmp_path / "checkpoints").mkdir()
     saved = SimpleNamespace(find=lambda named: 1)
-    monkeypatch.setattr(evaluate, "Checkpoints", lambda folder: saved)
+    monkeypatch.setattr(evaluate, "SavedCheckpoints", lambda folder: saved)
     monkeypatch.setattr(config_files, "with_classes_of_run", lambda config, _: config)
     monkeypatch.setattr(config_files, "changes_of_run", lambda *_: [])
     monkeypatch.setattr(config_files, "last_saved", lambda *_: None)

@@ -78,7 +78,7 @@ def count_flops(trace: Callable[[Subject, int], Traced], subject: Subject) -> fl
     """XLA's count for one image, by `trace_step` or `trace_prediction`.
 
     The CPU's backend counts, whatever the device at hand: those of accelerators do not. It
-    counts what an accelerator would run, not the forms that save a CPU multiplications.
+    counts what a TPU would be given, not the forms that save a CPU multiplications.
     None where there is none, as under JAX_PLATFORMS=cuda.
     """
     try:

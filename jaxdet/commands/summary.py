@@ -7,7 +7,7 @@ MODEL is a model.safetensors, or the folder of a run. There are parameters by pa
 levels with their anchors or grid points, FLOPs, bytes, and the largest batch of a device
 that fits into a memory of --device_memory, or of the device at hand where that knows.
 
-FLOPs are XLA's count of the program as an accelerator gets it, for one image of the canvas: a
+FLOPs are XLA's count of the program as a TPU would get it, for one image of the canvas: a
 multiplication and an addition are two, and the body of a loop (suppression, RoI pooling)
 counts once. Activations, what the forward pass of a step keeps for the gradient, are an
 estimate from the traced program. With --memory both programs are compiled for the device

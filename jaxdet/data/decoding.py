@@ -71,14 +71,16 @@ class Stored(NamedTuple):
     """A picture as it lies in its file, and how it is to be turned.
 
     Attributes:
-        pixels: of RGB; fewer than `size` says where a share of them was wanted.
+        pixels: of RGB.
         orientation: 1 to 8, as in EXIF.
         size: (height, width) of the whole picture, not turned.
+        share: of its sides that was decoded, one of `SHARES`; rounded up to whole pixels.
     """
 
     pixels: UInt8[np.ndarray, "H W 3"]
     orientation: int
     size: tuple[int, int]
+    share: float = 1.0
 
     def turned(self) -> UInt8[np.ndarray, "_ _ 3"]:
         """The picture as viewers show it."""
@@ -172,9 +174,9 @@ def read(
         data: the file's content.
         name: the image's name, for messages.
         put_right: counts what was done to pictures of unusual kinds.
-        wanted: gives, for the (height, width) that viewers show, what share of the sides is
-            enough. A JPEG is decoded to the least of `SHARES` that is no less, rounded up to
-            whole pixels; None for the whole.
+        wanted: gives, for a (height, width), what share of the sides is enough. A JPEG is
+            decoded to the least of `SHARES` that is enough turned and unturned; None for the
+            whole.
 
     Raises:
         UnreadableImage: for what is no picture, of another kind, cut short, damaged where the
@@ -199,12 +201,6 @@ def read(
         raw = _turn(raw, {6: 8, 8: 6}.get(header.orientation, header.orientation))
     rgb = _to_rgb(raw, header, name, put_right)
     return Stored(rgb, header.orientation, rgb.shape[:2])
-
-
-def shrink_size(size: tuple[int, int], share: float) -> tuple[int, int]:
-    """(height, width) of a picture of which one of `SHARES` is decoded."""
-    height, width = (math.ceil(side * share) for side in size)
-    return height, width
 
 
 def _check_kind(header: Header, data: bytes, name: object) -> None:
@@ -236,14 +232,14 @@ def _decode_jpeg(data, name, orientation, wanted):
     try:
         size = simplejpeg.decode_jpeg_header(data, strict=False)[:2]
         _check_size(size, name)
-        least = 1.0 if wanted is None else wanted(_turn_size(size, orientation))
+        least = max(map(wanted, {size, _turn_size(size, orientation)})) if wanted else 1.0
         share = min((share for share in SHARES if share >= least), default=1.0)
-        height, width = shrink_size(size, share)
+        height, width = (math.ceil(side * share) for side in size)
         # Without a least factor of two it would also take other eighths, which are slow.
         limits = {"min_height": height, "min_width": width, "min_factor": 2}
         decode = partial(simplejpeg.decode_jpeg, **limits if share < 1 else {})
         pixels = _undamaged_jpeg(data, decode)
-        return Stored(pixels, orientation, size)
+        return Stored(pixels, orientation, size, share)
     except UnreadableImage:
         raise
     except (ValueError, KeyError) as error:  # A KeyError where the colours are of no known kind.

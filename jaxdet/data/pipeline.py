@@ -125,7 +125,7 @@ def train_batches(
         exif: when pictures are turned as their EXIF says: by "boxes" where the
             annotated size fits the turned one, "always" or "never"; TFDS's never are.
         reduced_decoding: whether JPEGs of which a half, a quarter or an eighth of the sides is
-            enough for the canvas are decoded to that: several times as fast, other pixels.
+            enough for the canvas are decoded to that: up to twice as fast, other pixels.
         final_start: batches from this n on are made without mosaics, as if those
             were off; None for never.
         **augmentation: fields of `transforms.Augmentation`, whose `zoom_range` is

@@ -41,6 +41,11 @@ def check_train_settings(
     check_flags(
         keep_empty=keep_empty, use_difficult=use_difficult, reduced_decoding=reduced_decoding
     )
+    if reduced_decoding and resize_rule != "rounded":
+        # That rule skips pixels of the whole picture; a part of it has their averages.
+        raise UserError(
+            f"data.reduced_decoding wants data.resize_rule 'rounded', found {resize_rule!r}"
+        )
     check_exif(exif)
     composition, settings = divide_augmentation(augmentation)
     check_augmentation(settings)

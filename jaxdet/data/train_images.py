@@ -45,13 +45,12 @@ class TrainImages(NamedTuple):
         Raises:
             UserError: if no image can be read, or if proposals are missing.
         """
-        example = self._read(indices, loader)
+        example, share = self._read(indices, loader)
         # Without mosaics no number is drawn for them: plain images stay what they were.
         chance = 0.0 if final else self.composition.mosaic
         if chance > 0 and rng.random() < chance:
             example, scale = self._compose(example, rng, loader), 1.0
         else:
-            share = transforms.decoded_share(example)
             scale = self._scale(example.image.shape[:2], self._draw_short(rng))
             zoom_range = self.augmentation.zoom_range
             example, zoom = transforms.random_zoom(example, rng, zoom_range=zoom_range)
@@ -70,7 +69,7 @@ class TrainImages(NamedTuple):
         def draw(to_show):
             start, short = int(rng.integers(count)), self._draw_short(rng)
             indices = ((start + k) % count for k in range(count))
-            drawn = self._read(indices, loader, to_show=to_show)
+            drawn, _ = self._read(indices, loader, to_show=to_show)
             return None if drawn is None else fit(drawn, short)
 
         first = fit(example, self._draw_short(rng))
@@ -79,7 +78,8 @@ class TrainImages(NamedTuple):
     def _read(self, indices, loader, *, to_show=False):
         """The first example that can be decoded, clean and with the flags that training sees.
 
-        Where it is `to_show` an object and has none, there is nothing to decode, and None.
+        With it comes the share of the picture's sides that was decoded. Where it is `to_show`
+        an object and has none, there is nothing to decode, and None in its place.
         """
         tried = set()
         for index in indices:
@@ -87,14 +87,14 @@ class TrainImages(NamedTuple):
             try:
                 example = take_proposals(self.source[index], self.max_proposals)
                 if to_show and self._clean(example).crowd.all():
-                    return None
-                example = transforms.decode(
+                    return None, 1.0
+                example, share = transforms.decode_share(
                     example,
                     exif=self.exif,
                     put_right=loader.put_right,
                     wanted=self._largest_scale if self.reduced_decoding else None,
                 )
-                return transforms.follow_decoding(self._clean(example))
+                return transforms.move_to_share(self._clean(example), share), share
             except (UnreadableImage, OSError) as error:
                 loader.note_unreadable(error, "replaced by the next image")
         height, width = self.canvas

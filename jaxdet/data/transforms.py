@@ -59,12 +59,8 @@ def decode(
     *,
     exif: Literal["boxes", "always", "never"] = "boxes",
     put_right: PutRight | None = None,
-    wanted: Callable[[tuple[int, int]], float] | None = None,
 ) -> Example:
     """Decodes the file in `image`; an array passes through.
-
-    Where less than the whole is wanted the image may be smaller than `size`, in whose pixels
-    boxes stay until `follow_decoding`.
 
     Args:
         example: as its source gives it.
@@ -73,23 +69,38 @@ def decode(
             drawn on the picture that has their size. "always" and "never" are for
             data whose sizes say the other.
         put_right: counts what was done to pictures of unusual kinds.
-        wanted: what share of the sides is enough, as for `decoding.read`.
 
     Raises:
         UnreadableImage: if the file is corrupt (see `decoding.read`), or of another
             size than annotated, unless that is plainly a mistake in the annotation.
     """
+    return decode_share(example, exif=exif, put_right=put_right, wanted=None)[0]
+
+
+def decode_share(
+    example: Example,
+    *,
+    exif: Literal["boxes", "always", "never"],
+    put_right: PutRight | None,
+    wanted: Callable[[tuple[int, int]], float] | None,
+) -> tuple[Example, float]:
+    """As `decode`, but of a JPEG no more of the sides than is `wanted`, as for `decoding.read`.
+
+    Returns:
+        The example, whose boxes are still those of the whole picture (see `move_to_share`),
+        and the share of the sides that its image has.
+    """
     if isinstance(example.image, np.ndarray):
-        return example
+        return example, 1.0
     stored = decoding.read(example.image, name=example.id, put_right=put_right, wanted=wanted)
     turned, unturned = (stored.turned(), stored.turned_size()), (stored.pixels, stored.size)
     allowed = {"boxes": (turned, unturned), "always": (turned,), "never": (unturned,)}
     for image, size in allowed[exif]:
         if size == tuple(example.size):
-            return example._replace(image=image)
+            return example._replace(image=image), stored.share
     if stored.orientation == 1 and is_wrong_size(example, stored.size):
         (put_right or PutRight()).add(example.id, "annotated with a wrong size: its own is taken")
-        return example._replace(image=stored.pixels, size=stored.size)
+        return example._replace(image=stored.pixels, size=stored.size), stored.share
     how = f", turned as data.exif={exif} says" if stored.orientation > 1 else ""
     raise UnreadableImage(
         f"{example.id}: annotated as {example.size[0]} x {example.size[1]} (height x width), "
@@ -97,16 +108,8 @@ def decode(
     )
 
 
-def decoded_share(example: Example) -> float:
-    """Pixels of the image per pixel of its file, along a side, as `decode` has left it."""
-    sides = example.image.shape[:2]
-    shares = (s for s in decoding.SHARES if decoding.shrink_size(example.size, s) == sides)
-    return next(shares, 1.0)
-
-
-def follow_decoding(example: Example) -> Example:
-    """Boxes and proposals on the image, where that is a share of its file."""
-    share = decoded_share(example)
+def move_to_share(example: Example, share: float) -> Example:
+    """Boxes and proposals of a whole picture on an image that has a share of its sides."""
     return example if share == 1 else _move(example, lambda boxes: boxes * share)
 
 

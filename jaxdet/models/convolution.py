@@ -29,7 +29,9 @@ TILED_CHANNELS = 96
 TILED_CELLS = 500
 # Where the larger map has more bytes than a cache holds, they pay from so many channels on.
 CACHED_BYTES = 5_000_000
-WIDE = 192
+UNCACHED_CHANNELS = 192
+# They take eight times its memory: more than a large map may.
+TILED_BYTES = 100_000_000
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -38,7 +40,8 @@ def convolve(
 ) -> Float[Array, "B _ _ O"]:
     """A square convolution, padded by (K - 1) // 2 on every side as in torch.
 
-    XLA's "SAME" is not used: with a stride it pads the other side than torch does.
+    XLA's "SAME" is not used: with a stride it pads the other side than torch does. On a CPU
+    the last bits of an image may differ with the number of images, as its form does.
 
     Args:
         x: a batch of maps.
@@ -48,7 +51,7 @@ def convolve(
     """
     whole = _whole(kernel, stride, groups)
     if _suits_tiles(x, kernel, stride, groups):
-        return _on_cpus(convolve_by_tiles, whole)(x, kernel)
+        return _by_platform(convolve_by_tiles, whole)(x, kernel)
     return whole(x, kernel)
 
 
@@ -76,21 +79,23 @@ def _form_of(y, x, kernel, stride, groups) -> Callable[[Array, Array], Array]:
     count = min(-(-y.size * y.dtype.itemsize // PART_BYTES), MAX_PARTS)
     if count <= 1 or groups > 1 or y.dtype != jnp.float32:
         return whole
-    return _on_cpus(partial(_by_parts, stride=stride, height=y.shape[1], count=count), whole)
+    return _by_platform(partial(_by_parts, stride=stride, height=y.shape[1], count=count), whole)
 
 
 def _suits_tiles(x, kernel, stride, groups) -> bool:
     """Whether products over tiles are quicker on a CPU, the kernel's gradient among them."""
-    if len(kernel) != 3 or stride > 1 or groups > 1 or x.dtype != jnp.float32:
+    least, most = sorted(kernel.shape[2:])
+    if len(kernel) != 3 or stride > 1 or groups > 1 or least < TILED_CHANNELS:
         return False
-    if jax.export.is_symbolic_dim(x.shape[0]):  # In an export for any number of images.
-        return False
-    cells, (least, most) = math.prod(x.shape[:-1]), sorted(kernel.shape[2:])
-    cached = cells * most * x.dtype.itemsize <= CACHED_BYTES
-    return cells >= TILED_CELLS and least >= TILED_CHANNELS and (cached or least >= WIDE)
+    if x.dtype != jnp.float32 or any(map(jax.export.is_symbolic_dim, x.shape)):
+        return False  # An export for any number of images, or of any size, has no tiles.
+    cells = math.prod(x.shape[:-1])
+    size = cells * most * x.dtype.itemsize
+    wide = size <= CACHED_BYTES or least >= UNCACHED_CHANNELS
+    return wide and cells >= TILED_CELLS and size <= TILED_BYTES
 
 
-def _on_cpus(cpu, whole) -> Callable[[Array, Array], Array]:
+def _by_platform(cpu, whole) -> Callable[[Array, Array], Array]:
     """`cpu(x, kernel)` where that is compiled for one, else `whole(x, kernel)`."""
     form = partial(jax.lax.platform_dependent, cpu=cpu, default=whole)
     # Else what is made of `x` would be kept beside it from the forward to the backward pass.

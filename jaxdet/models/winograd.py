@@ -2,7 +2,7 @@
 
 F(2x2, 3x3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016), section
 4.1: along each axis four sums of neighbours, times four sums of the kernel, give two outputs. The
-factors are 1 and 1/2, so no more is lost to rounding than in the sum of 9 C terms.
+factors are 1 and 1/2, so hardly more is lost to rounding than in the sum of 9 C terms.
 """
 
 import jax

@@ -26,7 +26,7 @@ log = logging.getLogger("jaxdet")
 
 
 class SavedCheckpoints:
-    """Those that are there when the folder is opened."""
+    """What a run has saved."""
 
     def __init__(self, directory: str | Path, *, metric: str | None = None):
         """Opens the folder.
@@ -35,7 +35,7 @@ class SavedCheckpoints:
             directory: folder of the run's checkpoints.
             metric: result of the evaluation of which the largest is the best.
                 Checkpoints saved with another one are never the best. None
-                takes whichever they were saved with.
+                takes whichever they were saved with, for those who only read.
 
         Raises:
             UserError: if there are only incomplete checkpoints. Beside complete

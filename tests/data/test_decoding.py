@@ -412,12 +412,19 @@ def test_jpegs_are_decoded_to_the_least_share_that_is_enough(size):
         assert decoding.read(png, name="p0", wanted=lambda s, o=least: o).pixels.shape == (*size, 3)
 
 
-def test_what_is_wanted_is_asked_of_the_picture_that_viewers_show():
-    asked = []
+def test_what_is_decoded_is_enough_whichever_way_the_picture_is_turned():
     jpeg = with_exif_orientation(encode(draw((40, 64), [])), 6)
-    stored = decoding.read(jpeg, name="p0", wanted=lambda size: asked.append(size) or 0.5)
-    assert asked == [(64, 40)] == [stored.turned_size()]
-    assert (stored.size, stored.turned().shape[:2]) == ((40, 64), (32, 20))
+    for enough in ((64, 40), (40, 64)):
+        stored = decoding.read(
+            jpeg, name="p0", wanted=lambda size, enough=enough: 0.5 if size == enough else 0.1
+        )
+        assert (stored.size, stored.turned_size(), stored.share) == ((40, 64), (64, 40), 0.5)
+        assert stored.turned().shape[:2] == (32, 20)
+
+
+def test_grey_jpegs_are_decoded_to_a_share_too():
+    jpeg = cv2.imencode(".jpg", draw((40, 64), [[4, 4, 30, 30]])[..., 0])[1].tobytes()
+    assert decoding.read(jpeg, name="p0", wanted=lambda size: 0.4).pixels.shape == (20, 32, 3)
 
 
 def test_a_damaged_jpeg_is_refused_at_any_share():

@@ -239,14 +239,14 @@ def test_difficult_and_crowd_objects_of_mosaics_are_crowd():
 
 
 def test_images_that_show_nothing_are_not_decoded_to_be_mixed_in(monkeypatch):
-    decode, decoded = transforms.decode, []
+    decode, decoded = transforms.decode_share, []
 
     def note(example, **settings):
         if example.id in ("empty", "shown"):  # Threads of earlier tests may still decode theirs.
             decoded.append(example.id)
         return decode(example, **settings)
 
-    monkeypatch.setattr(transforms, "decode", note)
+    monkeypatch.setattr(transforms, "decode_share", note)
     source = ListSource([make_example([], id="empty")] * 7)
     source.examples[3] = make_example([[10, 8, 50, 32]], id="shown")
     images = TrainImages(
@@ -346,6 +346,22 @@ def test_boxes_follow_pictures_that_are_decoded_to_a_part(orientation, zoom):
         rows, columns = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
         found = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
         np.testing.assert_allclose(box, found, atol=1)
+
+
+@pytest.mark.parametrize("exif", ["boxes", "never"])
+def test_pictures_that_stay_unturned_are_decoded_to_what_is_enough_for_them(exif):
+    """Of the turned picture, 300 x 100, a quarter would be enough; of 100 x 300 it is .6."""
+    example = make_example([[100, 20, 160, 80]], size=(100, 300))
+    jpeg = with_exif_orientation(encode(draw(example.size, example.boxes)), 6)
+    source = ListSource([example._replace(image=jpeg)])
+    sides = {"canvas": (60, 180), "resize": (60, 180), "exif": exif}
+    whole, part = (_take(1, source, **sides, reduced_decoding=red)[0] for red in (False, True))
+    np.testing.assert_array_equal(part.images.pixels, whole.images.pixels)
+
+
+def test_reduced_decoding_is_refused_beside_torchvisions_resize(source):
+    with pytest.raises(UserError, match="reduced_decoding wants data.resize_rule 'rounded'"):
+        _take(1, source, reduced_decoding=True, resize_rule="torchvision")
 
 
 def test_mosaics_of_pictures_that_are_decoded_to_a_part_are_tight():
