@@ -199,8 +199,7 @@ DATA = {
     ),
     **taken(pipeline.train_batches, "resize_rule"),
     **taken(pipeline.train_batches, "max_boxes", "max_proposals", "keep_empty", "use_difficult"),
-    **taken(pipeline.train_batches, "exif", num_threads={"decides": "nothing"}),
-    **taken(pipeline.train_batches, "reduced_decoding"),
+    **taken(pipeline.train_batches, "exif", "reduced_decoding", num_threads={"decides": "nothing"}),
     **taken(transforms.Augmentation, *transforms.Augmentation._fields),
     **taken(mosaic.Composition, *mosaic.Composition._fields),
 }
