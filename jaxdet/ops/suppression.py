@@ -4,6 +4,7 @@ Overlaps are float32 whatever comes in, and groups are compared, never added to
 coordinates: large images with many classes are as exact as small ones.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -76,9 +77,8 @@ def nms_sorted(
 ) -> Bool[Array, " N"]:
     """`nms` of boxes that are sorted already, best first.
 
-    Greedy suppression is the one fixed point of "kept unless a kept, better
-    box overlaps it": repeating that sentence settles box after box, usually
-    in two to ten sweeps, without a loop over boxes.
+    On a CPU kept boxes are visited in turn. Elsewhere, where a loop over boxes
+    is slow, pairs of boxes are swept over, usually two to ten times.
 
     Args:
         boxes: candidate boxes, best first.
@@ -94,18 +94,8 @@ def nms_sorted(
     Array([ True, False,  True], dtype=bool)
     """
     check_fractions(iou_threshold=iou_threshold)
-    suppresses = box_ops.pairwise_iou(boxes, boxes) > iou_threshold
-    if groups is not None:
-        suppresses &= groups[:, None] == groups
-    suppresses &= jnp.triu(jnp.ones_like(suppresses), 1)
-
-    def sweep(state):
-        keep, _ = state
-        updated = valid & ~jnp.any(suppresses & keep[:, None], axis=0)
-        return updated, jnp.any(updated != keep)
-
-    keep, _ = jax.lax.while_loop(lambda state: state[1], sweep, (valid, jnp.array(True)))
-    return keep
+    visit, sweep = partial(_visit_kept, iou_threshold), partial(_sweep_pairs, iou_threshold)
+    return jax.lax.platform_dependent(boxes, valid, groups, cpu=visit, default=sweep)
 
 
 @check_shapes
@@ -296,6 +286,48 @@ def _check_settings(score_threshold, iou_threshold, max_detections, max_candidat
     check_at_least(0, min_size=min_size)
     if max_candidates < max_detections:
         raise ValueError(f"max_candidates {max_candidates} < max_detections {max_detections}")
+
+
+def _visit_kept(iou_threshold, boxes, valid, groups):
+    """Each kept box, best first, suppresses what it overlaps: as many rounds as boxes are kept."""
+    if len(boxes) == 0:
+        return valid  # Nothing can be indexed in the loop.
+    corners = boxes.astype(jnp.float32).T  # Coordinates side by side, for vector units.
+    index = jnp.arange(len(boxes))
+
+    def visit(state):
+        best, keep = state
+        later = index > best
+        suppressed = later & (box_ops.iou(corners.T, corners[:, best]) > iou_threshold)
+        if groups is not None:
+            suppressed &= groups == groups[best]
+        keep &= ~suppressed
+        return first(keep & later), keep
+
+    def first(candidates):
+        return jnp.min(index, where=candidates, initial=len(boxes))
+
+    return jax.lax.while_loop(lambda s: s[0] < len(boxes), visit, (first(valid), valid))[1]
+
+
+def _sweep_pairs(iou_threshold, boxes, valid, groups):
+    """Repeats "kept unless a kept, better box overlaps it" until nothing changes.
+
+    Greedy suppression is the one fixed point of that sentence, and each sweep
+    settles at least one box more.
+    """
+    suppresses = box_ops.pairwise_iou(boxes, boxes) > iou_threshold
+    if groups is not None:
+        suppresses &= groups[:, None] == groups
+    suppresses &= jnp.triu(jnp.ones_like(suppresses), 1)
+
+    def sweep(state):
+        keep, _ = state
+        updated = valid & ~jnp.any(suppresses & keep[:, None], axis=0)
+        return updated, jnp.any(updated != keep)
+
+    keep, _ = jax.lax.while_loop(lambda state: state[1], sweep, (valid, jnp.array(True)))
+    return keep
 
 
 def _suppress(candidates, iou_threshold, class_agnostic, count):

@@ -14,9 +14,19 @@ COUNT = 30
 THRESHOLDS = (0.0, 0.3, 0.5, 0.7, 1.0)
 
 
-@pytest.fixture(scope="module")
-def jitted():
-    return jax.jit(nms, static_argnames="iou_threshold")
+def nms_elsewhere(*arrays, **settings):
+    """What platforms other than a CPU compute."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args))
+        return nms(*arrays, **settings)
+
+
+BOTH_FORMS = [nms, nms_elsewhere]
+
+
+@pytest.fixture(scope="module", params=BOTH_FORMS)
+def jitted(request):
+    return jax.jit(request.param, static_argnames="iou_threshold")
 
 
 def slow_nms(boxes, scores, valid, groups, threshold):
@@ -99,17 +109,20 @@ def random_sets(rng, number):
 def test_nms_equals_brute_force_on_ten_thousand_random_sets(threshold):
     """Two thousand for each threshold, with groups and without; many scores are equal."""
     rng = np.random.default_rng(int(10 * threshold))
-    batched = jax.jit(jax.vmap(lambda *arrays: nms(*arrays, iou_threshold=threshold)))
+    forms = [
+        jax.jit(jax.vmap(lambda *arrays, form=form: form(*arrays, iou_threshold=threshold)))
+        for form in BOTH_FORMS
+    ]
     for grouped in (False, True):
         sets = random_sets(rng, 1000)
         boxes, scores, valid, groups = (np.stack(a) for a in zip(*sets, strict=True))
         groups = (groups if grouped else np.zeros_like(groups)).astype(np.int32)
-        keep = np.asarray(batched(boxes, scores, valid, groups))
         expected = [
             slow_nms(*one[:3], own, np.float32(threshold))
             for one, own in zip(sets, groups, strict=True)
         ]
-        np.testing.assert_array_equal(keep, np.stack(expected))
+        for batched in forms:
+            np.testing.assert_array_equal(batched(boxes, scores, valid, groups), expected)
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.2, 0.45]))
@@ -132,6 +145,22 @@ def test_sorted_boxes_need_no_scores_and_may_have_gaps():
     jitted_sorted = jax.jit(nms_sorted, static_argnames="iou_threshold")
     keep = jitted_sorted(boxes, jnp.array([False, True, True, True]), iou_threshold=0.5)
     np.testing.assert_array_equal(keep, [False, True, False, True])
+
+
+def test_of_no_boxes_none_are_kept(jitted):
+    nothing = np.zeros(0, np.float32)
+    assert jitted(np.zeros((0, 4)), nothing, nothing.astype(bool), iou_threshold=0.5).shape == (0,)
+
+
+@pytest.mark.parametrize("form", BOTH_FORMS)
+def test_boxes_get_a_gradient_through_what_is_kept(form):
+    boxes = jnp.array([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10]])
+
+    def kept_sum(boxes):
+        keep = form(boxes, boxes[:, 3], jnp.ones(3, bool), iou_threshold=0.5)
+        return jnp.sum(jnp.where(keep[:, None], boxes, 0))
+
+    np.testing.assert_array_equal(jax.grad(kept_sum)(boxes)[:, 0], [1, 0, 1])
 
 
 def test_a_chain_keeps_both_ends(jitted):
