@@ -26,6 +26,7 @@ from jaxdet.commands import (
     command_line,
     config_files,
     determinism,
+    finding,
     opening,
     results,
     run_model,
@@ -69,9 +70,9 @@ def evaluate(arguments: command_line.Arguments) -> int:
     for change in changes:
         print(f"warning: the run had another config: {change}", file=sys.stderr)
 
-    predict = results.make_predict(config, run.detector)
+    predict = finding.make_predict(config, run.detector)
     max_images = 0 if files else config.eval_images
-    pairs = results.detect(config, source, predict, steps.put_state(variables), max_images)
+    pairs = finding.detect(config, source, predict, steps.put_state(variables), max_images)
     found = results.judge(config, source, pairs) if sources.is_annotated(source) else None
     if found is not None:  # Before anything is written that a full disk could end.
         print(results.format_table(config, found))

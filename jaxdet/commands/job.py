@@ -16,6 +16,7 @@ from jaxdet.commands import (
     config_files,
     costs,
     fed_images,
+    finding,
     fingerprint,
     opening,
     report,
@@ -97,7 +98,7 @@ def open_job(config: ConfigDict, workdir: Path, first_process: bool) -> Job:
         keep_latest=config.keep_latest,
         keep_best=config.keep_best,
     )
-    predict = results.make_predict(config, run.detector)
+    predict = finding.make_predict(config, run.detector)
     return Job(run, eval_source, predict, checkpoints, workdir, first_process)
 
 
@@ -254,7 +255,7 @@ def _keywords_of_loop(job: Job) -> dict[str, Any]:
         **{key: config[key] for key in (*lengths, "final_steps", "final_eval_every")},
         "evaluate": partial(results.evaluate, config, job.eval_source, job.predict),
         # Those of the other processes would be thrown away.
-        "draw": partial(results.draw, *found) if job.first_process else lambda *_: [],
+        "draw": partial(finding.draw, *found) if job.first_process else lambda *_: [],
         "checkpoints": job.checkpoints,
         "reload_best_at": config.optimizer.milestones if config.reload_best_at_milestones else (),
         "stopping": job.stopping,

@@ -30,8 +30,8 @@ from jaxdet.commands import (
     command_line,
     config_files,
     ending,
+    finding,
     foreign_model,
-    results,
     run_model,
     splits,
 )
@@ -80,7 +80,7 @@ def report(flags: argparse.Namespace, changes: Changes) -> int:
     steps.check_division(config.eval_batch_size, name="config.eval_batch_size")
     source = splits.open_source(config, split, contents.class_names)
     out = Path(flags.out).expanduser() if flags.out else _name_page(path, split, own_split)
-    predict = results.make_predict(config, detector)
+    predict = finding.make_predict(config, detector)
     print(write(config, contents, source, predict, out, name=path.name, split=split))
     return 0
 
@@ -116,8 +116,8 @@ def write(
     """
     numbered = _Numbered(source, config.data.exif)
     variables = steps.put_state(contents.variables)
-    pairs = results.detect(config, numbered, predict, variables, config.eval_images)
-    examples, found, _ = results.known(pairs)
+    pairs = finding.detect(config, numbered, predict, variables, config.eval_images)
+    examples, found, _ = finding.known(pairs)
     measured = analysis.analyse(examples, found, contents.class_names)
     drawn = (_draw(numbered, examples[i], found[i], measured, i) for i in _worst(measured))
     # Those that cannot be read are nothing to look at.
@@ -128,7 +128,7 @@ def write(
         detector=contents.detector,
         data=f"{config.data.source} {config.data.root}, split {where}",
         version=importlib.metadata.version("jaxdet"),
-        unreadable=results.count_unreadable(pairs),
+        unreadable=finding.count_unreadable(pairs),
         unusable=sum(len(e.labels) - len(transforms.clean(e).labels) for e in examples),
     )
     pages.write_page(out, measured, facts, pictures)

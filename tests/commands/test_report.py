@@ -10,7 +10,7 @@ import pytest
 from prediction.tiny_model import IDS, NAMES, SIZES, draw_contents, draw_photograph
 
 from jaxdet import model_file
-from jaxdet.commands import report, results
+from jaxdet.commands import finding, report
 from jaxdet.types import Detections, Detector
 
 
@@ -82,13 +82,13 @@ def test_a_model_file_is_measured_on_the_data_that_is_named(run, data, model, tm
 def test_settings_of_the_model_are_those_that_the_page_is_about(
     run, data, model, tmp_path, monkeypatch
 ):
-    asked, detect = [], results.detect
+    asked, detect = [], finding.detect
 
     def spy(*arguments):
         asked.append(pairs := detect(*arguments))
         return pairs
 
-    monkeypatch.setattr(report.results, "detect", spy)
+    monkeypatch.setattr(report.finding, "detect", spy)
     named = "--data.source=coco", f"--data.root={data}", "--split=val", f"--out={tmp_path / 'a'}"
     result = run(model, *named, "--config.model.suppress.max_detections=1")
     assert result.status == 0, result.err

@@ -9,7 +9,7 @@ import pytest
 from faster_coco_eval import COCO, COCOeval_faster
 
 from jaxdet import detectors, visualize
-from jaxdet.commands import results, splits
+from jaxdet.commands import finding, results, splits
 from jaxdet.data import sources
 from jaxdet.evaluation import EVALUATIONS
 from jaxdet.training import processes
@@ -67,7 +67,7 @@ def test_objects_of_an_image_that_cannot_be_read_count_as_missed(configure, capl
     assert table.endswith(
         "4 images with 1 objects; 1 cannot be read: their objects count as missed"
     )
-    pictures = results.draw(config, NOTHING, source, source.predict, {})
+    pictures = finding.draw(config, NOTHING, source, source.predict, {})
     assert [name for name, _ in pictures] == ["picture 0", "picture 1", "picture 3"]
     assert [np.bincount(pixels.ravel()).argmax() for _, pixels in pictures] == [30, 90, 210]
 
@@ -90,7 +90,7 @@ def test_images_of_which_nothing_is_known_are_left_out_and_counted(configure, tm
         "0 objects; 1 more cannot be read and are left out: nothing is known of them"
     )
 
-    pairs = results.detect(config, source, source.predict_whole, {}, 0)
+    pairs = finding.detect(config, source, source.predict_whole, {}, 0)
     again = results.judge(config, source, pairs)
     assert again == found, "the same two images, where all are predicted"
     caplog.clear()
@@ -107,7 +107,7 @@ def test_images_of_which_nothing_is_known_are_left_out_and_counted(configure, tm
 
 def test_processes_share_the_images_of_an_evaluation_and_get_what_all_found(configure, monkeypatch):
     source, seen = FourPictures(), []
-    alone = results.detect(configure(), source, source.predict_whole, {}, 0)
+    alone = finding.detect(configure(), source, source.predict_whole, {}, 0)
 
     def predict(variables, images):
         seen.append(np.count_nonzero(images.scales < 1))
@@ -117,20 +117,20 @@ def test_processes_share_the_images_of_an_evaluation_and_get_what_all_found(conf
         return [make.func(*make.args[:-1], (index, 2)) for index in (0, 1)]
 
     monkeypatch.setattr(processes, "gather", on_two)
-    shared = results.detect(configure(), source, predict, {}, 0, together=True)
+    shared = finding.detect(configure(), source, predict, {}, 0, together=True)
     assert seen == [1, 2], "the third picture, of the first process, is broken"
     assert [example.id for example, _ in shared] == [example.id for example, _ in alone]
     for (_, one), (_, other) in zip(shared, alone, strict=True):
-        assert (one is results.NOTHING) == (other is results.NOTHING)
+        assert (one is finding.NOTHING) == (other is finding.NOTHING)
         assert [a.tolist() for a in one] == [a.tolist() for a in other]
 
 
 def test_images_with_more_objects_than_the_detector_gives_are_said(configure, caplog):
     source = WithTruth()
-    results.detect(configure(), source, source.predict_whole, {}, 0)
+    finding.detect(configure(), source, source.predict_whole, {}, 0)
     assert not caplog.messages
     source.objects = 3
-    results.detect(configure(), source, source.predict_whole, {}, 0)
+    finding.detect(configure(), source, source.predict_whole, {}, 0)
     (line,) = caplog.messages
     assert line.startswith(
         "4 of 4 images show more objects than the 1 that the detector gives, up to 3: "
@@ -140,7 +140,7 @@ def test_images_with_more_objects_than_the_detector_gives_are_said(configure, ca
 def test_objects_that_need_not_be_found_are_counted_apart(configure):
     source = FourPictures()
     whole = [source[i]._replace(crowd=np.ones(int(i == 2), bool)) for i in range(4)]
-    found = results.judge(configure(), source, [(each, results.NOTHING) for each in whole])
+    found = results.judge(configure(), source, [(each, finding.NOTHING) for each in whole])
     assert (found["objects"], found["ignored"]) == (0, 1)
     table = results.format_table(configure(), found)
     assert "4 images with 0 objects and 1 that need not be found, crowds or difficult" in table
@@ -152,7 +152,7 @@ def test_what_tells_no_classes_apart_is_drawn_as_objects(configure, monkeypatch,
     monkeypatch.setattr(visualize, "compare", lambda *given, **_: drawn.append(given) or blank)
     config = configure("--config.num_pictures=1")
     detector = NOTHING._replace(tells_classes=tells)
-    results.draw(config, detector, FourPictures(), FourPictures.predict, {})
+    finding.draw(config, detector, FourPictures(), FourPictures.predict, {})
     assert [given[3] for given in drawn] == [names]
 
 
@@ -166,7 +166,7 @@ def test_confusion_matrices_are_drawn_with_the_names_of_their_classes(configure,
     detector = detectors.build(
         "faster_rcnn", num_classes=2, rpn={"confusion": True}, roi={"confusion": True}
     )
-    pictures = results.draw(config, detector, source, source.predict, {}, matrices | unexplained)
+    pictures = finding.draw(config, detector, source, source.predict, {}, matrices | unexplained)
     assert [name for name, _ in pictures] == list(matrices)
     assert [names for _, names in drawn] == [
         ("object", "background"),
@@ -197,7 +197,7 @@ def test_proposals_that_are_written_can_be_given(configure, monkeypatch, tmp_pat
     seen = SimpleNamespace(evaluate=lambda *given, **settings: {"given": given, **settings})
     monkeypatch.setitem(EVALUATIONS, "proposals", seen)
     source, file = FourPictures(), tmp_path / "new" / "VOC2007" / "test.npz"
-    pairs = results.detect(config, source, source.predict_whole, {}, 0)
+    pairs = finding.detect(config, source, source.predict_whole, {}, 0)
     assert results.write_proposals(str(file), source, pairs) == 4
     found = results.judge(config, source, pairs)
     examples, detections, class_names = found.pop("given")
@@ -232,7 +232,7 @@ class WithTruth(FourPictures):
 def test_results_for_a_test_server_give_the_same_numbers_there(configure, tmp_path):
     source, file = WithTruth(), tmp_path / "new" / "results.json"
     config, ids = configure(), (90, 7)
-    pairs = results.detect(config, source, source.predict_whole, {}, 0)
+    pairs = finding.detect(config, source, source.predict_whole, {}, 0)
     assert results.write_results(file, source, pairs, ids) == 4
     items = json.loads(file.read_text())
     assert [item["image_id"] for item in items] == [7, 17, 27, 37]
@@ -269,7 +269,7 @@ def test_results_for_a_test_server_give_the_same_numbers_there(configure, tmp_pa
 def test_pictures_without_annotations_are_only_predicted(configure, monkeypatch, tmp_path):
     source, file = WithTruth(), tmp_path / "results.json"
     source.annotated = False
-    pairs = results.detect(configure(), source, source.predict_whole, {}, 0)
+    pairs = finding.detect(configure(), source, source.predict_whole, {}, 0)
     results.write_results(file, source, pairs, None)
     assert {item["category_id"] for item in json.loads(file.read_text())} == {1}
     monkeypatch.setattr(sources, "build", lambda *arguments, **settings: source)

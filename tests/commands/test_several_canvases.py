@@ -7,7 +7,7 @@ from commands.conftest import CONFIG
 from data.drawn_data import write_voc
 
 from jaxdet import detectors, visualize
-from jaxdet.commands import command_line, fed_images, fitting, opening, results, splits
+from jaxdet.commands import command_line, fed_images, finding, fitting, opening, splits
 from jaxdet.data import inventory, sources
 from jaxdet.types import Detections, Detector, UserError
 
@@ -84,12 +84,12 @@ def test_what_is_found_comes_back_in_the_order_of_the_source(config):
         scores = np.ones(boxes.shape[:2], np.float32)
         return Detections(boxes, scores, np.zeros(scores.shape, int), scores > 0)
 
-    pairs = results.detect(config, source, predict, {}, 0)
+    pairs = finding.detect(config, source, predict, {}, 0)
     assert [example.id for example, _ in pairs] == [f"p{i}" for i in range(9)]
     for example, found in pairs:
         np.testing.assert_allclose(found.boxes, [[0, 0, *example.size[::-1]]], rtol=1e-6)
     assert sorted(shapes) == [LYING] * 3 + [UPRIGHT] * 2
-    pictures = results.draw(config, NOTHING, source, predict, {})
+    pictures = finding.draw(config, NOTHING, source, predict, {})
     assert [name for name, _ in pictures] == [f"p{i}" for i in range(9)]
 
 
