@@ -30,6 +30,7 @@ from jaxdet.training import history, log_lines, loop, state, steps
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.history import History
 from jaxdet.training.numerics import Numerics
+from jaxdet.training.plan import Plan
 from jaxdet.training.spikes import Spikes
 from jaxdet.training.stopping import Stopping
 from jaxdet.training.watching import Profile
@@ -250,18 +251,22 @@ def _keywords_of_loop(job: Job) -> dict[str, Any]:
     """What `loop.train` takes of a job as it is."""
     config, detector = job.run.config, job.run.detector
     found = config, detector, job.eval_source, job.predict
-    lengths = ("num_steps", "eval_every", "checkpoint_every", "log_every", "pictures_every")
     return {
-        **{key: config[key] for key in (*lengths, "final_steps", "final_eval_every")},
+        "plan": _plan(config),
         "evaluate": partial(results.evaluate, config, job.eval_source, job.predict),
         # Those of the other processes would be thrown away.
         "draw": partial(finding.draw, *found) if job.first_process else lambda *_: [],
         "checkpoints": job.checkpoints,
-        "reload_best_at": config.optimizer.milestones if config.reload_best_at_milestones else (),
         "stopping": job.stopping,
         "numbers": _make_numerics(job.run, job.first_process),
         "profile": Profile(job.workdir / PROFILE_NAME, config.profile_steps * job.first_process),
     }
+
+
+def _plan(config: ConfigDict) -> Plan:
+    reload_best_at = config.optimizer.milestones if config.reload_best_at_milestones else ()
+    lengths = [name for name in Plan._fields if name != "reload_best_at"]
+    return Plan(**{key: config[key] for key in lengths}, reload_best_at=reload_best_at)
 
 
 def _make_numerics(run: opening.Run, first_process: bool) -> Numerics:

@@ -1,9 +1,8 @@
 """The training loop, as a straight line: batch -> step -> log -> evaluate -> save."""
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from jaxdet.training.finite import SKIPPED
 from jaxdet.training.going_back import Feed, GoingBack
 from jaxdet.training.history import NO_HISTORY, History, as_score
 from jaxdet.training.numerics import BrokenRun, Numerics
+from jaxdet.training.plan import Plan
 from jaxdet.training.state import TrainState
 from jaxdet.training.steps import put_state
 from jaxdet.training.stopping import NO_LIMIT, Stop, Stopping
@@ -40,20 +40,13 @@ def train(
     draw: Callable[..., Any],
     writer: Writer,
     checkpoints: Checkpoints,
-    num_steps: int,
-    eval_every: int,
-    checkpoint_every: int,
-    log_every: int,
-    pictures_every: int = 0,
-    reload_best_at: Collection[int] = (),
-    final_steps: int = 0,
-    final_eval_every: int = 0,
+    plan: Plan,
     stopping: Stopping = NO_LIMIT,
     numbers: Numerics | None = None,
     history: History = NO_HISTORY,
     profile: Profile | None = None,
 ) -> Outcome:
-    """Trains from the state's step to `num_steps`; always ends with an evaluation.
+    """Trains from the state's step to the plan's end; always ends with an evaluation.
 
     Means, counts and rates in the log are those of all steps since the line
     before. A line is also written before each save, so that no window spans a
@@ -71,7 +64,7 @@ def train(
     so the run goes back then, as one that resumes at the last checkpoint, with half
     of the learning rate.
 
-    At the steps of `reload_best_at` the run goes on from the best parameters
+    At the steps of `plan.reload_best_at` the run goes on from the best parameters
     and statistics so far, those of this step's evaluation among them; step and
     optimizer stay. That happens behind the save at this step, so a run that
     resumes there does the same again. Where averages are kept, they are what was
@@ -90,17 +83,7 @@ def train(
             since the pictures before, or since the run was resumed.
         writer: takes the logs.
         checkpoints: takes the states.
-        num_steps: length of the run.
-        eval_every: steps between two evaluations, 0 for the last one only.
-        checkpoint_every: steps between two saves, 0 for none but those after
-            evaluations.
-        log_every: steps between two lines of the log.
-        pictures_every: steps between pictures, besides those after
-            evaluations; 0 for none.
-        reload_best_at: steps after which the best parameters come back.
-        final_steps: length of the part at the end that `final_eval_every` is for.
-        final_eval_every: takes the place of `eval_every` in the final steps;
-            0 for no change.
+        plan: how long the run is, and what is due when.
         stopping: what else ends the run.
         numbers: what becomes of steps that break; None stops at the first.
         history: of a resumed run, from `history.read`.
@@ -111,26 +94,19 @@ def train(
             the run may not go on; the last checkpoint stays.
     """
     done, results, rate = int(state.step), None, history.rate
-    evaluation_due = partial(
-        _evaluation_due,
-        num_steps=num_steps,
-        every=eval_every,
-        final_start=num_steps - final_steps,
-        final_every=final_eval_every or eval_every,
-    )
     history, window, feed = history.until(done), Window(), Feed(batches, done)
     profile, numbers = profile or Profile(), numbers or Numerics()
     back = GoingBack(state, checkpoints, writer) if numbers.response == "go_back" else None
     with closing(feed), closing(profile), Stop(stopping.max_hours) as stop:
         known = history.has_evaluated(done, checkpoints)
-        if done and not known and evaluation_due(done):
+        if done and not known and plan.evaluates(done):
             results = _evaluate(done, state.eval_variables, evaluate, writer, checkpoints.judge)
             history.scores[done] = as_score(results.get(checkpoints.metric))
             writer.pictures(done, draw(state.eval_variables, {}))
             if _out_of_patience(done, history, stopping, writer):
                 return Outcome(state, results, 0)
-        while done < num_steps:
-            if done in reload_best_at:
+        while done < plan.num_steps:
+            if done in plan.reload_best_at:
                 state = _reload_best(done, state, checkpoints, writer)
             batch = window.wait_for(feed)
             profile.before(done + 1)
@@ -140,12 +116,12 @@ def train(
             window.add(metrics, batch.index)
             writer.advance()
 
-            stopped = 0 if done == num_steps else stop.now()
-            evaluating = evaluation_due(done)
-            drawing = evaluating or (_due(done, pictures_every) and not stopped)
-            saving = evaluating or stopped or _due(done, checkpoint_every)
+            stopped = 0 if done == plan.num_steps else stop.now()
+            evaluating = plan.evaluates(done)
+            drawing = evaluating or (plan.draws(done) and not stopped)
+            saving = evaluating or stopped or plan.saves(done)
 
-            if saving or drawing or _due(done, log_every):
+            if saving or drawing or plan.logs(done):
                 try:
                     _log(done, window, writer, numbers)
                     window.restart_clock()
@@ -182,16 +158,6 @@ def train(
             if evaluating and _out_of_patience(done, history, stopping, writer):
                 break
     return Outcome(state, results, 0)
-
-
-def _evaluation_due(
-    done: int, *, num_steps: int, every: int, final_start: int, final_every: int
-) -> bool:
-    return done == num_steps or _due(done, final_every if done > final_start else every)
-
-
-def _due(done: int, every: int) -> bool:
-    return every > 0 and done % every == 0
 
 
 def _log(done: int, window: Window, writer: Writer, numbers: Numerics) -> None:

@@ -55,7 +55,8 @@ class Stopping(NamedTuple):
 
     def why(self) -> str:
         """What it means that the patience is out."""
-        return f"{self.patience} evaluations were no better than the best (config.patience)"
+        more = f" by more than {self.min_delta:g}" if self.min_delta else ""
+        return f"{self.patience} evaluations were no better than the best{more} (config.patience)"
 
 
 NO_LIMIT = Stopping()

@@ -12,6 +12,7 @@ from jaxdet.training import state as states
 from jaxdet.training.checkpoint import Checkpoints
 from jaxdet.training.loop import train
 from jaxdet.training.optimizer import build_optimizer
+from jaxdet.training.plan import Plan
 from jaxdet.training.steps import pmap_train_step, put_state
 from jaxdet.training.writer import Writer
 
@@ -27,6 +28,7 @@ def make_run(toy, *, norm=True, **step_settings):
     def run(workdir, *, on_batch=lambda n, batch: batch, evaluate=None, draw=None, **settings):
         defaults = dict(num_steps=12, eval_every=6, checkpoint_every=4, log_every=3)
         settings = dict(step=step) | defaults | settings
+        plan = Plan(**{key: settings.pop(key) for key in Plan._fields if key in settings})
         log = SimpleNamespace(evaluated=[], drawn=[], closed=0)
         state = create()
         checkpoints = Checkpoints(workdir / "checkpoints", metric="AP")
@@ -36,7 +38,7 @@ def make_run(toy, *, norm=True, **step_settings):
         writer = Writer(
             workdir,
             start_step=int(state.step),
-            num_steps=settings["num_steps"],
+            num_steps=plan.num_steps,
             active=jax.process_index() == 0,
         )
 
@@ -65,6 +67,7 @@ def make_run(toy, *, norm=True, **step_settings):
                 writer=writer,
                 checkpoints=checkpoints,
                 history=past,
+                plan=plan,
                 **settings,
             )
         finally:
