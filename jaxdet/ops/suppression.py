@@ -94,6 +94,8 @@ def nms_sorted(
     Array([ True, False,  True], dtype=bool)
     """
     check_fractions(iou_threshold=iou_threshold)
+    # Arrays of NumPy can't be indexed by what a loop counts.
+    boxes, valid, groups = jax.tree.map(jnp.asarray, (boxes, valid, groups))
     visit, sweep = partial(_visit_kept, iou_threshold), partial(_sweep_pairs, iou_threshold)
     return jax.lax.platform_dependent(boxes, valid, groups, cpu=visit, default=sweep)
 
@@ -260,6 +262,7 @@ def soft_nms(
     check_fractions(iou_threshold=iou_threshold, min_score=min_score)
     if not sigma > 0:
         raise ValueError(f"sigma must be positive, got {sigma}")
+    boxes, groups = jax.tree.map(jnp.asarray, (boxes, groups))  # As in `nms_sorted`.
     boxes, scores = jax.lax.stop_gradient((boxes, scores.astype(jnp.float32)))
 
     def pick(state):

@@ -1,4 +1,6 @@
+import inspect
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -145,6 +147,25 @@ def test_sorted_boxes_need_no_scores_and_may_have_gaps():
     jitted_sorted = jax.jit(nms_sorted, static_argnames="iou_threshold")
     keep = jitted_sorted(boxes, jnp.array([False, True, True, True]), iou_threshold=0.5)
     np.testing.assert_array_equal(keep, [False, True, False, True])
+
+
+def test_arrays_of_numpy_need_no_jit():
+    boxes = np.array([[0, 0, 9, 9], [0, 0, 9, 8], [20, 0, 29, 9]])
+    valid, groups = np.ones(3, bool), np.zeros(3, np.int32)
+    # As they stand, without the suite's checks of types.
+    sorted_alone, soft_alone = map(inspect.unwrap, (nms_sorted, soft_nms))
+    keep = sorted_alone(boxes, valid, groups, iou_threshold=0.5)
+    np.testing.assert_array_equal(keep, [True, False, True])
+    scores = np.array([0.9, 0.8, 0.7], np.float32)
+    keep = soft_alone(boxes, scores, valid, groups, min_score=0.3).keep
+    np.testing.assert_array_equal(keep, [True, False, True])
+
+
+def test_a_cpu_holds_no_pairs_and_others_make_no_visits():
+    shapes = jax.ShapeDtypeStruct((77, 4), np.float32), jax.ShapeDtypeStruct((77,), bool)
+    traced = jax.jit(partial(nms_sorted, iou_threshold=0.5)).trace(*shapes)
+    for platform, sweeps in (("cpu", False), ("tpu", True), ("cuda", True)):
+        assert ("77x77" in traced.lower(lowering_platforms=(platform,)).as_text()) == sweeps
 
 
 def test_of_no_boxes_none_are_kept(jitted):
