@@ -34,7 +34,7 @@ UNCACHED_CHANNELS = 192
 TILED_BYTES = 100_000_000
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+@partial(jax.jit, static_argnames=("stride", "groups"))
 def convolve(
     x: Float[Array, "B H W C"], kernel: Float[Array, "K K _ O"], stride: int, groups: int
 ) -> Float[Array, "B _ _ O"]:
@@ -49,13 +49,19 @@ def convolve(
         stride: step between output positions.
         groups: channels are split into so many parts, each convolved by itself.
     """
+    # Jitted, so that the many maps of one shape in a network are traced once, and their gradients.
+    return _convolve(x, kernel, stride, groups)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _convolve(x, kernel, stride, groups):
     whole = _whole(kernel, stride, groups)
     if _suits_tiles(x, kernel, stride, groups):
         return _by_platform(convolve_by_tiles, whole)(x, kernel)
     return whole(x, kernel)
 
 
-@partial(convolve.defjvp, symbolic_zeros=True)
+@partial(_convolve.defjvp, symbolic_zeros=True)
 def _derivative(stride, groups, primals, tangents):
     """Convolves both tangents; the kernel's in a form that has a quick transpose.
 
@@ -114,7 +120,7 @@ def _by_parts(x, kernel, *, stride, height, count):
         for first, last in strips:
             top, bottom = first * stride - margin, (last - 1) * stride - margin + size
             rows = (max(-top, 0), max(bottom - x.shape[1], 0))
-            parts.append(_convolve(x[images, max(top, 0) : bottom], kernel, stride, 1, rows))
+            parts.append(_padded(x[images, max(top, 0) : bottom], kernel, stride, 1, rows))
         done.append(jnp.concatenate(parts, axis=1))
     return jnp.concatenate(done)
 
@@ -129,10 +135,10 @@ def _parts(batch: int, height: int, count: int) -> Iterator[tuple[slice, list[tu
 
 
 def _whole(kernel, stride, groups) -> Callable[[Array, Array], Array]:
-    return partial(_convolve, stride=stride, groups=groups, rows=(_margin(kernel),) * 2)
+    return partial(_padded, stride=stride, groups=groups, rows=(_margin(kernel),) * 2)
 
 
-def _convolve(x, kernel, stride, groups, rows):
+def _padded(x, kernel, stride, groups, rows):
     """As `convolve`, with as many rows of zeros above and below as `rows` says."""
     return jax.lax.conv_general_dilated(
         x,

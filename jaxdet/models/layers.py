@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxdet.models.batch_norm import BatchNorm
 from jaxdet.models.convolution import convolve
 
 NORM_KINDS = ("frozen", "batch", "sync", "group")
@@ -206,7 +207,7 @@ def norm_layer(
             dtype=dtype,
             name=name,
         )
-    return nn.BatchNorm(
+    return BatchNorm(
         use_running_average=not train or frozen or kind == "frozen",
         momentum=momentum,
         epsilon=epsilon,
