@@ -213,8 +213,8 @@ def _weights(run, workdir):
     """The variables that decide, and where they come from."""
     if (workdir / "checkpoints").is_dir():
         checkpoints = SavedCheckpoints(workdir / "checkpoints")
-        step = checkpoints.best or checkpoints.latest
-        if step is not None:
+        if checkpoints.latest is not None:
+            step = checkpoints.find("best")
             variables = checkpoints.restore_variables(step, like=run.variables)
             checkpoints.close()
             return variables, f"checkpoint {step} in {workdir}"

@@ -52,12 +52,6 @@ class Checkpoints(SavedCheckpoints):
         # It would ask the runtime of jax.distributed with steps, among the numbers of `Stop`.
         self._manager.reached_preemption = lambda step: False
 
-    @property
-    def best(self) -> int | None:
-        """The step with the best result, None where no evaluation gave one, or it was deleted."""
-        self._settle()
-        return super().best
-
     def save(self, state: TrainState, results: Mapping[str, Any] | None = None) -> None:
         """Starts to save a state; the writing goes on in the background.
 
@@ -140,7 +134,6 @@ class Checkpoints(SavedCheckpoints):
 
     def where_to_go_on(self) -> str:
         """The end of a line about a run whose numbers became infinite."""
-        self._settle()
         saved = f"step {self.latest} is" if self.latest else "no step is"
         return (
             f"the last good state stays: {saved} saved, and a new start goes on from there; a "
@@ -162,10 +155,6 @@ class Checkpoints(SavedCheckpoints):
                 log.warning("warning: old checkpoints are not removed: %s", error)
         super().close()
 
-    def _read(self, which: int | str, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
-        self._settle()
-        return super()._read(which, wanted)
-
     def _settle(self, *, say: bool = True) -> None:
         """Waits for a save that goes on; says whether it failed."""
         try:
@@ -180,9 +169,10 @@ class Checkpoints(SavedCheckpoints):
     def _lose(self, error: Exception, *, say: bool = True) -> None:
         """Takes a failed save back, so that the next one can be tried."""
         self._manager.reload()
+        latest = self._manager.latest_step() or 0
         if jax.process_index() == 0:
-            leftovers.clear(self._directory, (), self.latest or 0)
-        before = f"that of step {self.latest} stays" if self.latest else "there is none before it"
+            leftovers.clear(self._directory, (), latest)
+        before = f"that of step {latest} stays" if latest else "there is none before it"
         line = (
             f"the checkpoint of step {self._saving} could not be saved: {leftovers.reason(error)}; "
         )
@@ -202,7 +192,7 @@ class Checkpoints(SavedCheckpoints):
             processes.gather(partial(self._set_aside, superfluous))
             self._manager.reload()
         if jax.process_index() == 0:
-            leftovers.clear(self._directory, self._left_out, self.latest or 0)
+            leftovers.clear(self._directory, self._left_out, self._manager.latest_step() or 0)
         self._left_out.clear()
 
     def _superfluous(self) -> list[int]:

@@ -1,6 +1,7 @@
 """Which checkpoints of a run stay, and what kills and failures leave among them."""
 
 import errno
+import json
 import logging
 import math
 import os
@@ -15,8 +16,9 @@ from orbax.checkpoint import path as orbax_path
 from jaxdet.types import UserError
 
 VARIABLES = "variables/_METADATA"
+METRICS = "metrics/metrics"
 # Every complete checkpoint has these, and they are not empty.
-FILES = (VARIABLES, "training/_METADATA", "metrics/metrics")
+FILES = (VARIABLES, "training/_METADATA", METRICS)
 # Old steps are moved here in one move, and removed then: no step is ever seen half removed.
 REMOVED = "removed"
 MAX_REASON = 200  # Characters of another library's message that are shown.
@@ -48,15 +50,25 @@ class NamesOfComplete(orbax_path.step.NameFormat):
 
 
 def incomplete(directory: Path) -> dict[int, str]:
-    """The steps of which a file is missing or empty, and which it is."""
-    found = {}
-    for folder in directory.glob("*"):
-        if not folder.name.isdecimal():
-            continue  # Not a checkpoint yet; orbax renames it when all is written.
-        for name in FILES:
-            if not (folder / name).is_file() or not (folder / name).stat().st_size:
-                found.setdefault(int(folder.name), f"{name} is missing or empty")
-    return found
+    """The steps of which orbax could not tell what they are, and what they lack."""
+    folders = [
+        each for each in directory.glob("*") if each.name.isdecimal()
+    ]  # Once all is written.
+    lacks = {int(folder.name): _lack(folder) for folder in folders}
+    return {step: lack for step, lack in lacks.items() if lack}
+
+
+def _lack(folder: Path) -> str | None:
+    for name in FILES:
+        if not (folder / name).is_file() or not (folder / name).stat().st_size:
+            return f"{name} is missing or empty"
+    try:
+        results = json.loads((folder / METRICS).read_text())
+        if results is None or all(isinstance(each, float | int) for each in results.values()):
+            return None
+    except (OSError, ValueError, AttributeError, RecursionError):
+        pass  # As below.
+    return f"{METRICS} cannot be read"
 
 
 def to_keep(scores: Mapping[int, float], latest: int, best: int) -> set[int]:

@@ -61,11 +61,13 @@ class SavedCheckpoints:
     @property
     def latest(self) -> int | None:
         """The last step, None where there is none."""
+        self._settle()
         return self._manager.latest_step()
 
     @property
     def best(self) -> int | None:
         """The step with the best result, None where no evaluation gave one, or it was deleted."""
+        self._settle()
         step = self._manager.best_step()
         return None if step is None or not math.isfinite(self._score_of(step)) else step
 
@@ -104,16 +106,19 @@ class SavedCheckpoints:
     def find(self, which: int | str) -> int:
         """The step that "latest", "best" or a number stands for.
 
+        The best of those that were never judged is the latest.
+
         Raises:
             UserError: if there is no such checkpoint.
         """
+        self._settle()
         steps = sorted(self._manager.all_steps())
         if not steps:
             raise UserError(f"no checkpoint in {self._directory}")
         if which == "latest":
             return steps[-1]
         if which == "best":
-            return self._manager.best_step()
+            return steps[-1] if self.best is None else self.best
         if str(which).isdecimal() and int(which) in steps:
             return int(which)
         raise UserError(
@@ -124,6 +129,9 @@ class SavedCheckpoints:
     def close(self) -> None:
         """Ends what reads them."""
         self._manager.close()
+
+    def _settle(self) -> None:
+        """Waits until what can be read is known: here at once."""
 
     def _leave_out(self, damage: leftovers.Damaged) -> None:
         """Goes on without a damaged checkpoint, if there is another."""
@@ -138,6 +146,9 @@ class SavedCheckpoints:
             try:
                 return self._read_step(step, wanted)
             except leftovers.Damaged as damage:
+                if not self._path(step).is_dir():
+                    self._manager.reload()  # A run that goes on has removed it.
+                    continue
                 if which != "latest":
                     raise
                 self._left_out[step] = str(damage)
@@ -180,7 +191,7 @@ class SavedCheckpoints:
 
     def _score(self, results: Mapping[str, float]) -> float:
         if self.metric is None:
-            return max(results.values())
+            return max(results.values(), default=-math.inf)
         return results.get(self.metric, -math.inf)
 
     def _score_of(self, step: int) -> float:

@@ -236,6 +236,58 @@ def test_where_no_other_is_left_or_one_is_named_damage_is_an_error(saved, tmp_pa
         SavedCheckpoints(folder)
 
 
+HALF = '{"AP": 0.'
+
+
+@pytest.mark.parametrize("content", [HALF, "\0" * 20, '{"AP": "x"}', "[]", "7", "[" * 10**5])
+def test_a_checkpoint_whose_result_cannot_be_read_is_left_out(saved, tmp_path, content):
+    """As it is after a loss of power; orbax would read the results of all to begin with."""
+    folder = shutil.copytree(saved._directory, tmp_path / "damaged")
+    (folder / "2" / "metrics" / "metrics").write_text(content)
+    assert SavedCheckpoints(folder).find("best") == 4
+    (folder / "4" / "metrics" / "metrics").write_text(content)
+    with pytest.raises(UserError, match="2 is damaged: metrics/metrics cannot be read; remove"):
+        SavedCheckpoints(folder)
+
+
+@pytest.mark.parametrize("content", ["null", "{}"])
+def test_a_checkpoint_without_results_is_read(saved, tmp_path, content):
+    folder = shutil.copytree(saved._directory, tmp_path / "copy")
+    (folder / "4" / "metrics" / "metrics").write_text(content)
+    reader = SavedCheckpoints(folder)
+    assert (reader.find("best"), reader.find("latest")) == (2, 4)
+
+
+def test_the_best_is_the_latest_where_none_was_judged(checkpoints):
+    checkpoints.save(make_state(1))
+    checkpoints.save(make_state(2))
+    assert checkpoints.best is None
+    assert checkpoints.find("best") == 2
+
+
+def test_what_a_run_that_goes_on_has_removed_is_looked_for_anew(tmp_path, caplog):
+    writer = Checkpoints(tmp_path, metric="AP")
+    writer.save(make_state(1), {"AP": 0.1})
+    writer.check_saved()
+    readers = [SavedCheckpoints(tmp_path) for _ in range(3)]
+    for step in (2, 3):
+        writer.save(make_state(step), {"AP": step / 10})
+    writer.close()
+    like = jax.eval_shape(make_state)
+    for which, reader in zip(["latest", "best"], readers, strict=False):
+        assert reader.restore(which, like=like).step == 3
+    with pytest.raises(UserError, match="no checkpoint 1 in .*; found latest, best and 3"):
+        readers[2].restore(1, like=like)
+    assert not [each for each in caplog.records if each.name == "jaxdet"]
+
+
+@pytest.mark.parametrize("ask", [lambda each: each.latest, lambda each: each.find("latest")])
+def test_the_latest_is_one_that_is_whole(checkpoints, ask):
+    for step in range(1, 5):
+        checkpoints.save(make_state(step))
+        assert (checkpoints._directory / str(ask(checkpoints))).is_dir()
+
+
 @pytest.mark.parametrize("file", ["metrics/metrics", "training/_METADATA", "variables/_METADATA"])
 def test_an_older_checkpoint_that_is_damaged_is_set_aside_and_not_removed(saved, tmp_path, file):
     """It may be the best: what its weights are read from is whole in two of these."""
