@@ -66,8 +66,8 @@ def _measure(model, sizes):
         model=model, batch=sizes["batch"], size=(side, side), dtype="float32", settings=settings
     )
     arguments = side_jaxdet.step_arguments(run, objects=objects)
-    lowered = jax.jit(costs.one_device_step(run)).lower(*arguments)
-    compiled = lowered.compile()
+    traced = jax.jit(costs.one_device_step(run)).trace(*arguments)
+    compiled = traced.lower().compile()
     jax.block_until_ready(compiled(*arguments))
     times = []
     for _ in range(CALLS):
@@ -75,7 +75,7 @@ def _measure(model, sizes):
         jax.block_until_ready(compiled(*arguments))
         times.append(time.process_time() - began)
     temporary = compiled.memory_analysis().temp_size_in_bytes
-    return 1e3 * min(times), temporary / 1e6, lowered.cost_analysis()["flops"] / 1e9
+    return 1e3 * min(times), temporary / 1e6, costs.flops_of(traced) / 1e9
 
 
 def _head(axis):

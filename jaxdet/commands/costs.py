@@ -77,8 +77,7 @@ def levels(subject: Subject) -> dict[str, Any] | None:
 def count_flops(trace: Callable[[Subject, int], Traced], subject: Subject) -> float | None:
     """XLA's count for one image, by `trace_step` or `trace_prediction`.
 
-    The CPU's backend counts, whatever the device at hand: those of accelerators do not. It
-    counts what a TPU would be given, not the forms that save a CPU multiplications.
+    The CPU's backend counts, whatever the device at hand: those of accelerators do not.
     None where there is none, as under JAX_PLATFORMS=cuda.
     """
     try:
@@ -86,7 +85,12 @@ def count_flops(trace: Callable[[Subject, int], Traced], subject: Subject) -> fl
     except RuntimeError:
         return None
     with jax.default_device(counting):
-        return trace(subject, 1).lower(lowering_platforms=("tpu",)).cost_analysis()["flops"]
+        return flops_of(trace(subject, 1))
+
+
+def flops_of(traced: Traced) -> float:
+    """What XLA counts for a TPU: a CPU has forms of its own, with other multiplications."""
+    return traced.lower(lowering_platforms=("tpu",)).cost_analysis()["flops"]
 
 
 def trace_prediction(subject: Subject, count: int) -> Traced:

@@ -5,7 +5,8 @@ predictor   the detector with its weights, which turns examples into what is fou
 found       what is found on one image
 
 OpenCV is needed for all of it, arrays too: the images are resized by the same
-code as in an evaluation, so that the detections are the same to the last bit.
+code as in an evaluation. With as many images at once the detections are the same to
+the last bit.
 """
 
 from jaxdet.prediction.found import Found
