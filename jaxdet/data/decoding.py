@@ -20,7 +20,7 @@ import numpy as np
 import simplejpeg
 from jaxtyping import Shaped, UInt8
 
-from jaxdet.data.picture_headers import Header, png_damage, read_header
+from jaxdet.data.picture_headers import Header, png_damage, pnm_white, read_header
 
 # Endings of the files that are looked for; what a file is, its content says.
 SUFFIXES = (
@@ -165,7 +165,8 @@ def read(
     """Decodes a file to 8-bit RGB, and finds out how it is to be turned.
 
     * 16 bits that hold 8, 10, 12 or 14, by the largest value in the picture, are stretched to
-      all 256 levels; the lower bits are cut off.
+      all 256 levels; the lower bits are cut off. A PNM that says another value than 65535 is
+      its lightest is stretched to that.
     * Floating-point values are taken as 0..1 or 0..255, by their range.
     * What is transparent shows grey 114, as beside images.
     * Of an animation the first frame is taken.
@@ -197,6 +198,8 @@ def read(
         raw = None
     if raw is None or raw.size == 0:
         raise _damaged(name, data, header.kind, "OpenCV cannot decode it")
+    if header.kind == "PNM":
+        raw = _stretch_pnm(raw, data, name)
     if header.kind == "TIFF":  # These OpenCV has turned.
         raw = _turn(raw, {6: 8, 8: 6}.get(header.orientation, header.orientation))
     rgb = _to_rgb(raw, header, name, put_right)
@@ -268,6 +271,21 @@ def _with_known(data, place):
     if data[place] == known:
         raise ValueError("its header cannot be read")
     return data[:place] + bytes([known]) + data[place + 1 :]
+
+
+def _stretch_pnm(raw, data, name):
+    """Values of a PNM as 0..255, where it says which is the lightest.
+
+    65535 says no more than the 16 bits of other kinds do. Numbers that are written out OpenCV
+    has stretched if they are of 8 bits.
+    """
+    white = pnm_white(data)
+    if white in (None, 255, 65535) or (white < 256 and data[:2] in (b"P2", b"P3")):
+        return raw
+    if raw.max() > white:
+        found = f"has a value of {raw.max()}; its header says {white} at most"
+        raise UnreadableImage(f"{name}: {found}")
+    return np.round(raw * (255 / white)).astype(np.uint8)
 
 
 def _to_rgb(raw, header, name, put_right):

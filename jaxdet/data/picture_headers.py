@@ -27,6 +27,8 @@ _WHOLE_NUMBERS = {3: "H", 4: "I", 16: "Q"}
 _MOST_TAGS = 1000
 _HEAD = 2**17  # Bytes that hold what is looked for in most files; EXIF takes 64 kB of a JPEG's.
 _MOST_EXIF = 2**17
+# A PNM's numbers are separated by white space and comments.
+_PNM = re.compile(rb"P([1-6])" + 3 * rb"(?:(?:\s|#[^\n]*\n)+(\d+))?")
 
 
 class Header(NamedTuple):
@@ -96,6 +98,12 @@ def png_damage(data: bytes) -> str | None:
     return "it is cut short"
 
 
+def pnm_white(data: bytes) -> int | None:
+    """The value that a PNM says is its lightest; None where it says none, as those of bits."""
+    found = _PNM.match(data[:4096])
+    return int(found[4]) if found and found[4] and found[1] not in b"14" else None
+
+
 def _read(kind, data):
     """The size and the tags of EXIF or TIFF, where the kind has them here."""
     if kind == "JPEG":
@@ -112,8 +120,8 @@ def _read(kind, data):
         old = _number(data, 14, "<I") == 12
         return _pair(data, 18, "<HH" if old else "<ii"), {}
     if kind == "PNM":
-        found = re.match(rb"P.(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)", data[:4096])
-        return (int(found[2]), int(found[1])) if found else None, {}
+        found = _PNM.match(data[:4096])
+        return (int(found[3]), int(found[2])) if found[3] else None, {}
     if kind == "JPEG 2000":
         place = data.find(b"\xff\x51", 0, 65536)
         right, down, left, top = struct.unpack_from(">4I", data, place + 6)
