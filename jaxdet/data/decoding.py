@@ -168,7 +168,8 @@ def read(
       all 256 levels; the lower bits are cut off. A PNM that says another value than 65535 is
       its lightest is stretched to that.
     * Floating-point values are taken as 0..1 or 0..255, by their range.
-    * What is transparent shows grey 114, as beside images.
+    * What is transparent shows grey 114, as beside images. A fourth channel that a TIFF does
+      not say is transparency is left out.
     * Of an animation the first frame is taken.
 
     Args:
@@ -192,6 +193,7 @@ def read(
     damage = png_damage(data) if header.kind == "PNG" else None
     if damage:
         raise _damaged(name, data, header.kind, damage)
+    _check_planes(header, name)
     try:
         raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -227,6 +229,15 @@ def _check_size(size, name):
         raise UnreadableImage(
             f"{name}: says that it has {size[0]} x {size[1]} pixels (height x width); pictures of "
             f"up to {MAX_PIXELS} pixels are read"
+        )
+
+
+def _check_planes(header, name):
+    """Refuses what OpenCV reads in part: the other pixels are what the memory held before."""
+    if header.separate and header.bits > 8:
+        raise UnreadableImage(
+            f"{name}: a TIFF of {header.bits} bits with a plane for each channel, which is not "
+            f"read here; convert it, as with `tiffcp -p contig photo.tif converted.tif`"
         )
 
 
@@ -293,22 +304,31 @@ def _to_rgb(raw, header, name, put_right):
     channels = 1 if raw.ndim == 2 else raw.shape[2]
     if channels not in (1, 3, 4):
         raise UnreadableImage(f"{name}: has {channels} channels; wanted 1, 3 or 4")
+    if channels == 4 and header.unnamed:
+        put_right.add(name, "a 4th channel that is not said to be transparency is left out")
+        raw, channels = raw[..., :3], 3
+    in_bytes = raw.dtype == np.uint8
+    if raw.dtype.kind == "f":  # Of all channels at once: transparency has the range of colours.
+        raw = _to_bytes(raw, name, put_right)
     if channels == 1:
+        if header.channels > 1:
+            put_right.add(name, "several channels of a TIFF that says it is grey are taken as grey")
         grey = _to_bytes(raw, name, put_right)
         # The 8-bit ones of these OpenCV has turned round.
-        grey = 255 - grey if header.white_is_zero and raw.dtype != np.uint8 else grey
+        grey = 255 - grey if header.white_is_zero and not in_bytes else grey
         return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
     colours = _to_bytes(raw[..., :3], name, put_right)
     rgb = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
     if channels == 3:
         return rgb
     alpha = raw[..., 3:]
-    covered = alpha / np.float32(1 if alpha.dtype.kind == "f" else 2 ** _bits(alpha.max()) - 1)
+    covered = alpha / np.float32(2 ** _bits(raw.max()) - 1)
     if covered.min() == 1:
         return rgb
     put_right.add(name, f"what is transparent shows grey {FILL}")
-    # The colours of 8-bit TIFFs come multiplied by it.
-    shown = rgb if header.kind == "TIFF" and raw.dtype == np.uint8 else rgb * covered
+    # OpenCV has multiplied the colours of 8-bit TIFFs by it, where they were not.
+    multiplied = header.multiplied or (header.kind == "TIFF" and in_bytes)
+    shown = rgb if multiplied else rgb * covered
     return np.clip(np.round(shown + FILL * (1 - covered)), 0, 255).astype(np.uint8)
 
 

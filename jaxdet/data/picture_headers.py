@@ -22,7 +22,8 @@ _SIGNS = {
     "HEIC": rb"....ftyp(hei|hev|mif1|msf1)",
 }
 # Tags of TIFF, which EXIF has as well; 3, 4 and 16 are whole numbers of 2, 4 and 8 bytes.
-_WIDTH, _HEIGHT, _PHOTOMETRIC, _ORIENTATION = 256, 257, 262, 274
+_WIDTH, _HEIGHT, _PHOTOMETRIC, _ORIENTATION, _CHANNELS, _PLANES = 256, 257, 262, 274, 277, 284
+_BITS, _EXTRA = 258, 338  # Of these there is one for each channel, or each beyond the colours.
 _WHOLE_NUMBERS = {3: "H", 4: "I", 16: "Q"}
 _MOST_TAGS = 1000
 _HEAD = 2**17  # Bytes that hold what is looked for in most files; EXIF takes 64 kB of a JPEG's.
@@ -39,12 +40,22 @@ class Header(NamedTuple):
         size: (height, width) in pixels as stored; None where it is not said.
         orientation: 1 to 8, as EXIF counts them; 1 is upright.
         white_is_zero: whether a TIFF has its greys turned round.
+        bits: of each channel of a TIFF.
+        channels: of a TIFF, as stored.
+        separate: whether they lie one after the other, not pixel by pixel.
+        unnamed: whether a TIFF has a fourth channel that it does not say is transparency or ink.
+        multiplied: whether a TIFF says that its colours come multiplied by its transparency.
     """
 
     kind: str | None
     size: tuple[int, int] | None = None
     orientation: int = 1
     white_is_zero: bool = False
+    bits: int = 1
+    channels: int = 1
+    separate: bool = False
+    unnamed: bool = False
+    multiplied: bool = False
 
 
 def read_header(data: bytes) -> Header:
@@ -61,7 +72,20 @@ def read_header(data: bytes) -> Header:
         size = tags[_HEIGHT], tags[_WIDTH]
     orientation = tags.get(_ORIENTATION, 1)
     orientation = orientation if 1 <= orientation <= 8 else 1
-    return Header(kind, size, orientation, tags.get(_PHOTOMETRIC) == 0)
+    if kind != "TIFF":
+        return Header(kind, size, orientation)
+    channels, photometric, extra = tags.get(_CHANNELS, 1), tags.get(_PHOTOMETRIC), tags.get(_EXTRA)
+    return Header(
+        kind,
+        size,
+        orientation,
+        white_is_zero=photometric == 0,
+        bits=tags.get(_BITS, 1),
+        channels=channels,
+        separate=channels > 1 and tags.get(_PLANES) == 2,
+        unnamed=channels == 4 and photometric != 5 and extra not in (1, 2),
+        multiplied=extra == 1,
+    )
 
 
 def read_head(file: BinaryIO) -> bytes:
@@ -195,6 +219,21 @@ def _tags(tiff):
         if place + step > len(tiff):
             break
         tag, form = struct.unpack_from(order + "HH", tiff, place)
-        if tag in (_WIDTH, _HEIGHT, _PHOTOMETRIC, _ORIENTATION) and form in _WHOLE_NUMBERS:
-            found[tag] = _number(tiff, place + value, order + _WHOLE_NUMBERS[form])
+        if form not in _WHOLE_NUMBERS:
+            continue
+        number = order + _WHOLE_NUMBERS[form]
+        if tag in (_WIDTH, _HEIGHT, _PHOTOMETRIC, _ORIENTATION, _CHANNELS, _PLANES):
+            found[tag] = _number(tiff, place + value, number)
+        elif tag in (_BITS, _EXTRA):
+            at = _last(tiff, place, number, order + ("Q" if big else "I"))
+            if at + struct.calcsize(number) <= len(tiff):
+                found[tag] = _number(tiff, at, number)
     return found
+
+
+def _last(tiff, place, number, word):
+    """Where the last of a tag's numbers lies: in the tag, or where that says if they are many."""
+    step, room = struct.calcsize(number), struct.calcsize(word)
+    count, start = max(_number(tiff, place + 4, word), 1), place + 4 + room
+    start = _number(tiff, start, word) if count * step > room else start
+    return start + (count - 1) * step

@@ -1,5 +1,6 @@
 """Channels and scales that TIFF and PNM have beside those that other kinds have."""
 
+import struct
 import time
 
 import cv2
@@ -10,10 +11,133 @@ from jaxdet.data import decoding
 from jaxdet.data.decoding import PutRight, UnreadableImage
 from jaxdet.data.picture_headers import pnm_white, read_header
 
+COLOURS = np.array([[[200, 100, 0], [60, 20, 240]]], np.uint8)
+LEFT_OUT = "a 4th channel that is not said to be transparency is left out"
+
 
 def _decode(data):
     put_right = PutRight()
     return decoding.decode_bytes(data, rotate=True, name="p0", put_right=put_right), put_right
+
+
+def _tiff(pixels, *, extra=(), photometric=2, separate=False, orientation=1, order="<"):
+    """A TIFF of pixels (height, width, channels), as OpenCV writes none."""
+    height, width, channels = pixels.shape
+    planes = np.moveaxis(pixels, 2, 0) if separate else [pixels]
+    strips = [np.array(p).astype(pixels.dtype.newbyteorder(order)).tobytes() for p in planes]
+    lists = {
+        **{256: [width], 257: [height], 258: [8 * pixels.itemsize] * channels, 259: [1]},
+        262: [photometric],
+        273: [8 + k * len(strips[0]) for k in range(len(strips))],
+        **{274: [orientation], 277: [channels], 278: [height]},
+        279: [len(strip) for strip in strips],
+        284: [2 if separate else 1],
+        338: list(extra),
+        339: [3 if pixels.dtype.kind == "f" else 1] * channels,
+    }
+    data = (b"II*\0" if order == "<" else b"MM\0*") + bytes(4) + b"".join(strips)
+    entries = b""
+    for tag, values in lists.items():
+        if values:
+            raw = struct.pack(f"{order}{len(values)}H", *values)
+            if len(raw) > 4:
+                raw, data = struct.pack(order + "I", len(data)), data + raw
+            entries += struct.pack(order + "HHI", tag, 3, len(values)) + raw.ljust(4, b"\0")
+    start = struct.pack(order + "I", len(data))
+    count = struct.pack(order + "H", len(entries) // 12)
+    return data[:4] + start + data[8:] + count + entries + bytes(4)
+
+
+def _as(dtype, pixels, top=None):
+    """Values of 0..255 as those of a type, up to its top."""
+    top = top or {"u1": 255, "u2": 65535, "f4": 255}[dtype]
+    return (pixels.astype(np.float64) * (top / 255)).astype(dtype)
+
+
+def _with(alpha, pixels=COLOURS):
+    return np.dstack([pixels, np.full(pixels.shape[:2], alpha, np.uint8)])
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_planes_are_read_of_8_bits_and_refused_of_more(order):
+    eight = _tiff(COLOURS, separate=True, order=order)
+    np.testing.assert_array_equal(_decode(eight)[0], COLOURS)
+    for dtype, bits in (("u2", 16), ("f4", 32)):
+        data = _tiff(_as(dtype, COLOURS), separate=True, order=order)
+        with pytest.raises(UnreadableImage, match=f"^p0: a TIFF of {bits} bits with a plane for"):
+            _decode(data)
+        assert decoding.size_of(data, name="p0") == (1, 2)
+        whole = _tiff(_as(dtype, COLOURS), order=order)
+        np.testing.assert_array_equal(_decode(whole)[0], COLOURS)
+    grey = _tiff(_as("u2", COLOURS[..., :1]), separate=True, photometric=1, order=order)
+    np.testing.assert_array_equal(_decode(grey)[0][..., 1], COLOURS[..., 0])
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
+@pytest.mark.parametrize("extra", [(0,), ()])
+def test_a_fourth_channel_is_transparency_only_where_the_file_says_so(dtype, extra):
+    image, put_right = _decode(_tiff(_as(dtype, _with(60)), extra=extra))
+    np.testing.assert_array_equal(image, COLOURS)
+    assert put_right.counts == {LEFT_OUT: 1}
+
+
+def test_the_last_of_several_further_channels_tells_what_the_fourth_is():
+    pixels = _as("f4", _with(255))
+    for extra, counts in (((0, 0, 0), {LEFT_OUT: 1}), ((0, 0, 2), {})):
+        image, put_right = _decode(_tiff(pixels, extra=extra, photometric=1))
+        np.testing.assert_array_equal(image, COLOURS)
+        assert put_right.counts == counts
+
+
+@pytest.mark.parametrize("dtype, top", [("u1", 255), ("u2", 65535), ("f4", 1), ("f4", 255)])
+@pytest.mark.parametrize("extra", [1, 2])
+def test_transparency_is_laid_on_grey_whether_colours_are_multiplied_by_it_or_not(
+    dtype, top, extra
+):
+    alpha = np.array([[[51], [255]]], np.uint8)
+    covered = alpha / 255
+    shown = COLOURS * covered + decoding.FILL * (1 - covered)
+    stored = np.round(COLOURS * covered).astype(np.uint8) if extra == 1 else COLOURS
+    pixels = _as(dtype, np.dstack([stored, alpha]), top)
+    image, put_right = _decode(_tiff(pixels, extra=(extra,)))
+    assert np.abs(image - shown).max() <= 1
+    assert put_right.counts["what is transparent shows grey 114"] == 1
+    opaque, put_right = _decode(_tiff(_as(dtype, _with(255), top), extra=(extra,)))
+    np.testing.assert_array_equal(opaque, COLOURS)
+    assert not any("transparent" in done for done in put_right.counts)
+
+
+def test_transparency_has_no_fewer_bits_than_the_colours():
+    pixels = _as("u2", _with(51))
+    image, _ = _decode(_tiff(pixels, extra=(2,)))
+    assert np.abs(image - (COLOURS * 0.2 + decoding.FILL * 0.8)).max() <= 1
+
+
+def test_four_inks_are_no_channel_too_many():
+    image, put_right = _decode(_tiff(_with(0, 255 - COLOURS), photometric=5))
+    np.testing.assert_array_equal(image, COLOURS)
+    assert not put_right.counts
+
+
+def test_channels_of_a_tiff_that_says_it_is_grey_are_counted():
+    for dtype, channels in (("u1", 2), ("u1", 3), ("u2", 3)):
+        pixels = np.full((1, 2, channels), 120, np.uint8)
+        image, put_right = _decode(
+            _tiff(_as(dtype, pixels), photometric=1, extra=(0,) * (channels - 1))
+        )
+        assert (image == 120).all()
+        assert list(put_right.counts) == [
+            "several channels of a TIFF that says it is grey are taken as grey"
+        ]
+
+
+def test_lists_of_a_tiff_that_lie_outside_of_it_say_nothing():
+    data = _tiff(COLOURS, orientation=3)
+    at = data.index(struct.pack("<HHI", 258, 3, 3)) + 8
+    cut = data[:at] + b"\xff" * 4 + data[at + 4 :]
+    header = read_header(cut)
+    assert (header.size, header.orientation, header.bits) == ((1, 2), 3, 1)
+    assert read_header(data).bits == 8
 
 
 @pytest.mark.parametrize("white", [1, 7, 15, 100, 254, 255, 256, 300, 4095, 10000, 30000])
