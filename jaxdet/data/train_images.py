@@ -53,7 +53,7 @@ class TrainImages(NamedTuple):
         else:
             scale = self._scale(example.image.shape[:2], self._draw_short(rng))
             zoom_range = self.augmentation.zoom_range
-            example, zoom = transforms.random_zoom(example, rng, zoom_range=zoom_range)
+            example, zoom = transforms.random_zoom(example, rng, zoom_range=zoom_range, share=share)
             example = transforms.resize(example, scale * zoom, self.resize_rule)
             scale *= zoom * share
         example = transforms.augment(example, rng, settings=self.augmentation)

@@ -184,14 +184,24 @@ def resize(example: Example, scale: float, rule: str = "rounded") -> Example:
 
 
 def random_zoom(
-    example: Example, rng: np.random.Generator, *, zoom_range: tuple[float, float]
+    example: Example,
+    rng: np.random.Generator,
+    *,
+    zoom_range: tuple[float, float],
+    share: float = 1.0,
 ) -> tuple[Example, float]:
     """Draws the zoom of `Augmentation`, and above 1 cuts a window of that part out at random.
 
     Boxes are clipped to the window. An object of which less than
     `MIN_VISIBLE` of the box is left, is left out: it can hardly be told. Of
     crowds all that is left stays: it is to be ignored, however little.
-    Proposals are clipped, and kept where a pixel is left.
+    Proposals are clipped, and kept where a pixel of the whole picture is left.
+
+    Args:
+        example: decoded.
+        rng: of the draws.
+        zoom_range: see `Augmentation`.
+        share: of the picture's sides that its image has, as from `decode_share`.
 
     Returns:
         The example, not resized yet, and the factor for its resize scale.
@@ -205,7 +215,8 @@ def random_zoom(
     top, left = rng.integers(0, sides - [height, width], endpoint=True)
     image = example.image[top : top + height, left : left + width]
     corner = np.array([left, top, left, top], np.float32)
-    cut = _clip(_move(example._replace(image=image), lambda boxes: boxes - corner), (height, width))
+    moved = _move(example._replace(image=image), lambda boxes: boxes - corner)
+    cut = _clip(moved, (height, width), share)
     keep = areas(cut.boxes) >= MIN_VISIBLE * areas(example.boxes)
     return select(cut, keep | crowds_left(cut)), zoom
 
@@ -318,13 +329,16 @@ def _move(example: Example, change: Callable[[np.ndarray], np.ndarray]) -> Examp
     return moved._replace(proposals=change(example.proposals).astype(np.float32))
 
 
-def _clip(example, size):
-    """Clips to an image of `size`; drops proposals, but no objects, of which no pixel is left."""
+def _clip(example, size, share=1.0):
+    """Clips to an image of `size`; drops proposals, but no objects, of which no pixel is left.
+
+    Pixels are the whole picture's, of whose sides the image has a `share`.
+    """
     height, width = size
     example = _move(example, lambda boxes: np.clip(boxes, 0, [width, height, width, height]))
     if example.proposals is None:
         return example
-    keep = has_pixel(example.proposals)
+    keep = has_pixel(example.proposals / share)
     return example._replace(
         proposals=example.proposals[keep], proposal_scores=example.proposal_scores[keep]
     )

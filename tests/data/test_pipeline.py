@@ -329,9 +329,10 @@ def test_boxes_follow_pictures_that_are_decoded_to_a_part(orientation, zoom):
     stored = np.rot90(stored) if orientation == 6 else stored
     jpeg = with_exif_orientation(encode(stored), orientation)
     example = make_example(boxes, size=size)._replace(image=jpeg)
-    source = ListSource([with_proposals(example, boxes)])
+    # The second is below a pixel of what is decoded, a quarter of the sides.
+    source = ListSource([with_proposals(example, [*boxes, [190, 120, 193, 122]])])
     whole, part = (
-        _rows(_take(4, source, zoom_range=zoom, max_proposals=1, reduced_decoding=reduced))
+        _rows(_take(4, source, zoom_range=zoom, max_proposals=2, reduced_decoding=reduced))
         for reduced in (False, True)
     )
     difference = np.abs(part.images.pixels.astype(int) - whole.images.pixels)
@@ -341,6 +342,8 @@ def test_boxes_follow_pictures_that_are_decoded_to_a_part(orientation, zoom):
     np.testing.assert_allclose(part.boxes, whole.boxes, atol=0.6 if zoom[1] == 1 else 1.2)
     np.testing.assert_allclose(part.images.scales, whole.images.scales, rtol=0.01)
     np.testing.assert_allclose(part.images.proposals.boxes[:, 0], part.boxes[:, 0], atol=1e-4)
+    np.testing.assert_array_equal(part.images.proposals.valid, whole.images.proposals.valid)
+    assert part.images.proposals.valid[:, 1].sum() > 8
     for pixels, (box, *_) in zip(part.images.pixels, part.boxes, strict=True):
         red = pixels[..., 0].astype(int) - pixels[..., 1] > 80
         rows, columns = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
