@@ -101,10 +101,14 @@ def decode_share(
     if stored.orientation == 1 and is_wrong_size(example, stored.size):
         (put_right or PutRight()).add(example.id, "annotated with a wrong size: its own is taken")
         return example._replace(image=stored.pixels, size=stored.size), stored.share
-    how = f", turned as data.exif={exif} says" if stored.orientation > 1 else ""
+    (height, width), (own_height, own_width) = example.size, stored.size
+    shown = ""
+    if stored.orientation > 1:
+        turned_height, turned_width = stored.turned_size()
+        shown = f", turned by EXIF {turned_height} x {turned_width} (data.exif={exif})"
     raise UnreadableImage(
-        f"{example.id}: annotated as {example.size[0]} x {example.size[1]} (height x width), "
-        f"but the image is {size[0]} x {size[1]}{how}"
+        f"{example.id}: annotated as {height} x {width} (height x width), "
+        f"but the image is {own_height} x {own_width}{shown}"
     )
 
 

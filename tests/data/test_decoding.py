@@ -312,8 +312,14 @@ def test_exif_is_followed_as_the_setting_says(exif, accepted):
         if size[0] in accepted:
             assert transforms.decode(_lying(size), exif=exif).image.shape[:2] == size
         else:
-            with pytest.raises(UnreadableImage, match=f"turned as data.exif={exif} says"):
+            with pytest.raises(UnreadableImage, match=rf"40 x 60, .* 60 x 40 \(data.exif={exif}\)"):
                 transforms.decode(_lying(size), exif=exif)
+    with pytest.raises(UnreadableImage) as error:
+        transforms.decode(_lying((50, 70)), exif=exif)
+    assert str(error.value) == (
+        "photo: annotated as 50 x 70 (height x width), but the image is 40 x 60, "
+        f"turned by EXIF 60 x 40 (data.exif={exif})"
+    )
 
 
 def test_the_exif_setting_reaches_training_mosaics_and_evaluation():
