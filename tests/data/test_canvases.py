@@ -6,7 +6,7 @@ from contextlib import closing
 import jax
 import numpy as np
 import pytest
-from drawn_data import ListSource, make_example
+from drawn_data import ListSource, draw, encode, make_example
 
 from jaxdet.data import canvases, inventory, ranges
 from jaxdet.data.order import Order
@@ -223,3 +223,23 @@ def test_the_table_says_how_many_images_each_canvas_has(source):
     assert "  on canvas 40 x 64      9\n  on canvas 64 x 40      4\n" in table
     one = inventory.count(source.annotations(), 3, **settings | {"more_canvases": ()})
     assert "canvas" not in inventory.table({"train": one}, source.class_names)
+
+
+def test_pictures_are_decoded_to_what_is_enough_for_their_own_canvas():
+    """Of the lying ones .4 is enough, of upright ones on that canvas .27; on theirs it is .6."""
+    examples = [make_example([[20, 16, 70, 60]], size=s, id=s) for s in ((100, 150), (150, 100))]
+    source = Known(
+        example._replace(image=encode(draw(example.size, example.boxes))) for example in examples
+    )
+    settings = {"canvas": (40, 60), "more_canvases": ((90, 60),), "resize": (90, 90)}
+    whole, part = (take(8, source, **settings, reduced_decoding=red) for red in (False, True))
+    canvases_seen = set()
+    for one, other in zip(whole, part, strict=True):
+        canvas = one.images.pixels.shape[1:3]
+        canvases_seen.add(canvas)
+        difference = np.abs(other.images.pixels.astype(int) - one.images.pixels).mean()
+        assert 0 < difference < 3 if canvas == (40, 60) else difference == 0
+        np.testing.assert_array_equal(other.valid, one.valid)
+        np.testing.assert_allclose(other.boxes, one.boxes, atol=0.6)
+        np.testing.assert_allclose(other.images.scales, one.images.scales, rtol=0.01)
+    assert canvases_seen == {(40, 60), (90, 60)}

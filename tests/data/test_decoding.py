@@ -433,6 +433,14 @@ def test_grey_jpegs_are_decoded_to_a_share_too():
     assert decoding.read(jpeg, name="p0", wanted=lambda size: 0.4).pixels.shape == (20, 32, 3)
 
 
+def test_cmyk_jpegs_are_decoded_to_a_share_too():
+    whole = _decode(FILES["JPEG, CMYK"])
+    stored = decoding.read(FILES["JPEG, CMYK"], name="p0", wanted=lambda size: 0.5)
+    assert (stored.share, stored.pixels.shape) == (0.5, (23, 31, 3))
+    small = whole[:44, :60].reshape(22, 2, 30, 2, 3).mean((1, 3))
+    assert _difference(stored.pixels[:22, :30], small) < 1
+
+
 def test_a_damaged_jpeg_is_refused_at_any_share():
     jpeg = encode(draw((64, 96), [[10, 10, 50, 50]]))
     for share in decoding.SHARES:

@@ -251,7 +251,7 @@ def test_images_that_show_nothing_are_not_decoded_to_be_mixed_in(monkeypatch):
     source.examples[3] = make_example([[10, 8, 50, 32]], id="shown")
     images = TrainImages(
         source, canvas=(40, 60), resize=(40, 60), resize_rule="rounded", max_proposals=0,
-            use_difficult=False,
+            use_difficult=False, exif="boxes", reduced_decoding=False,
         augmentation=Augmentation(), composition=Composition(mosaic=1.0, mixup=1.0),
     )  # fmt: skip
     loader = Loader(lambda n, loader: n, start=0, stop=1, num_threads=1)
@@ -359,6 +359,25 @@ def test_pictures_that_stay_unturned_are_decoded_to_what_is_enough_for_them(exif
     source = ListSource([example._replace(image=jpeg)])
     sides = {"canvas": (60, 180), "resize": (60, 180), "exif": exif}
     whole, part = (_take(1, source, **sides, reduced_decoding=red)[0] for red in (False, True))
+    np.testing.assert_array_equal(part.images.pixels, whole.images.pixels)
+
+
+@pytest.mark.parametrize(
+    "size, settings",
+    [
+        # For 20 pixels half of the sides would be enough.
+        ((60, 90), {"resize": ((20, 40, 30), 60)}),
+        # At a zoom of 1 half would be, and more so at .5.
+        ((100, 150), {"zoom_range": (0.5, 1.4)}),
+    ],
+)
+def test_pictures_are_decoded_to_what_is_enough_for_the_largest_draw(size, settings):
+    example = make_example([[10, 12, 50, 40]], size=size)
+    source = ListSource([example._replace(image=encode(draw(size, example.boxes)))])
+    whole, part = (
+        _rows(_take(2, source, **settings, reduced_decoding=reduced)) for reduced in (False, True)
+    )
+    assert len(np.unique(whole.images.scales)) > 1, "several draws"
     np.testing.assert_array_equal(part.images.pixels, whole.images.pixels)
 
 
