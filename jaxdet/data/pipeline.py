@@ -164,16 +164,16 @@ def train_batches(
     rows = batch_size // process_count
     makers = [
         TrainImages(
-            source,
-            each,
-            resize,
-            resize_rule,
-            max_proposals,
-            use_difficult,
-            settings,
-            composition,
-            exif,
-            reduced_decoding,
+            source=source,
+            canvas=each,
+            resize=resize,
+            resize_rule=resize_rule,
+            max_proposals=max_proposals,
+            use_difficult=use_difficult,
+            augmentation=settings,
+            composition=composition,
+            exif=exif,
+            reduced_decoding=reduced_decoding,
         )
         for each in canvases.every(canvas, more_canvases)
     ]

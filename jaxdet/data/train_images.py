@@ -25,8 +25,8 @@ class TrainImages(NamedTuple):
     use_difficult: bool
     augmentation: Augmentation
     composition: Composition
-    exif: str = "boxes"
-    reduced_decoding: bool = False
+    exif: str
+    reduced_decoding: bool
 
     def make(
         self, indices: Iterable[int], rng: np.random.Generator, loader: Loader, *, final: bool

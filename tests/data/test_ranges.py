@@ -10,6 +10,10 @@ RUN = {"batch_size": 4, "seed": 3}
 SIZES = {"canvas": (40, 60), "resize": (40, 60)}
 SETTINGS = {
     **SIZES,
+    "more_canvases": (),
+    "resize_rule": "rounded",
+    "exif": "boxes",
+    "reduced_decoding": False,
     "max_boxes": 3,
     "max_proposals": 0,
     "keep_empty": True,
