@@ -252,8 +252,11 @@ def read_voc(path: Path) -> int:
 
 def count_voc(data: bytes) -> int:
     """The number of boxes of objects that the standard library finds."""
-    items = [e for e in ElementTree.fromstring(data).iter() if e.tag.rpartition("}")[2] == "object"]
-    return sum(len(item.findall("{*}bndbox")) or 1 for item in items)
+    tags = [
+        [part.tag.rpartition("}")[2].lower() for part in (item, *item)]
+        for item in ElementTree.fromstring(data).iter()
+    ]
+    return sum(inside.count("bndbox") or 1 for name, *inside in tags if name == "object")
 
 
 def read_names(path: Path) -> int:

@@ -324,6 +324,13 @@ def test_labelme_s_files_are_recognised_as_what_wants_a_source_of_its_own(tmp_pa
         recognise(tmp_path)
 
 
+def test_cvat_s_own_xml_is_not_called_voc(tmp_path):
+    image = '<image id="0" name="a.jpg" width="60" height="40"/>'
+    (tmp_path / "annotations.xml").write_text(f"<annotations>{image}</annotations>")
+    with pytest.raises(UserError, match="looked for .* found annotations.xml"):
+        recognise(tmp_path)
+
+
 def test_label_studio_s_folders_are_recognised(tmp_path):
     (tmp_path / "yolo/images").mkdir(parents=True)
     (tmp_path / "yolo/labels").mkdir()

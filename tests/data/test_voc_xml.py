@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from jaxdet.data.sources import voc_xml
@@ -36,6 +38,31 @@ def test_names_may_be_in_a_namespace(tmp_path):
     size, objects = _read(tmp_path, inside, root=' xmlns="http://example.org/voc"')
     assert size == (40, 60)
     assert objects == [("cat", True, CORNERS)]
+
+
+def test_names_may_be_of_any_case(tmp_path):
+    inside = f"<object><name>Cat</name><difficult>1</difficult>{BOX}</object>"
+    mixed = re.sub("<(/?)([a-z])", lambda m: f"<{m[1]}{m[2].upper()}", inside)
+    assert "<Object><Name>Cat" in mixed
+    assert _read(tmp_path, mixed) == ((40, 60), [("Cat", True, CORNERS)])
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("<html><body>404</body></html>", "html"),
+        ('<annotations><image id="0" name="a.png"/></annotations>', "annotations"),
+        (f"<object><name>cat</name>{BOX}</object>", "object"),
+        (f"<{'a' * 99}/>", "a" * 40),
+    ],
+)
+def test_xml_of_something_else_is_no_image_without_objects(tmp_path, text, found):
+    path = tmp_path / "a.xml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        voc_xml.read(path)
+    wanted = f"{path}: not a VOC annotation: wanted <annotation>, found <{found}>"
+    assert str(error.value) == wanted
 
 
 def test_each_of_several_boxes_is_an_object(tmp_path):

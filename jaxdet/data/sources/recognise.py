@@ -15,6 +15,7 @@ _DEPTH = 4  # Folders into each other; TFDS has name/config/version.
 _LISTED = 2000  # Files of a folder that are looked at; folders of pictures have many.
 _HEAD = 2**16  # Bytes of a file that are looked at.
 _NAMES = re.compile(rb"^names\s*:", re.MULTILINE)  # What other YAML does not have.
+_VOC = re.compile(rb"<annotation[\s>]", re.IGNORECASE)  # CVAT's own xml has <annotations>.
 _FIRST = ("train", "trainval", "training", "train2017", "train2014", "default")
 _SECOND = ("val", "valid", "validation", "val2017", "val2014", "test", "testing")
 _ROLE = re.compile(rf"(?<![a-z0-9])({'|'.join((*_FIRST, *_SECOND))})(?![a-z0-9])", re.IGNORECASE)
@@ -179,7 +180,7 @@ def _voc(folder: Path, names: list[str]) -> Iterator[Recognised]:
         yield _recognised("voc", folder, splits, f"{lists[0]}, as Pascal VOC and CVAT have it")
         return
     xmls = [n for n in _matching(names, "*.xml", "*/*.xml", "*/*/*.xml")]
-    xmls = [n for n in xmls if _says(folder / n, b"<annotation")][:1]
+    xmls = [n for n in xmls if _VOC.search(_head(folder / n))][:1]
     for name in xmls:
         above = PurePosixPath(name).parent
         beside = any(

@@ -1,7 +1,7 @@
 """One file of VOC's annotations, read against its declared shape.
 
-Names may be in a namespace, objects have parts, no `difficult`, corners between pixels,
-a polygon for a box, or several boxes, each of which is an object of the name then.
+Names may be in a namespace and of any case, objects have parts, no `difficult`, corners between
+pixels, a polygon for a box, or several boxes, each of which is an object of the name then.
 """
 
 import math
@@ -14,9 +14,11 @@ from defusedxml import DefusedXmlException, ElementTree
 from jaxdet.data.sources.values import number, side
 from jaxdet.types import UserError
 
+_ROOT = "annotation"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _FLAGS = {"": False, "0": False, "1": True}
 _MOST_BYTES = 2**24  # Of the file of one image; its tree takes 25 times as much memory.
+_SHOWN = 40  # Characters of a wrong name.
 
 
 class Object(NamedTuple):
@@ -50,7 +52,11 @@ def read(path: Path) -> tuple[tuple[int, int], list[Object]]:
         line = " ".join(str(error).split())
         raise UserError(f"{path}: not a VOC annotation ({line})") from None
     for element in tree.iter():
-        element.tag = element.tag.rpartition("}")[2]
+        element.tag = element.tag.rpartition("}")[2].lower()
+    if tree.tag != _ROOT:
+        raise UserError(
+            f"{path}: not a VOC annotation: wanted <{_ROOT}>, found <{tree.tag:.{_SHOWN}}>"
+        )
     size = tuple(side(tree.findtext(f"size/{name}")) for name in ("height", "width"))
     objects = []
     for place, item in enumerate(tree.iter("object"), 1):
