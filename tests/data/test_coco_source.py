@@ -87,15 +87,16 @@ def test_degenerate_boxes_are_kept_for_evaluation_and_reported_for_training(
         _annotation(5, 7, 3, [25, 5, 10, 10]),
         _annotation(6, 7, 3, [5, 5, 10, 10], area=0),
         _annotation(7, 7, 3, [5, 5, 10, 10]),
+        _annotation(8, 7, 3, [5, 5, 10, 10], area=-60.5),
     ]
     with caplog.at_level(logging.WARNING, "jaxdet"):
         source = read_coco(root=write_coco(tmp_path, content), split="train")
-    kept = [[5, 5, 15, 5], [5, 5, 5.5, 15], [25, 5, 35, 15], [5, 5, 15, 15], [5, 5, 15, 15]]
+    kept = [[5, 5, 15, 5], [5, 5, 5.5, 15], [25, 5, 35, 15], *[[5, 5, 15, 15]] * 3]
     np.testing.assert_array_equal(source[1].boxes, kept)
-    assert source[1].area.tolist() == [0, 2.5, 50, 100, 50]
-    np.testing.assert_array_equal(transforms.clean(source[1]).boxes, [[5, 5, 15, 15]] * 2)
+    assert source[1].area.tolist() == [0, 2.5, 50, 100, 50, 100]
+    np.testing.assert_array_equal(transforms.clean(source[1]).boxes, [[5, 5, 15, 15]] * 3)
     assert len(caplog.records) == 1
-    assert "training leaves out 3 of 7 boxes" in caplog.records[0].message
+    assert "training leaves out 3 of 8 boxes" in caplog.records[0].message
 
 
 def test_area_and_crowd_may_be_missing(tmp_path, content):

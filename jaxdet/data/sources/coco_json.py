@@ -1,9 +1,9 @@
 """The file of COCO's annotations, read against its declared shape.
 
-What programs write is read as what it can only mean: an area that is null or 0 is the
-box's, a box that is missing the polygon's, flags and numbers may be text or true, names
-of categories numbers. What could mean two things is refused, with the file, the
-annotation and the field.
+What programs write is read as what it can only mean: an area that is null, 0 or
+negative is the box's, a box that is missing the polygon's, flags and numbers may be
+text or true, names of categories numbers. What could mean two things is refused, with
+the file, the annotation and the field.
 """
 
 import logging
@@ -228,8 +228,9 @@ def _annotation(item: _RawAnnotation, known: Mapping[str, Container], path: Path
     x, y, width, height = box
     # What is to be ignored, as CrowdHuman and VisDrone have it, is no object to learn or find.
     crowd = any([_flag(item, field, path) for field in ("iscrowd", "ignore")])
-    # mmdetection leaves out what has no area; programs that do not measure it write 0 or null.
-    area = item.area or width * height
+    # mmdetection leaves out what has no area; programs that do not measure it write 0 or null, and
+    # sums over polygons that turn the other way are negative.
+    area = item.area if item.area and item.area > 0 else width * height
     corners = (x, y, x + width, y + height)
     if not (math.isfinite(area) and all(-LARGEST <= c <= LARGEST for c in corners)):
         found = item.bbox, item.area
