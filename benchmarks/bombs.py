@@ -30,7 +30,7 @@ try:
     if path.suffix == ".json":
         print(f"{len(coco_json.read(path).annotations):,} annotations")
     else:
-        print(f"{len(voc_xml.read(path)[1])} objects")
+        print(f"{len(voc_xml.read(path).objects)} objects")
 except UserError as error:
     print(f"refused: {str(error).replace(str(path), path.name)[:130]}")
 """

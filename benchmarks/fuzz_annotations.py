@@ -247,7 +247,7 @@ def count_coco(data: bytes) -> int:
 
 def read_voc(path: Path) -> int:
     """The number of objects that are read."""
-    return len(voc_xml.read(path)[1])
+    return len(voc_xml.read(path).objects)
 
 
 def count_voc(data: bytes) -> int:

@@ -42,6 +42,18 @@ def test_empty_boxes_are_dropped_and_with_outside_ones_reported_once(tmp_path, c
     ]
 
 
+def test_objects_that_labelme_keeps_as_deleted_are_reported(tmp_path, caplog):
+    root = write_voc(tmp_path, {"a": ((40, 60), [("cat", (1, 1, 9, 9)), ("dog", (1, 1, 9, 9))])})
+    path = tmp_path / "Annotations/a.xml"
+    path.write_text(path.read_text().replace("<name>dog", "<deleted>1</deleted><name>dog"))
+    with caplog.at_level(logging.WARNING, "jaxdet"):
+        source = read_voc(root=root, split="train")
+    assert source.class_names == ("cat",) and len(source[0].labels) == 1
+    assert [record.message for record in caplog.records] == [
+        f"{root} (train): 1 of 2 objects are marked as deleted: they are left out"
+    ]
+
+
 def test_splits_are_joined_in_order_and_may_lie_in_folders(tmp_path):
     cat = [("cat", (1, 1, 9, 9))]
     write_voc(tmp_path / "VOC2007", {"x": ((40, 60), cat), "y": ((30, 20), cat)}, split="trainval")

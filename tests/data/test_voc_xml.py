@@ -28,14 +28,14 @@ def _read(tmp_path, inside, size="<size><width>60</width><height>40</height></si
     ],
 )
 def test_an_object_has_a_name_and_a_box(tmp_path, inside):
-    size, objects = _read(tmp_path, f"<object>{inside}</object>")
+    size, objects, _ = _read(tmp_path, f"<object>{inside}</object>")
     assert size == (40, 60)
     assert objects == [("cat", False, CORNERS)]
 
 
 def test_names_may_be_in_a_namespace(tmp_path):
     inside = f"<object><name>cat</name><difficult>1</difficult>{BOX}</object>"
-    size, objects = _read(tmp_path, inside, root=' xmlns="http://example.org/voc"')
+    size, objects, _ = _read(tmp_path, inside, root=' xmlns="http://example.org/voc"')
     assert size == (40, 60)
     assert objects == [("cat", True, CORNERS)]
 
@@ -44,7 +44,7 @@ def test_names_may_be_of_any_case(tmp_path):
     inside = f"<object><name>Cat</name><difficult>1</difficult>{BOX}</object>"
     mixed = re.sub("<(/?)([a-z])", lambda m: f"<{m[1]}{m[2].upper()}", inside)
     assert "<Object><Name>Cat" in mixed
-    assert _read(tmp_path, mixed) == ((40, 60), [("Cat", True, CORNERS)])
+    assert _read(tmp_path, mixed) == ((40, 60), [("Cat", True, CORNERS)], 0)
 
 
 @pytest.mark.parametrize(
@@ -67,15 +67,21 @@ def test_xml_of_something_else_is_no_image_without_objects(tmp_path, text, found
 
 def test_each_of_several_boxes_is_an_object(tmp_path):
     other = BOX.replace("20.5", "22")
-    _, objects = _read(tmp_path, f"<object><name>cat</name>{BOX}{other}</object>")
+    objects = _read(tmp_path, f"<object><name>cat</name>{BOX}{other}</object>").objects
     assert [each.corners for each in objects] == [CORNERS, (3, 4, 22, 30)]
     assert {each.name for each in objects} == {"cat"}
 
 
+def test_objects_that_are_marked_as_deleted_are_counted_and_not_read(tmp_path):
+    kept = f"<object><name>cat</name><deleted>0</deleted>{BOX}</object>"
+    _, objects, deleted = _read(tmp_path, f"<object><deleted>1</deleted></object>{kept}")
+    assert objects == [("cat", False, CORNERS)] and deleted == 1
+
+
 @pytest.mark.parametrize("side", ["0", "-1", "", "?", "nan", "inf"])
 def test_a_size_that_is_none_is_0(tmp_path, side):
-    size, _ = _read(tmp_path, "", f"<size><width>{side}</width><height>40</height></size>")
-    assert size == (40, 0)
+    found = _read(tmp_path, "", f"<size><width>{side}</width><height>40</height></size>")
+    assert found.size == (40, 0)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +96,7 @@ def test_a_size_that_is_none_is_0(tmp_path, side):
         (f"<name>cat</name>{BOX.replace('30', '3_0')}", "ymax wants a finite number, found '3_0'"),
         (f"<name>cat</name>{BOX.replace('<xmin>3</xmin>', '')}", "bndbox/xmin wants a finite numb"),
         (f"<name>cat</name><difficult>no</difficult>{BOX}", "difficult wants 0 or 1, found 'no'"),
+        (f"<name>cat</name><deleted>no</deleted>{BOX}", "deleted wants 0 or 1, found 'no'"),
     ],
 )
 def test_a_broken_object_is_named_by_its_place(tmp_path, inside, message):
@@ -116,4 +123,4 @@ def test_what_is_no_annotation_is_said_in_a_line(tmp_path, text):
 
 
 def test_deeply_nested_elements_are_read(tmp_path):
-    assert _read(tmp_path, "<a>" * 99999 + "</a>" * 99999) == ((40, 60), [])
+    assert _read(tmp_path, "<a>" * 99999 + "</a>" * 99999) == ((40, 60), [], 0)

@@ -116,10 +116,21 @@ def _read_split(root, part, folders):
     paths = find_files(image_folder, names, root=pathlib.Path(root), where=list_path)
     xml_paths = [xml_folder / f"{stem}.xml" for stem in stems]
     parsed = read_all(voc_xml.read, xml_paths)
-    sizes = fill_sizes([size for size, _ in parsed], paths, f"{root} ({part})")
+    _report_deleted(f"{root} ({part})", parsed)
+    sizes = fill_sizes([each.size for each in parsed], paths, f"{root} ({part})")
     ids = [f"{folder}/{stem}" if folder else stem for stem in stems]
-    objects = [objects for _, objects in parsed]
+    objects = [each.objects for each in parsed]
     return list(zip(xml_paths, paths, ids, sizes, objects, strict=True))
+
+
+def _report_deleted(where, parsed):
+    """Logs how many objects are marked as deleted, if any."""
+    deleted = sum(each.deleted for each in parsed)
+    if deleted:
+        logging.getLogger("jaxdet").warning(
+            "%s: %d of %d objects are marked as deleted: they are left out",
+            *(where, deleted, deleted + sum(len(each.objects) for each in parsed)),
+        )
 
 
 def _annotated(folder, images):

@@ -29,12 +29,22 @@ class Object(NamedTuple):
     corners: tuple[float, float, float, float]
 
 
-def read(path: Path) -> tuple[tuple[int, int], list[Object]]:
-    """Reads a file.
+class Annotation(NamedTuple):
+    """What a file says.
 
-    Returns:
-        The (height, width) of the image, a side of 0 where the file does not say it, and the
-        objects.
+    Attributes:
+        size: (height, width) of the image; a side is 0 where the file does not say it.
+        objects: all but those marked as deleted.
+        deleted: how many are, as LabelMe keeps them.
+    """
+
+    size: tuple[int, int]
+    objects: list[Object]
+    deleted: int
+
+
+def read(path: Path) -> Annotation:
+    """Reads a file.
 
     Raises:
         UserError: if there is none, it is not VOC's, or says what can mean two things.
@@ -58,24 +68,32 @@ def read(path: Path) -> tuple[tuple[int, int], list[Object]]:
             f"{path}: not a VOC annotation: wanted <{_ROOT}>, found <{tree.tag:.{_SHOWN}}>"
         )
     size = tuple(side(tree.findtext(f"size/{name}")) for name in ("height", "width"))
-    objects = []
+    objects, deleted = [], 0
     for place, item in enumerate(tree.iter("object"), 1):
         try:
-            objects += _objects(item)
+            if _flag(item, "deleted"):
+                deleted += 1
+            else:
+                objects += _objects(item)
         except ValueError as error:
             raise UserError(f"{path}: object {place}: {error}") from None
-    return size, objects
+    return Annotation(size, objects, deleted)
 
 
 def _objects(item: Element) -> list[Object]:
     name = (item.findtext("name") or "").strip()
     if not name:
         raise ValueError("name wants text, found none")
-    flag = (item.findtext("difficult") or "").strip()
-    if flag not in _FLAGS:
-        raise ValueError(f"difficult wants 0 or 1, found {flag!r}")
+    difficult = _flag(item, "difficult")
     boxes = [_corners(box) for box in item.findall("bndbox")] or [_around(item.find("polygon"))]
-    return [Object(name, _FLAGS[flag], box) for box in boxes]
+    return [Object(name, difficult, box) for box in boxes]
+
+
+def _flag(item: Element, name: str) -> bool:
+    flag = (item.findtext(name) or "").strip()
+    if flag not in _FLAGS:
+        raise ValueError(f"{name} wants 0 or 1, found {flag!r}")
+    return _FLAGS[flag]
 
 
 def _corners(box: Element) -> tuple[float, ...]:
