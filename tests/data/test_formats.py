@@ -250,6 +250,95 @@ def test_a_folder_can_be_opened_as_it_is_printed(tmp_path, files, splits, option
     assert len(learnt) + len(evaluated) == 8 if held_out else len(learnt) == len(evaluated) == 8
 
 
+@pytest.mark.parametrize(
+    "tables, folders, prefix, images",
+    [
+        (["labels.csv"], ["images"], "", "images"),
+        (["labels.csv"], ["images"], "images/", None),
+        (["test.csv", "train.csv"], ["images"], "images\\", None),
+        (["labels.csv"], ["images"], "none/", None),  # What is missing is said when it is read.
+        (["train_labels.csv"], ["images"], "", "images"),
+        (["test.csv", "train.csv"], ["test", "train"], "", "{split}"),
+        (["test.csv", "train.csv"], ["images/test", "images/train"], "", "images/{split}"),
+        (["annotations/train.csv"], ["train/images"], "", "{split}/images"),
+    ],
+)
+@pytest.mark.parametrize("head", ["image,x1,y1,x2,y2,class\n", ""])
+def test_the_pictures_of_a_table_are_found(tmp_path, head, tables, folders, prefix, images):
+    for name in tables:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        rows = "".join(f"{prefix}{image}.jpg,1,1,9,9,cat\n" for image in NAMES)
+        (tmp_path / name).write_text(head + rows)
+    write_pictures(tmp_path, folders)
+    found = recognise(tmp_path)
+    assert found.settings["options"].get("images") == images
+    if prefix == "none/":
+        return
+    assert sum(map(len, open_as_printed(found))) == 8 * len(tables)
+
+
+def write_pictures(root, folders):
+    picture = encode(draw((40, 60), []))
+    for name in folders:
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for image in NAMES:
+            (root / name / f"{image}.jpg").write_bytes(picture)
+
+
+@pytest.mark.parametrize(
+    "xmls, pictures, settings",
+    [
+        (["annotations"], ["images"], ("train", "val", "annotations", "images")),
+        (["xml"], ["JPEGImages"], ("train", "val", "xml", "JPEGImages")),
+        (["xml"], ["."], ("train", "val", "xml", "")),
+        (["."], ["."], ("train", "val", ".", ".")),
+        (["."], ["images"], ("train", "val", ".", "images")),
+        (
+            ["train/annotations", "val/annotations"],
+            ["train/images", "val/images"],
+            ("train", "val", "{split}/annotations", "{split}/images"),
+        ),
+        (
+            ["train/annotations", "valid/annotations"],
+            ["train", "valid"],
+            ("train", "valid", "{split}/annotations", "{split}"),
+        ),
+        (
+            ["Annotations/train"],
+            ["JPEGImages/train"],
+            ("train", "val", "Annotations/{split}", "JPEGImages/{split}"),
+        ),
+        (
+            ["Annotations/test", "Annotations/train"],
+            ["images"],
+            ("train", "test", "Annotations/{split}", "images"),
+        ),
+        (
+            ["data/test", "data/train"],
+            ["data/test", "data/train"],
+            ("train", "test", "data/{split}", "data/{split}"),
+        ),
+    ],
+)
+def test_the_pictures_of_xml_files_are_found(tmp_path, xmls, pictures, settings):
+    write_pictures(tmp_path, pictures)
+    for name in xmls:
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        for image in NAMES:
+            (tmp_path / name / f"{image}.xml").write_text("<annotation>\n</annotation>")
+    found = recognise(tmp_path)
+    keys, said = ("annotation_folder", "image_folder"), found.settings
+    splits = said["train_split"], said["eval_split"]
+    assert (*splits, *(said["options"][key] for key in keys)) == settings
+    assert sum(map(len, open_as_printed(found))) == 8 * len(xmls)
+
+
+def test_a_table_without_a_row_is_one_whose_pictures_are_not_looked_for(tmp_path):
+    (tmp_path / "train.csv").write_text("image,x1,y1,x2,y2,class\n")
+    (tmp_path / "images").mkdir()
+    assert recognise(tmp_path).settings["options"] == {}
+
+
 def test_tables_that_do_not_say_their_split_are_listed(tmp_path):
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text(CSV)

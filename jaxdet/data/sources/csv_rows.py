@@ -84,6 +84,16 @@ def is_table(path: Path) -> bool:
         return False
 
 
+def first_image(path: Path) -> str:
+    """The image that the first row of a table names, with its folder; "" where there is none."""
+    lines = _lines(text.read_text(path), path)
+    _, cells = next(lines)
+    place = _places(cells)["image"]
+    if not _is_plain(cells):
+        _, cells = next(lines, (0, []))
+    return cells[place].replace("\\", "/") if place < len(cells) else ""
+
+
 def _lines(content: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """The cells of each row that has one, and its line."""
     first = next((line for line in content.splitlines() if line.strip()), "")

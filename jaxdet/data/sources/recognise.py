@@ -3,7 +3,7 @@
 import fnmatch
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ _FIRST = ("train", "trainval", "training", "train2017", "train2014", "default")
 _SECOND = ("val", "valid", "validation", "val2017", "val2014", "test", "testing")
 _ROLE = re.compile(rf"(?<![a-z0-9])({'|'.join((*_FIRST, *_SECOND))})(?![a-z0-9])", re.IGNORECASE)
 _FRACTION = 0.2
+_PLACES = ("{split}", "images/{split}", "{split}/images", "images")  # Of the pictures of tables.
 _WANTED = (
     "YOLO (data.yaml, obj.data or classes.txt), COCO (json with images and annotations), "
     "VOC (Annotations/*.xml, or *.xml beside pictures), CSV (image, x1, y1, x2, y2, class) and "
@@ -146,9 +147,9 @@ def _find_splits(folder: Path, tables: Sequence[str]) -> tuple[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for name in tables:
-        if words := _ROLE.findall(name.rpartition(".")[0]):
-            template = _ROLE.sub(lambda m, w=words[-1]: "{split}" if m[0] == w else m[0], name)
-            found.setdefault(template, []).append(words[-1])
+        template, word = _divide(name)
+        if word:
+            found.setdefault(template, []).append(word)
     if len(found) == 1:
         return next(iter(found.items()))
     if len(tables) == 1:
@@ -157,6 +158,12 @@ def _find_splits(folder: Path, tables: Sequence[str]) -> tuple[str, list[str]]:
         f"{folder}: no telling which split is in which of {', '.join(tables)}: name one in "
         "data.options.annotations, with {split} for what tells splits apart"
     )
+
+
+def _divide(path: str) -> tuple[str, str]:
+    """A path with {split} for the last word that tells splits apart, and that word, "" for none."""
+    word = (_ROLE.findall(path) or [""])[-1]
+    return _ROLE.sub(lambda m: "{split}" if m[0] == word else m[0], path), word
 
 
 def _coco_images(folder: Path, names: list[str], splits: list[str]) -> str:
@@ -180,23 +187,36 @@ def _voc(folder: Path, names: list[str]) -> Iterator[Recognised]:
         yield _recognised("voc", folder, splits, f"{lists[0]}, as Pascal VOC and CVAT have it")
         return
     xmls = [n for n in _matching(names, "*.xml", "*/*.xml", "*/*/*.xml")]
-    xmls = [n for n in xmls if _VOC.search(_head(folder / n))][:1]
-    for name in xmls:
-        above = PurePosixPath(name).parent
-        beside = any(
-            n.lower().endswith(SUFFIXES) and PurePosixPath(n).parent == above for n in names
-        )
-        if beside and len(above.parts) == 1:
-            splits = sorted({n.split("/")[0] for n in _matching(names, "*/*.xml")})
-            options = {"image_folder": "{split}", "annotation_folder": "{split}", "list_folder": ""}
-            reason = f"{name} beside its picture, as Roboflow writes it"
-            yield _recognised("voc", folder, splits, reason, options)
-            return
-        images = next((n for n in ("JPEGImages", "images") if (folder / n).is_dir()), "")
-        images = str(above) if beside else images
-        options = {"image_folder": images, "annotation_folder": str(above), "list_folder": ""}
-        reason = f"{name}, without lists of splits, as labelImg writes it"
-        yield _recognised("voc", folder, ["train"], reason, options)
+    xmls = [n for n in xmls if _VOC.search(_head(folder / n))]
+    if not xmls:
+        return
+    above = PurePosixPath(xmls[0]).parent
+    pictured = {PurePosixPath(n).parent for n in names if n.lower().endswith(SUFFIXES)}
+    if above in pictured and len(above.parts) == 1:
+        splits = sorted({n.split("/")[0] for n in _matching(names, "*/*.xml")})
+        options = {"image_folder": "{split}", "annotation_folder": "{split}", "list_folder": ""}
+        reason = f"{xmls[0]} beside its picture, as Roboflow writes it"
+        yield _recognised("voc", folder, splits, reason, options)
+        return
+    divided = [_divide(str(PurePosixPath(n).parent)) for n in xmls]
+    template, split = divided[0]
+    splits = list(dict.fromkeys(s for t, s in divided if s and t == template)) or ["train"]
+    images = _voc_images(template, split, pictured)
+    options = {"image_folder": images, "annotation_folder": template, "list_folder": ""}
+    reason = f"{xmls[0]}, without lists of splits, as labelImg writes it"
+    yield _recognised("voc", folder, splits, reason, options)
+
+
+def _voc_images(xmls: str, split: str, pictured: Container[PurePosixPath]) -> str:
+    """Where the pictures of a folder of xml files are: there, or in one named for them."""
+    places = [xmls]
+    for name in ("JPEGImages", "images"):
+        # In the place of Annotations, in which the splits may be, or which may be in them.
+        parts = [part if part == "{split}" else name for part in PurePosixPath(xmls).parts]
+        places += ["/".join(parts), name]
+    places += ["{split}"] if split else []
+    there = (p for p in places if PurePosixPath(p.replace("{split}", split)) in pictured)
+    return next(there, "")
 
 
 def _csv(folder: Path, names: list[str]) -> Iterator[Recognised]:
@@ -212,7 +232,18 @@ def _csv(folder: Path, names: list[str]) -> Iterator[Recognised]:
         return
     template, splits = _find_splits(folder, tables)
     options = {} if template == "{split}.csv" else {"annotations": template}
+    if images := _csv_images(folder, tables[0], (splits or ["train"])[0]):
+        options["images"] = images
     yield _recognised("csv", folder, splits or ["train"], f"{path}, a table of boxes", options)
+
+
+def _csv_images(folder: Path, table: str, split: str) -> str:
+    """Where the first image of a table is; the top where it is nowhere."""
+    image = csv_rows.first_image(folder / table)
+    for place in ("", *_PLACES):
+        if image and os.path.isfile(folder / place.replace("{split}", split) / image):
+            return place
+    return ""
 
 
 def _recognised(source, folder, splits, reason, options=None) -> Recognised:
