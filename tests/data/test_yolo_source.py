@@ -80,6 +80,8 @@ def test_pictures_without_a_single_label_file_are_not_annotated(root):
         ("0 .5 .5 .1", "found 3 numbers"),
         ("0 .5 .5 .1 .1 .9", "found 5 numbers; is the last one a score?"),
         ("0 .1 .1 .2 .2 .3 .3 .4", "found 7 numbers"),
+        ("0 .5 .5 .2 .2 .9 1", "class, the last 1: a box, its score and its track, or a triangle?"),
+        ("0 .5 .5 .2 .2 .9 17", "the last 17: a box, its score and its track, or a triangle?"),
         ("0", "found 0 numbers"),
         ("0 30 .5 .1 .1", "wants parts of the image's sides, from 0 to 1, found 30"),
         ("0 .5 .5 .1 -.1", "wants parts of the image's sides, from 0 to 1, found -.1"),
@@ -114,6 +116,13 @@ def test_of_a_thousand_mistakes_it_is_said_that_there_may_be_more(root):
 def test_coordinates_that_rounding_moved_over_an_edge_are_accepted(root):
     (root / "labels/train/a.txt").write_text("0 1.005 .5 .5 -.004\n")
     assert len(read_yolo(root=str(root), split="train")[0].labels) == 1
+
+
+@pytest.mark.parametrize("line", ["0 .5 .5 .2 .2 .9 1.0", "0 .1 .5 .4 .2 .9 1"])
+def test_a_triangle_that_is_no_box_with_its_track_is_read(root, line):
+    (root / "labels/train/a.txt").write_text(line)
+    _, _, x2, y2 = read_yolo(root=str(root), split="train")[0].boxes[0]
+    np.testing.assert_allclose((x2, y2), (0.9 * 60, 40), rtol=1e-6)
 
 
 def test_of_lines_with_key_points_the_box_is_read(root):

@@ -18,6 +18,7 @@ from jaxdet.data.sources.values import number
 from jaxdet.types import UserError
 
 _BOX = 4  # Numbers of a box; polygons have 6 or more.
+_TRACKED = 6  # Also those of a box with its score and the whole number of its track.
 # As far outside of the image ultralytics takes a coordinate for a rounded one.
 TOLERANCE = 0.01
 
@@ -81,14 +82,27 @@ def _object(
             "wants cx cy w h behind the class, or a polygon's x y of 3 points or more, found "
             f"{len(values)} numbers" + "; is the last one a score?" * (len(values) == _BOX + 1)
         )
+    box = _around(*values[:_BOX])
+    if len(values) == _TRACKED and words[-1].isdecimal() and all(map(_is_part, box)):
+        raise ValueError(
+            f"found {_TRACKED} numbers behind the class, the last {words[-1]}: a box, its score "
+            "and its track, or a triangle? leave these two out, or write a triangle's 1 as 1.0"
+        )
     for value, word in zip(values, words[1:], strict=False):
-        if not -TOLERANCE <= value <= 1 + TOLERANCE:
+        if not _is_part(value):
             raise ValueError(f"wants parts of the image's sides, from 0 to 1, found {word}")
     if len(values) == _BOX:
-        x, y, width, height = values
-        return int(label), (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        return int(label), box
     xs, ys = values[::2], values[1::2]
     return int(label), (min(xs), min(ys), max(xs), max(ys))
+
+
+def _around(x: float, y: float, width: float, height: float) -> tuple[float, ...]:
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def _is_part(value: float) -> bool:
+    return -TOLERANCE <= value <= 1 + TOLERANCE
 
 
 def _finite(word: str) -> float:
