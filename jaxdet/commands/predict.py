@@ -101,14 +101,14 @@ def _draw(path: Path, found: Found) -> None:
 
 def _list(named: Iterable[str]) -> list[Path]:
     """The images and videos that are named, each once."""
-    found: list[Path] = []
+    found, suffixes = [], (*inputs.SUFFIXES, *VIDEO_SUFFIXES)
     for text in named:
         path = Path(text).expanduser()
         if path.exists() or not glob.has_magic(text):
-            found += inputs.list_files(path, (*inputs.SUFFIXES, *VIDEO_SUFFIXES))
+            found += inputs.list_files(path, suffixes)
             continue
-        matches = sorted(glob.glob(str(path), recursive=True))
-        matches = [Path(match) for match in matches if Path(match).is_file()]
+        matches = map(Path, sorted(glob.glob(str(path), recursive=True)))
+        matches = [m for m in matches if not m.is_dir() or m.suffix.lower() in suffixes]
         if not matches:
             raise UserError(f"no file matches {text!r}")
         found += matches

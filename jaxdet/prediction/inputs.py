@@ -34,7 +34,9 @@ def gather(asked: Any) -> Iterator[Path | np.ndarray]:
 
 
 def list_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
-    """The file itself, or the images of a folder, by name; hidden ones are passed over.
+    """The file itself, or what is named as an image in a folder, by name, but for hidden ones.
+
+    A broken link, and a folder named as an image, are among these: reading them says what they are.
 
     Raises:
         UserError: if it is not there, or a folder without an image.
@@ -42,13 +44,13 @@ def list_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        siblings = (p.name for p in path.parent.glob("*"))
+        siblings = (p.name for p in path.parent.glob("*") if p.exists())
         near = difflib.get_close_matches(path.name, siblings, n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise UserError(f"{path}: there is no such image{hint}")
     # Hidden are macOS' `._a.jpg`, which are no images.
     named = (p for p in path.iterdir() if p.suffix.lower() in suffixes and p.name[0] != ".")
-    found = sorted(p for p in named if p.is_file())
+    found = sorted(named)
     if not found:
         raise UserError(f"{path}: there is no image in this folder (wanted {', '.join(suffixes)})")
     return found

@@ -153,6 +153,24 @@ def test_files_that_cannot_be_read_are_named_and_the_rest_goes_on(run, folder):
     assert done.status == 1 and "error: none of 2 files could be read" in done.err
 
 
+@pytest.mark.parametrize("named", ["", "*", "*.png"])
+def test_links_to_nowhere_and_folders_named_as_pictures_are_named(run, folder, tmp_path, named):
+    mixed = tmp_path / "mixed"
+    (mixed / "folder.png").mkdir(parents=True)
+    (mixed / "more").mkdir()
+    (mixed / "broken.png").symlink_to(tmp_path / "nowhere.png")
+    shutil.copy(folder / "photos/photo0.png", mixed)
+    done = run(mixed / named)
+
+    assert done.status == 0 and len(done.images["images"]) == 1
+    assert "; 2 could not be read" in done.out and done.err.count("left out: ") == 2
+    assert f"No such file or directory: '{mixed}/broken.png'" in done.err
+    assert f"Is a directory: '{mixed}/folder.png'" in done.err
+    error = run(mixed / "broken.png").err
+    assert f"{mixed}/broken.png: there is no such image" in error
+    assert f"did you mean {mixed}/broken.png?" not in error
+
+
 def test_half_a_minute_stays_half_a_minute(run, tmp_path):
     _write_video(tmp_path / "long.avi", frames=60, rate=2)
     done = run(tmp_path / "long.avi", "--batch_size=2")  # Its program is there already.
