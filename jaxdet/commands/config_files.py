@@ -60,12 +60,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not the config of a run: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} is not the config of a run: it holds {values!r}")
     if isinstance(values.get("model"), dict):
-        values["model"] = renamed.upgrade(values.get("detector", ""), values["model"])
+        values["model"] = renamed.upgrade(str(values.get("detector", "")), values["model"])
     return values
 
 

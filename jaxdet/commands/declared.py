@@ -8,7 +8,7 @@ from jaxdet.data import mosaic, pipeline, sources, transforms
 from jaxdet.training.optimizer import build_optimizer
 
 RUN = {
-    "seed": Key(0, int, "of all draws", low=0),
+    "seed": Key(0, int, "of all draws", low=0, below=2**63),
     "detector": Key(REQUIRED, str, f"the method: {', '.join(detectors.DETECTORS)}"),
     "init_from": Key(
         "",
@@ -38,7 +38,7 @@ RUN = {
         "whether each process writes which images its batches have to batches.<process>.jsonl",
         decides="nothing",
     ),
-    "batch_size": Key(REQUIRED, int, "images of a step, over all devices", low=1),
+    "batch_size": Key(REQUIRED, int, "images of a step, over all devices", low=1, below=2**31),
     "accumulate": Key(
         1,
         int,
@@ -66,6 +66,7 @@ RUN = {
         int,
         "images predicted at once, over all devices; 0 for `batch_size`",
         low=0,
+        below=2**31,
         decides="nothing",
     ),
     "eval_flip": Key(

@@ -53,13 +53,14 @@ def read(folder: Path, name: str) -> PastRun:
         missing = f"it has no {config_files.SAVED_NAME}" if folder.is_dir() else "no such folder"
         raise UserError(f"{folder} is no run: {missing}")
     config = json.loads(json.dumps(config_files.with_defaults(config_files.read_json(file))))
-    evaluation = config.get("evaluation") or {}
+    evaluation = config.get("evaluation")
+    measured = evaluation.get("name") if isinstance(evaluation, dict) else None
     return PastRun(
         name=name,
         settings=dict(schema.leaves(config)),
         starts=fingerprint.read(folder / fingerprint.NAME),
         lines=log_lines.read(folder / log_lines.NAME),
-        metric=EVALUATIONS.get(evaluation.get("name"), coco).BEST,
+        metric=EVALUATIONS.get(measured, coco).BEST,
     )
 
 

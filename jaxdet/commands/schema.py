@@ -16,6 +16,7 @@ from jaxdet.detectors import nested
 from jaxdet.evaluation import EVALUATIONS
 from jaxdet.types import UserError
 
+_EVALUATION = Key("coco", str, f"what is measured: {', '.join(EVALUATIONS)}")
 MODULE_NAME = "which module it is: a name of `jaxdet.models.MODULES`, or `package.module:Class`"
 
 
@@ -38,7 +39,9 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
         name = path.rpartition(".")[2]
         if not section.get(name):
             raise UserError(f"config.{path} is missing: {key[name].meaning}")
+        check(section[name], key[name], path)
     evaluation, source = _section(config, "evaluation").get("name", "coco"), data["source"]
+    check(evaluation, _EVALUATION, "evaluation.name")
     if evaluation not in EVALUATIONS:
         raise UserError(f"unknown evaluation.name {evaluation!r}{_hint(evaluation, EVALUATIONS)}")
     builder = detectors.find_builder(config["detector"])
@@ -47,7 +50,7 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
         **RUN,
         "data": {**DATA, "options": options(source)},
         "evaluation": {
-            "name": Key("coco", str, f"what is measured: {', '.join(EVALUATIONS)}"),
+            "name": _EVALUATION,
             **_keyword_only(EVALUATIONS[evaluation].evaluate),
         },
         "model": _from_leaves(nested.describe(builder, with_names)),

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxdet.data import canvases
 from jaxdet.data.affine import BOX_RULES
+from jaxdet.data.decoding import MAX_PIXELS
 from jaxdet.data.mosaic import Composition
 from jaxdet.data.transforms import EXIF_RULES, Augmentation
 from jaxdet.types import RESIZE_RULES, UserError
@@ -106,6 +107,8 @@ def check_canvas(canvas: object, name: str = "canvas") -> None:
         raise UserError(
             f"data.{name} wants a height and a width of at least 1 pixel each, found {canvas!r}"
         )
+    if math.prod(canvas) > MAX_PIXELS:
+        raise UserError(f"data.{name} wants at most {MAX_PIXELS} pixels, found {canvas!r}")
 
 
 def check_canvases(canvas: object, more_canvases: object) -> None:

@@ -31,6 +31,10 @@ def read(file, *arguments):
         ("del config.optimizer.learning_rate", "config.optimizer.learning_rate is missing"),
         ("config.sed = 1", "there is no setting config.sed; did you mean config.seed?"),
         ("config.seed = '1'", "config.seed wants int, found '1'"),
+        ("config.seed = 2**63", "config.seed wants less than 9223372036854775808, found"),
+        ("config.batch_size = 10**20", "config.batch_size wants less than 2147483648, found"),
+        ("del config.data.source; config.data.source = 5", "config.data.source wants str, found 5"),
+        ("config.evaluation = ConfigDict({'name': ['coco']})", "config.evaluation.name wants str"),
         ("config.data = 3", "TypeError: Could not override field 'data'"),
         ("del config.data; config.data = 3", "config.data wants settings of its own, found 3"),
         ("config.evaluation = 3", "config.evaluation wants settings of its own, found 3"),
@@ -114,12 +118,19 @@ def test_the_config_of_a_run_is_read_from_its_workdir(tmp_path):
     assert config.optimizer.milestones == (4,)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "3"])
+@pytest.mark.parametrize("text", ["{", "[]", "3", "[" * 10**5])
 def test_a_saved_config_that_is_damaged_is_one_line(run, tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     ended = run("eval.py", f"--workdir={tmp_path}", config=None)
     assert (ended.status, ended.err.count("\n")) == (1, 1)
     assert f"{tmp_path / 'config.json'} is not the config of a run" in ended.err
+
+
+def test_a_name_that_is_no_text_is_one_line(run, tmp_path):
+    (tmp_path / "config.json").write_text('{"detector": ["yolox"], "model": {}, "data": {}}')
+    ended = run("eval.py", f"--workdir={tmp_path}", config=None)
+    assert (ended.status, ended.err.count("\n")) == (1, 1)
+    assert "config.detector wants str, found ('yolox',)" in ended.err
 
 
 def test_a_config_that_makes_another_run_is_compared_with_the_saved_one(tmp_path):

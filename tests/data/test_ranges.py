@@ -29,6 +29,7 @@ COUNT = "wants a whole number of at least"
 
 MISTAKES = [
     *[("canvas", v, CANVAS) for v in (40, (40,), (0, 60), (40, 60.5), ("a", "b"), None)],
+    ("canvas", (10**6, 10**6), "wants at most 268435456 pixels, found"),
     *[("resize", v, RESIZE) for v in ((0, 60), (40, 0), ((40, -1), 60), ((), 60))],
     *[("resize_rule", v, "wants one of rounded, torchvision; found") for v in ("", 1, [])],
     *[("resize", v, RESIZE) for v in (40, (40,), (40, 60, 80), (40.5, 60), (40, None), "ab")],
