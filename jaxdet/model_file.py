@@ -30,6 +30,7 @@ from safetensors.numpy import save
 from jaxdet import detectors, whole_files
 from jaxdet.detectors import nested
 from jaxdet.detectors.moved import moved
+from jaxdet.interop.filling import check_leaf
 from jaxdet.types import RESIZE_RULES, Detector, Images, Proposals, UserError
 
 NAME = "model.safetensors"  # In the workdir of a run.
@@ -105,8 +106,8 @@ def read(path: str | os.PathLike) -> tuple[Contents, Detector]:
 
     Raises:
         UserError: if there is no such file, it is none of these, damaged or of
-            a newer format, or its weights do not fit its settings; the line
-            names the file, and the leaf or key.
+            a newer format, its weights do not fit its settings, or are not
+            finite; the line names the file, and the leaf or key.
     """
     path = Path(path)
     if not path.is_file():
@@ -208,6 +209,8 @@ def _open(
                 f"{path}: {leaf}: the {name} of its settings with {len(names)} classes wants "
                 f"{want}, found {have}"
             )
+    for leaf, array in leaves.items():
+        check_leaf(leaf, array, array.dtype, where=f"{path}: {leaf}")
     return Contents(**fields, variables=unflatten_dict(dict(leaves), sep="/")), detector
 
 

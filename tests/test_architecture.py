@@ -24,7 +24,7 @@ FLOORS = {
     "detectors": GROUND | {"ops", "models"},
     "training": GROUND,
     "interop": GROUND | {"models"},
-    "model_file": GROUND | {"detectors"},
+    "model_file": GROUND | {"detectors", "interop"},
     "export": GROUND | {"data", "detectors", "model_file"},
     "prediction": GROUND | {"data", "evaluation", "model_file", "visualize"},
 }

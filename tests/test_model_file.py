@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from detectors import tiny
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -274,6 +275,18 @@ def test_a_leaf_that_does_not_fit_is_named(forge, contents, change, line):
 
     assert refused(forge(leaves=leaves)).startswith(f"{LOGITS}: ")
     assert line in refused(forge(leaves=leaves))
+
+
+def test_numbers_that_find_nothing_are_neither_read_nor_written(forge, contents, tmp_path):
+    leaves = flatten_dict(contents.variables, sep="/")
+    leaves[LOGITS] = np.full_like(leaves[LOGITS], np.nan)
+    line = f"{LOGITS} wants finite float32 numbers, found nan (64 of 64)"
+
+    assert refused(forge(leaves=leaves)) == line
+    path, variables = tmp_path / "a.safetensors", unflatten_dict(leaves, sep="/")
+    with pytest.raises(UserError, match=re.escape(f"a.safetensors: {line}")):
+        model_file.write(path, contents._replace(variables=variables))
+    assert not path.exists()
 
 
 def test_a_leaf_too_many_is_named(forge, contents):

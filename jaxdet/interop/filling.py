@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -72,7 +73,8 @@ def from_own(
         As `from_torch`. Layers for another number of classes start anew.
 
     Raises:
-        UserError: if an array has another shape than its leaf, or no path is known.
+        UserError: if an array has another shape than its leaf, or numbers that no
+            detector computes with, or no path is known.
     """
     wanted = flatten_dict(dict(variables), sep="/")
     names = {path: path for path in wanted if path in leaves}
@@ -102,6 +104,9 @@ def fill(
         leaves: arrays or shapes by path.
         naming: how one is written as the other.
         source: the file's name.
+
+    Raises:
+        UserError: as `check_leaf`.
     """
     filled, lines, misfits = {}, {}, []
     for path, name in naming.names.items():
@@ -110,7 +115,9 @@ def fill(
         value, leaf = np.asarray(tensors[name]), leaves[path]
         wanted = naming.shape(path, leaf.shape)
         if value.shape == wanted:
-            filled[path] = naming.take(path, value, leaf.shape).astype(leaf.dtype)
+            taken = naming.take(path, value, leaf.shape)
+            check_leaf(path, taken, leaf.dtype, where=f"{source}: {name}")
+            filled[path] = taken.astype(leaf.dtype)
             lines[name] = f"+ {name} {value.shape}" + (f" -> {path}" if path != name else "")
         elif naming.starts_anew(path, value.shape, wanted):
             lines[name] = f"! {name} {value.shape}: {path} wants {wanted} and starts anew"
@@ -135,3 +142,32 @@ def fill(
             *(f"? {path} {tuple(leaves[path].shape)}: nothing fills it" for path in missing),
         ),
     )
+
+
+def check_leaf(path: str, value: np.ndarray, dtype: Any, *, where: str) -> None:
+    """Refuses numbers with which a detector computes nothing of use, and says nothing of it.
+
+    Args:
+        path: of the leaf.
+        value: that it is to have.
+        dtype: of the leaf; all but floating ones may have any values.
+        where: the file, and what the array is called there.
+
+    Raises:
+        UserError: if the leaf is floating and the value is not, is not finite as
+            `dtype`, or is a variance below 0.
+    """
+    if not jax.dtypes.issubdtype(dtype, np.floating):
+        return
+    if not jax.dtypes.issubdtype(value.dtype, np.floating):  # NumPy calls bfloat16 no floating one.
+        raise UserError(f"{where} wants floating numbers, found {value.dtype}")
+    with np.errstate(over="ignore"):
+        taken = value.astype(dtype, copy=False)
+    wrong = {f"finite {np.dtype(dtype)} numbers": ~np.isfinite(taken)}
+    if path.startswith("batch_stats/") and path.endswith("/var"):
+        wrong["variances of at least 0"] = taken < 0
+    for wanted, mask in wrong.items():
+        if mask.any():
+            raise UserError(
+                f"{where} wants {wanted}, found {value[mask][0]} ({mask.sum()} of {mask.size})"
+            )

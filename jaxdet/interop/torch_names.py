@@ -65,8 +65,9 @@ def from_torch(
         classes of one's own.
 
     Raises:
-        UserError: if an array has another shape than its leaf, no name
-            matches, or the weights of a batch norm would go to a group norm.
+        UserError: if an array has another shape than its leaf, or numbers that no
+            detector computes with, no name matches, or the weights of a batch
+            norm would go to a group norm.
     """
     tensors = {current_name(name): value for name, value in tensors.items()}
     leaves = flatten_dict(dict(variables), sep="/")

@@ -25,6 +25,7 @@ from jaxdet.models.cspdarknet import focus
 from jaxdet.types import UserError
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
+FINITE = "finite float32 numbers"
 
 
 def detector(*, num_classes=3, depth=18, width=4, channels=8, hidden=16, norm="frozen"):
@@ -386,6 +387,50 @@ def test_arrays_take_the_type_of_the_leaf():
     halves = {name: value.astype(np.float16) for name, value in tensors.items()}
     filled, _ = from_torch(halves, variables)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(filled))
+
+
+def with_first(value, dtype=np.float32):
+    """Gives an array another type, and then another first value."""
+
+    def change(array):
+        array = array.astype(dtype)
+        array.flat[0] = value
+        return array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "name, change, line",
+    [
+        ("conv1.weight", with_first(np.nan), rf"{FINITE}, found nan \(1 of 588\)"),
+        ("conv1.weight", with_first(-np.inf, np.float16), rf"{FINITE}, found -inf \(1 of 588\)"),
+        ("conv1.weight", with_first(1e300, np.float64), rf"{FINITE}, found 1e\+300 \(1 of 588\)"),
+        ("conv1.weight", with_first(np.inf, jnp.bfloat16), rf"{FINITE}, found inf \(1 of 588\)"),
+        ("conv1.weight", with_first(1, np.int8), "floating numbers, found int8"),
+        ("conv1.weight", with_first(1, bool), "floating numbers, found bool"),
+        ("bn1.running_var", with_first(-0.5), r"variances of at least 0, found -0.5 \(1 of 4\)"),
+    ],
+)
+def test_numbers_that_no_detector_computes_with_are_refused(name, change, line):
+    tensors, variables = small()
+    tensors[f"backbone.{name}"] = change(tensors[f"backbone.{name}"])
+    for strict in (True, False):
+        with pytest.raises(UserError, match=f"^w.pth: backbone.{name} wants {line}$"):
+            from_torch(tensors, variables, source="w.pth", strict=strict)
+
+
+def test_the_background_box_that_is_left_out_may_have_any_numbers():
+    tensors, variables = small("torchvision", num_classes=3)
+    name = "roi_heads.box_predictor.bbox_pred.bias"
+    tensors[name] = with_first(np.nan)(tensors[name])
+    assert not from_torch(tensors, variables)[1].missing
+
+
+def test_bfloat16_numbers_are_taken():
+    tensors, variables = small()
+    halves = {name: value.astype(jnp.bfloat16) for name, value in tensors.items()}
+    assert not from_torch(halves, variables)[1].missing
 
 
 @pytest.mark.parametrize(
