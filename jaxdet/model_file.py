@@ -86,7 +86,8 @@ def write(path: str | os.PathLike, contents: Contents) -> None:
     """Writes a model file in one move: a kill leaves the old file, or none.
 
     Raises:
-        UserError: for whatever `read` would refuse; nothing is written then.
+        UserError: for whatever `read` would refuse, and settings with which the
+            detector cannot predict; nothing is written then.
     """
     path = Path(path)
     fields = contents._asdict()
@@ -95,7 +96,7 @@ def write(path: str | os.PathLike, contents: Contents) -> None:
     version = importlib.metadata.version("jaxdet")
     values = {"format": FORMAT, "version": version, **fields}
     values = {key: value for key, value in values.items() if value != UNSAID.get(key, ...)}
-    _open(json.loads(json.dumps(values)), leaves, path)
+    _check_prediction(*_open(json.loads(json.dumps(values)), leaves, path), path)
     text = json.dumps({**values, "sha256": _digest(values, leaves)})
     # `save_file` makes files that no other user may read.
     whole_files.replace(path, save(leaves, metadata={"jaxdet": text}))
@@ -212,6 +213,16 @@ def _open(
     for leaf, array in leaves.items():
         check_leaf(leaf, array, array.dtype, where=f"{path}: {leaf}")
     return Contents(**fields, variables=unflatten_dict(dict(leaves), sep="/")), detector
+
+
+def _check_prediction(contents: Contents, detector: Detector, path: Path) -> None:
+    """Lets the detector meet the settings that only prediction takes; that costs a second."""
+    sides = contents.canvas, contents.max_proposals
+    images = blank_images(1, *sides, contents.resize_rule)
+    try:
+        jax.eval_shape(detector.predict, contents.variables, images)
+    except Exception as error:  # As of `init`.
+        raise UserError(f"{path}: {contents.detector}: {_line(error)}") from error
 
 
 def _check_fields(values: Mapping[str, Any], path: Path) -> dict[str, Any]:

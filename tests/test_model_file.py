@@ -311,3 +311,19 @@ def test_nothing_is_written_that_could_not_be_read(contents, tmp_path):
         model_file.write(path, contents._replace(class_names=("a", "b", "c"), category_ids=None))
 
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "setting, line",
+    [
+        ({"max_detections": 0}, "max_detections must be at least 1, got 0"),
+        ({"iou_threshold": 7}, r"iou_threshold must lie in \[0, 1\], got 7"),
+        ({"max_candidates": 0}, "max_candidates 0 < max_detections 10"),
+    ],
+)
+def test_nothing_is_written_that_could_not_predict(contents, tmp_path, setting, line):
+    settings = contents.settings | {"suppress": contents.settings["suppress"] | setting}
+    with pytest.raises(UserError, match=f"a.safetensors: yolox: {line}$"):
+        model_file.write(tmp_path / "a.safetensors", contents._replace(settings=settings))
+
+    assert not list(tmp_path.iterdir())
