@@ -1,5 +1,6 @@
 """Reads and writes files of weights: arrays under the names that they have in the file."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,8 @@ from jaxdet import whole_files
 from jaxdet.types import UserError
 
 # Keys under which training scripts keep the weights beside other things.
-WRAPPERS = ("state_dict", "model")
+WRAPPERS = ("state_dict", "model", "model_state_dict", "ema")
+KEYS_SHOWN = 5  # Enough of a torch file to see what it is.
 # Where mmdetection keeps the names of the classes: below "meta", in versions up to 2 and since.
 CLASS_NAMES = (("CLASSES",), ("dataset_meta", "CLASSES"), ("dataset_meta", "classes"))
 # Types of arrays of objects, text, times and complex numbers.
@@ -42,26 +44,30 @@ def load_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def read_file(path: str | os.PathLike) -> Weights:
     """Reads a .npz, .safetensors, .pth or .pt file.
 
-    Weights that lie under "state_dict" or "model" in a torch file are taken
-    out, and the prefix "module." is dropped. Torch files are read as plain
-    tensors; nothing in them is executed.
+    Weights that lie under one of `WRAPPERS` in a torch file are taken out, and
+    the prefix "module." is dropped. Torch files are read as plain tensors;
+    nothing in them is executed. How many have a key that is no text, and are
+    left out, is logged.
 
     Raises:
         UserError: if there is no such file, its ending is another one, it
-            cannot be read, or it is a torch file and torch is not installed.
+            cannot be read, has no tensors, odd ones or one twice, or it is a
+            torch file and torch is not installed.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file of weights")
     if path.suffix not in READERS:
         raise UserError(f"{path}: wanted a file ending in {', '.join(READERS)}")
-    weights = READERS[path.suffix](path)
+    weights, tensors = READERS[path.suffix](path), {}
     for name, value in weights.tensors.items():
         if value.dtype.kind in NO_NUMBERS:
             raise UserError(f"{path}: {name} wants numbers, found {value.dtype}")
-    return weights._replace(
-        tensors={name.removeprefix(PARALLEL_PREFIX): v for name, v in weights.tensors.items()}
-    )
+        short = name.removeprefix(PARALLEL_PREFIX)
+        if short in tensors:
+            raise UserError(f"{path}: wants {short} once, found {PARALLEL_PREFIX}{short}, too")
+        tensors[short] = value
+    return weights._replace(tensors=tensors)
 
 
 def save_file(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
@@ -117,13 +123,26 @@ def _read_torch(path: Path) -> Weights:
             "if there is more in it, save its state_dict alone"
         ) from error
     class_names = _class_names(content)
-    for wrapper in WRAPPERS:
+    for wrapper in 2 * WRAPPERS:  # One may lie in another.
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: wanted a dictionary of tensors; found {type(content).__name__}")
-    tensors = {k: _to_numpy(value) for k, value in content.items() if torch.is_tensor(value)}
-    return Weights(tensors, class_names)
+    tensors = {key: value for key, value in content.items() if torch.is_tensor(value)}
+    named = {key: value for key, value in tensors.items() if isinstance(key, str)}
+    if not named:
+        keys = [*map(repr, list(content)[:KEYS_SHOWN]), *["..."] * (len(content) > KEYS_SHOWN)]
+        raise UserError(
+            f"{path}: wanted tensors by their names, alone or under {', '.join(WRAPPERS)}; found "
+            + (f"the keys {', '.join(keys)}" if keys else "nothing")
+        )
+    if len(named) < len(tensors):
+        logging.getLogger("jaxdet").warning(
+            "%s: %d of %d tensors left out, whose keys are no text, such as %r",
+            *(path, len(tensors) - len(named), len(tensors), next(iter(tensors.keys() - named))),
+        )
+    arrays = {name: _to_numpy(value, f"{path}: {name}") for name, value in named.items()}
+    return Weights(arrays, class_names)
 
 
 def _class_names(content: Any) -> tuple[str, ...] | None:
@@ -147,9 +166,13 @@ def _import_torch(path: Path, doing: str) -> Any:
     return torch
 
 
-def _to_numpy(tensor: Any) -> np.ndarray:
-    # NumPy has no bfloat16, and float32 holds each of torch's smaller floats.
-    return (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+def _to_numpy(tensor: Any, where: str) -> np.ndarray:
+    try:
+        # NumPy has no bfloat16, and float32 holds each of torch's smaller floats.
+        return (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+    except Exception as error:  # Whatever torch says of sparse, quantised and empty ones.
+        kind = f"{tensor.dtype} {tensor.layout}".replace("torch.", "")
+        raise UserError(f"{where} wants a plain tensor, found {kind} on {tensor.device}") from error
 
 
 def _unreadable(path: Path, wanted: str, error: Exception) -> UserError:

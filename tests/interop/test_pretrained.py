@@ -1,3 +1,4 @@
+import logging
 import sys
 import types
 
@@ -67,9 +68,12 @@ def test_arrays_come_back_without_the_parallel_prefix(tmp_path, ending, prefix):
         lambda weights: weights,
         lambda weights: {"state_dict": weights, "meta": {"epoch": 12}},
         lambda weights: {"model": weights, "epoch": 12},
+        lambda weights: {"model_state_dict": weights, "epoch": 12},
+        lambda weights: {"ema": weights, "epoch": 12},
+        lambda weights: {"model": {"state_dict": weights}},
         lambda weights: {**weights, "epoch": 12},
     ],
-    ids=["bare", "state_dict", "model", "beside numbers"],
+    ids=["bare", "state_dict", "model", "model_state_dict", "ema", "two", "beside numbers"],
 )
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_torch_weights_are_taken_out_of_their_wrapping(tmp_path, monkeypatch, wrap, prefix):
@@ -115,6 +119,12 @@ def test_torchs_half_floats_are_read_as_float32(tmp_path, monkeypatch):
     [
         (ValueError("bad pickle\nand more"), "weights.pth: .*save its state_dict alone$"),
         ([1, 2], "weights.pth: wanted a dictionary of tensors; found list"),
+        ({}, "weights.pth: wanted tensors by their names.*; found nothing$"),
+        (
+            {"net": {"a": Tensor(1)}, "epoch": 3},
+            "or under state_dict, model, .*; found the keys 'net', 'epoch'$",
+        ),
+        (dict(enumerate([Tensor(1)] * 9)), "; found the keys 0, 1, 2, 3, 4, ...$"),
     ],
 )
 def test_a_torch_file_without_weights_is_one_clear_line(tmp_path, monkeypatch, content, message):
@@ -122,6 +132,42 @@ def test_a_torch_file_without_weights_is_one_clear_line(tmp_path, monkeypatch, c
     path = tmp_path / "weights.pth"
     path.touch()
     with pytest.raises(UserError, match=message):
+        load_file(path)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_tensors_whose_keys_are_no_text_are_left_out_and_counted(
+    tmp_path, monkeypatch, caplog, number
+):
+    odd = {i: Tensor(0) for i in range(number)}
+    put_torch(monkeypatch, {name: Tensor(v) for name, v in WEIGHTS.items()} | odd)
+    path = tmp_path / "weights.pth"
+    path.touch()
+    with caplog.at_level(logging.WARNING, "jaxdet"):
+        assert_equals_weights(load_file(path))
+    assert f"{number} of {number + 2} tensors left out" in caplog.messages[0]
+
+
+class Quantised(Tensor):
+    dtype, layout, device = "torch.quint8", "torch.strided", "cpu"
+
+    def numpy(self):
+        raise TypeError("Got unsupported ScalarType QUInt8")
+
+
+def test_a_tensor_that_is_not_plain_is_named(tmp_path, monkeypatch):
+    put_torch(monkeypatch, {"a": Tensor(np.ones(2)), "b": Quantised(1)})
+    path = tmp_path / "weights.pth"
+    path.touch()
+    with pytest.raises(UserError, match="weights.pth: b wants a plain tensor, found quint8 str"):
+        load_file(path)
+
+
+@pytest.mark.parametrize("name", ["a", "module.a"])
+def test_an_array_that_is_there_with_and_without_the_prefix_is_refused(tmp_path, name):
+    path = tmp_path / "weights.npz"
+    np.savez(path, **{name: np.ones(2)}, **{n: np.zeros(2) for n in {"a", "module.a"} - {name}})
+    with pytest.raises(UserError, match="weights.npz: wants a once, found module.a, too"):
         load_file(path)
 
 
