@@ -11,9 +11,10 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxdet"
 
-GROUND = {"types", "whole_files"}
+GROUND = {"types", "text_files", "whole_files"}
 FLOORS = {
     "types": set(),
+    "text_files": {"types"},
     "whole_files": set(),
     "ops": GROUND,
     "models": GROUND,

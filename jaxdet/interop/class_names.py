@@ -3,6 +3,7 @@
 import ast
 from pathlib import Path
 
+from jaxdet.text_files import read_text
 from jaxdet.types import UserError
 
 # The id of each in COCO's files; those that are left out label nothing there.
@@ -48,7 +49,8 @@ def read_classes(said: str, count: int) -> tuple[tuple[str, ...], tuple[int, ...
         count: number of classes of the weights.
 
     Raises:
-        UserError: if there are not as many names as classes, or it is nothing of these.
+        UserError: if there are not as many names as classes, one is empty or there
+            twice, or it is nothing of these.
     """
     numbers = None
     if said == "coco":
@@ -60,6 +62,11 @@ def read_classes(said: str, count: int) -> tuple[tuple[str, ...], tuple[int, ...
         names = tuple(COCO.get(number, f"unused {number}") for number in numbers)
     else:
         names = VOC if said == "voc" else _listed(said)
+        for name in names:
+            if not name.strip():
+                raise UserError(f"--classes={said} wants a name for each class, found {name!r}")
+            if names.count(name) > 1:
+                raise UserError(f"--classes={said} wants different names, found {name!r} twice")
     if len(names) != count:
         raise UserError(
             f"--classes={said} names {len(names)} classes, the weights are of {count} classes"
@@ -89,11 +96,7 @@ def _listed(said: str) -> tuple[str, ...]:
     except (OSError, RuntimeError, ValueError):  # Too long for a name, or of nobody's home.
         there = False
     if there:
-        try:
-            lines = path.read_text().splitlines()
-        except ValueError:
-            raise UserError(f"--classes wants a text file, found {path}") from None
-        return tuple(line.strip() for line in lines if line.strip())
+        return tuple(filter(None, map(str.strip, read_text(path).splitlines())))
     raise UserError(
         f"--classes wants coco, voc, names such as \"('cat', 'dog')\" or a text file with a name "
         f"a line, found {said}"

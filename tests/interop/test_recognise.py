@@ -1,6 +1,7 @@
 """What names and shapes say of a file of weights, and what they do not."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +105,28 @@ def test_class_names_are_said_or_read(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             read_classes(said, count)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_list_of_classes_is_read_in_the_encodings_of_other_lists(tmp_path, encoding):
+    path = tmp_path / "names.txt"
+    path.write_bytes("cat\r\n\r\n dög\r\n".encode(encoding))
+    assert read_classes(str(path), 2) == (("cat", "dög"), None)
+
+
+@pytest.mark.parametrize(
+    "said, line",
+    [
+        ("('a','')", "--classes=('a','') wants a name for each class, found ''"),
+        ("('a','a')", "--classes=('a','a') wants different names, found 'a' twice"),
+    ],
+)
+def test_names_that_tell_no_classes_apart_are_refused(said, line):
+    with pytest.raises(UserError, match=f"^{re.escape(line)}$"):
+        read_classes(said, 2)
+
+
+def test_a_list_of_classes_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "names.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(UserError, match="names.txt: wanted text in UTF-8 or UTF-16, found"):
+        read_classes(str(tmp_path / "names.txt"), 1)

@@ -1,53 +1,19 @@
-"""Text files as people's programs write them: several encodings, line ends and forms of a list."""
+"""Lists of names as people's programs write them."""
 
-import codecs
 import logging
 from collections import Counter
 from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import TypeVar
 
+from jaxdet.text_files import read_text
 from jaxdet.types import UserError
 
 T = TypeVar("T")
-# The longer marks first: UTF-32's begins like UTF-16's.
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
 # Behind a name in the lists that VOC's devkit has for each class: 1 for images that show it,
 # 0 for those that show difficult ones only, -1 for the others.
 _FLAGS = ("1", "0", "-1")
 _SHOWN = ("1", "0")
-
-
-def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 or UTF-32 that says so; its mark is left out.
-
-    Raises:
-        UserError: for other bytes.
-        OSError: if it cannot be read.
-    """
-    data = path.read_bytes()
-    mark, encoding = next((each for each in _MARKS if data.startswith(each[0])), (b"", "utf-8"))
-    if not mark:  # UTF-16 without a mark shows by its first two letters, if they are plain ones.
-        zeros = [byte == 0 for byte in data[:4]]
-        encoding = {(True, False) * 2: "utf-16-be", (False, True) * 2: "utf-16-le"}.get(
-            tuple(zeros), encoding
-        )
-    try:
-        text = data[len(mark) :].decode(encoding)
-        if "\0" in text:
-            raise UnicodeDecodeError(encoding, data, data.index(0), data.index(0) + 1, "no text")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: wanted text in UTF-8 or UTF-16, found the byte 0x{data[error.start]:02x} at "
-            f"{error.start}: save it as UTF-8"
-        ) from None
-    return text
 
 
 def read_list(path: Path, known: Container[str], suffixes: Iterable[str]) -> list[str]:
