@@ -2,7 +2,8 @@ import logging
 
 import pytest
 
-from jaxdet.data.sources.text import read_list, read_text
+from jaxdet.data.sources.text import read_list
+from jaxdet.text_files import read_text
 from jaxdet.types import UserError
 
 KNOWN = {"p0": 1, "p1": 1, "my photo 1": 1, "v1.0": 1}

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from jaxdet.data.sources import text
 from jaxdet.data.sources.several import read_all
 from jaxdet.data.sources.values import LARGEST, side
+from jaxdet.text_files import read_text
 from jaxdet.types import UserError
 
 LISTS = ("images", "annotations", "categories")
@@ -128,7 +128,7 @@ class _Ids(msgspec.Struct, gc=False):
 def _read(path: Path) -> Content:
     data = path.read_bytes()
     if data[:2] in (b"\xff\xfe", b"\xfe\xff", b"\xef\xbb") or b"\0" in data[:4]:
-        data = text.read_text(path).encode()
+        data = read_text(path).encode()
     raw = _decode(data, path)
     images = [_image(item, path) for item in raw.images]
     categories = [(_id(item.id), _name(item, path)) for item in raw.categories]

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxdet.data.sources import text
 from jaxdet.data.sources.several import read_all
 from jaxdet.data.sources.values import number, side
+from jaxdet.text_files import read_text
 from jaxdet.types import UserError
 
 # What each column may be called, in any case, with spaces or - for _.
@@ -46,7 +46,7 @@ def read(path: Path) -> list[Row]:
     """
     if not path.is_file():
         raise UserError(f"no annotation file {path}")
-    lines = _lines(text.read_text(path), path)
+    lines = _lines(read_text(path), path)
     first, names = next(lines, (0, None))
     if names is None:
         raise UserError(f"{path}: wanted rows of boxes, found none")
@@ -78,7 +78,7 @@ def read(path: Path) -> list[Row]:
 def is_table(path: Path) -> bool:
     """Whether the first row is what `read` takes; what is wrong below is said when it is read."""
     try:
-        _, names = next(_lines(text.read_text(path), path), (0, []))
+        _, names = next(_lines(read_text(path), path), (0, []))
         return bool(_places(names))
     except ValueError:
         return False
@@ -86,7 +86,7 @@ def is_table(path: Path) -> bool:
 
 def first_image(path: Path) -> str:
     """The image that the first row of a table names, with its folder; "" where there is none."""
-    lines = _lines(text.read_text(path), path)
+    lines = _lines(read_text(path), path)
     _, cells = next(lines)
     place = _places(cells)["image"]
     if not _is_plain(cells):

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxdet.data.sources import selection, text
+from jaxdet.data.sources import selection
+from jaxdet.text_files import read_text
 from jaxdet.types import Example, Source, UserError
 
 
@@ -215,7 +216,7 @@ def divide(
 def _listed(path: Path, known: set[str]) -> set[str]:
     if not path.is_file():
         raise UserError(f"data.val_list: there is no file {path}")
-    lines = {line.strip() for line in text.read_text(path).splitlines() if line.strip()}
+    lines = {line.strip() for line in read_text(path).splitlines() if line.strip()}
     unknown = sorted(lines - known)
     if unknown:
         some = ", ".join(map(repr, sorted(known)[:3]))

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from jaxdet.data.sources import text
+from jaxdet.text_files import read_text
 from jaxdet.types import UserError
 
 MAX_BYTES = 2**22  # A thousand classes take 20 kB; PyYAML wants a hundred times a file's memory.
@@ -24,7 +24,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path}: wanted a list of classes and folders, found a file above 4 MiB")
     try:
-        found = yaml.load(text.read_text(path), Loader=_PlainLoader)
+        found = yaml.load(read_text(path), Loader=_PlainLoader)
     except RecursionError:
         raise UserError(f"{path}: no YAML of a data set: it is nested too deeply") from None
     except yaml.YAMLError as error:

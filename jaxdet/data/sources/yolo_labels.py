@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxdet.data.sources import text
 from jaxdet.data.sources.several import read_all
 from jaxdet.data.sources.values import number
+from jaxdet.text_files import read_text
 from jaxdet.types import UserError
 
 _BOX = 4  # Numbers of a box; polygons have 6 or more.
@@ -58,7 +58,7 @@ def read(path: Path, num_classes: int, *, pose: int = 0) -> Objects:
         except ValueError as error:
             raise UserError(f"{path}:{place}: {error}") from None
 
-    lines = enumerate(map(str.split, text.read_text(path).splitlines()), 1)
+    lines = enumerate(map(str.split, read_text(path).splitlines()), 1)
     said = read_all(read_one, ((place, words) for place, words in lines if words))
     once = list(dict(said).values())
     corners = np.array([box for _, box in once], np.float64).reshape(-1, 4)

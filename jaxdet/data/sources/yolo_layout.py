@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from jaxdet.data.decoding import SUFFIXES
 from jaxdet.data.sources import text, yaml_text
 from jaxdet.data.sources.folders import find_files, list_pictures
+from jaxdet.text_files import read_text
 from jaxdet.types import UserError
 
 DARKNET = "obj.data"
@@ -139,13 +140,13 @@ def _pose(path: Path, said: dict[str, Any]) -> int:
 
 
 def _darknet(path: Path) -> dict[str, str]:
-    pairs = [line.partition("=") for line in text.read_text(path).splitlines() if line.strip()]
+    pairs = [line.partition("=") for line in read_text(path).splitlines() if line.strip()]
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def _lines(path: Path) -> list[str]:
     """The names in a text file, one a line; empty lines at its end are none."""
-    names = [line.strip() for line in text.read_text(path).rstrip().splitlines()]
+    names = [line.strip() for line in read_text(path).rstrip().splitlines()]
     if not all(names) or not names:
         raise UserError(f"{path}: wanted names of classes, one a line; found an empty line")
     return names
@@ -164,7 +165,7 @@ def _pictures(root: Path, path: Path, said: dict[str, Any], part: str, key: str)
     place = _inside(root, path, part, key, base if isinstance(base, str) else "")
     if place.is_dir():
         return list_pictures(place, root=root, where=path)
-    lines = [line.strip() for line in text.read_text(place).splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(place).splitlines() if line.strip()]
     for line in lines:
         if not line.lower().endswith(SUFFIXES):
             raise UserError(f"{place}: wanted pictures, one a line; found {line!r:.60}")
