@@ -41,7 +41,8 @@ def convolve(
     """A square convolution, padded by (K - 1) // 2 on every side as in torch.
 
     XLA's "SAME" is not used: with a stride it pads the other side than torch does. On a CPU
-    the last bits of an image may differ with the number of images, as its form does.
+    the last bits of an image may differ with the number of images, as its form does. Under
+    `vmap` the limits of a form are those of one example, its memory that of all.
 
     Args:
         x: a batch of maps.
