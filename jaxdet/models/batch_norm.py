@@ -37,11 +37,11 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... C"]:
         """Normalises maps."""
-        shape = x.shape[-1:]
-        scale = self.param("scale", self.scale_init, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
-        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        shape, dtype = x.shape[-1:], jnp.float32
+        scale = self.param("scale", self.scale_init, shape, dtype)
+        bias = self.param("bias", nn.initializers.zeros, shape, dtype)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
         mean, var = running_mean.value, running_var.value
         if not self.use_running_average:
             initializing = self.is_initializing()  # Where no axis is mapped yet.
