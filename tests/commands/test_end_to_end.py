@@ -19,7 +19,8 @@ from jaxdet.commands import command_line, evaluate
 from jaxdet.training.saved import SavedCheckpoints
 
 NUM_STEPS = 24
-YOLOX = Path(__file__).parents[1] / "training" / "tiny_yolox_config.py"
+CONFIGS = Path(__file__).parents[1] / "training"
+YOLOX, RETINANET = CONFIGS / "tiny_yolox_config.py", CONFIGS / "tiny_retinanet_config.py"
 
 
 def read_checkpoint(workdir, step):
@@ -114,6 +115,7 @@ def test_two_processes_one_of_which_is_killed_train_as_one_with_two_devices(plac
     """The other one ends with a line; both start again."""
     short = ("--config.num_steps=3", "--config.eval_every=0", "--config.log_every=1")
     short += ("--config.evaluation.name=voc", "--config.log_batches")
+    train = partial(start, "train.py", config=RETINANET)
     apart, alone = place.folder / "two_processes", place.folder / "one_process"
 
     def start_two():
@@ -122,7 +124,7 @@ def test_two_processes_one_of_which_is_killed_train_as_one_with_two_devices(plac
             port = free.getsockname()[1]
         joined = ("--distributed", f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
         joined += ("--config.checkpoint_every=1", "--config.heartbeat_seconds=10")
-        return [start("train.py", apart, *short, *joined, f"--process_id={i}") for i in (0, 1)]
+        return [train(apart, *short, *joined, f"--process_id={i}") for i in (0, 1)]
 
     first, second = start_two()
     wait_for(apart / "checkpoints" / "1", first)
@@ -136,7 +138,7 @@ def test_two_processes_one_of_which_is_killed_train_as_one_with_two_devices(plac
         assert process.returncode == 0, errors
         assert "resuming after step" in printed or process.args[-1] == "--process_id=1"
 
-    process = start("train.py", alone, *short, devices=2)
+    process = train(alone, *short, devices=2)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     whole, *parts = (

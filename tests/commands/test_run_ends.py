@@ -20,7 +20,7 @@ def test_a_run_that_is_out_of_patience_is_finished(trained, place, run):
     assert ended.status == 0
     assert (
         "is finished: 24 of 48 steps are done; 2 evaluations were no better than the best "
-        "(config.patience); eval.py evaluates it again"
+        "by more than 1 (config.patience); eval.py evaluates it again"
     ) in ended.out
 
 

@@ -194,11 +194,12 @@ def test_the_step_is_compiled_at_the_largest_canvas_and_its_batch_is_whole_parts
         def __init__(self, subject, count, canvas=None):
             self.temp_size_in_bytes = 10**6 * math.prod(canvas or (1,))
             self.compile = self.memory_analysis = lambda: self
-            self.lower = lambda **platforms: self
-            self.cost_analysis = lambda: {"flops": math.prod(canvas or (1,))}
+            self.lower = lambda: self
+            self.flops = math.prod(canvas or (1,))
 
     monkeypatch.setattr(costs, "trace_step", Program)
     monkeypatch.setattr(costs, "trace_prediction", Program)
+    monkeypatch.setattr(costs, "flops_of", lambda program: program.flops)
     monkeypatch.setattr(memory, "SPARE", 0)
     settings = ("--config.multiscale_heights=(32, 96)", "--config.accumulate=4", "--memory")
     # 1152 MB an image, next to which all else is little.
