@@ -51,9 +51,8 @@ class NamesOfComplete(orbax_path.step.NameFormat):
 
 def incomplete(directory: Path) -> dict[int, str]:
     """The steps of which orbax could not tell what they are, and what they lack."""
-    folders = [
-        each for each in directory.glob("*") if each.name.isdecimal()
-    ]  # Once all is written.
+    # Orbax gives a folder its step's name when all is written.
+    folders = [each for each in directory.glob("*") if each.name.isdecimal()]
     lacks = {int(folder.name): _lack(folder) for folder in folders}
     return {step: lack for step, lack in lacks.items() if lack}
 
@@ -64,11 +63,10 @@ def _lack(folder: Path) -> str | None:
             return f"{name} is missing or empty"
     try:
         results = json.loads((folder / METRICS).read_text())
-        if results is None or all(isinstance(each, float | int) for each in results.values()):
-            return None
+        readable = results is None or all(isinstance(v, float | int) for v in results.values())
     except (OSError, ValueError, AttributeError, RecursionError):
-        pass  # As below.
-    return f"{METRICS} cannot be read"
+        readable = False
+    return None if readable else f"{METRICS} cannot be read"
 
 
 def to_keep(scores: Mapping[int, float], latest: int, best: int) -> set[int]:

@@ -118,7 +118,8 @@ class SavedCheckpoints:
         if which == "latest":
             return steps[-1]
         if which == "best":
-            return steps[-1] if self.best is None else self.best
+            best = self.best
+            return steps[-1] if best is None else best
         if str(which).isdecimal() and int(which) in steps:
             return int(which)
         raise UserError(
