@@ -173,17 +173,6 @@ def test_of_no_boxes_none_are_kept(jitted):
     assert jitted(np.zeros((0, 4)), nothing, nothing.astype(bool), iou_threshold=0.5).shape == (0,)
 
 
-@pytest.mark.parametrize("form", BOTH_FORMS)
-def test_boxes_get_a_gradient_through_what_is_kept(form):
-    boxes = jnp.array([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10]])
-
-    def kept_sum(boxes):
-        keep = form(boxes, boxes[:, 3], jnp.ones(3, bool), iou_threshold=0.5)
-        return jnp.sum(jnp.where(keep[:, None], boxes, 0))
-
-    np.testing.assert_array_equal(jax.grad(kept_sum)(boxes)[:, 0], [1, 0, 1])
-
-
 def test_a_chain_keeps_both_ends(jitted):
     """A and C overlap B by .43 each and one another by .11: B goes, C stays."""
     boxes = jnp.array([[0.0, 0, 10, 10], [4, 0, 14, 10], [8, 0, 18, 10]])
