@@ -152,17 +152,20 @@ def _rasterise(polygons, size):
 
 def _paint(rng, canvas, mask):
     """Blends a shaded, grained colour in that differs from what it covers."""
-    shown = mask >= 0.5
-    behind = canvas[shown].mean(0)
+    height, width = mask.shape
+    top, bottom = np.flatnonzero(mask.any(1))[[0, -1]]
+    left, right = np.flatnonzero(mask.any(0))[[0, -1]]
+    part = np.s_[top : bottom + 1, left : right + 1]
+    canvas, mask = canvas[part], mask[part]
+    behind = canvas[mask >= 0.5].mean(0)
     for _ in range(_TRIES):
         colour = rng.uniform(0, 255, 3)
         if np.abs(colour - behind).max() >= _MIN_CONTRAST:
             break
-    height, width = mask.shape
     ramp = np.linspace(-1, 1, width) * rng.uniform(-40, 40)
     fall = np.linspace(-1, 1, height)[:, None] * rng.uniform(-40, 40)
-    grain = rng.normal(0, rng.uniform(0, 12), mask.shape)
-    paint = colour + (ramp + fall + grain)[..., None]
+    grain = rng.normal(0, rng.uniform(0, 12), (height, width))
+    paint = colour + (ramp + fall + grain)[part][..., None]
     canvas += mask[..., None] * (paint - canvas)
 
 
