@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import tqdm_utils
 
 from jaxdet.data.sources import shapes
-from jaxdet.data.sources.pictures import KINDS, draw_picture
+from jaxdet.data.sources.pictures import KINDS, _paint, draw_picture
 from jaxdet.data.sources.shapes import ShapesSettings, draw_split, read_shapes
 from jaxdet.types import UserError
 
@@ -108,6 +108,17 @@ def test_a_data_set_that_another_process_finished_first_is_taken(tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(pathlib.Path, "rename", overtaken)
         assert len(read_shapes(root=str(tmp_path), split="train", **FEW)) == 6
+
+
+def test_a_shape_is_painted_wherever_it_covers_a_pixel_and_nowhere_else():
+    mask = np.zeros((9, 12), np.float32)
+    for part in (np.s_[2:5, 3:7], np.s_[:3, 8:], np.s_[5:, :12]):
+        covered = mask.copy()
+        covered[part] = 0.9
+        covered[part][0, 0] = 0.1  # Its edge.
+        canvas = np.full((*mask.shape, 3), 100, np.float32)
+        _paint(np.random.default_rng(0), canvas, covered)
+        np.testing.assert_array_equal((canvas != 100).any(-1), covered > 0)
 
 
 def test_boxes_are_tight_around_the_visible_pixels():
