@@ -4,6 +4,7 @@ Fixed sizes for any number of objects; nothing leaves the device. Memory is a
 few float32 arrays of (G, N) an image: 4 MB each for 120 objects and 8400 anchors.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -115,7 +116,7 @@ def simota_costs(
     costs = costs - iou_weight * jnp.log(overlaps + _EPSILON)
     costs = jnp.where(usable, costs + jnp.where(preferred, 0.0, penalty), jnp.inf)
 
-    best, _ = jax.lax.top_k(overlaps, min(num_candidates, num_anchors))
+    best, _ = _largest(overlaps, min(num_candidates, num_anchors))
     counts = jnp.maximum(jnp.sum(best, axis=1).astype(jnp.int32), 1)
     return SimotaCosts(costs, overlaps, jnp.where(valid & jnp.any(candidates), counts, 0))
 
@@ -190,7 +191,7 @@ def assign_simota(
     )  # fmt: skip
     num_objects, num_anchors = costs.shape
     # No object takes more than `num_candidates`: a short top-k does for sorting all anchors.
-    falling, anchors = jax.lax.top_k(-costs, min(num_candidates, num_anchors))
+    falling, anchors = _largest(-costs, min(num_candidates, num_anchors))
     takes = (jnp.arange(falling.shape[1]) < counts[:, None]) & (falling > -jnp.inf)
     takers = jnp.zeros(num_anchors, jnp.int32).at[anchors].add(takes.astype(jnp.int32))
     slots = jnp.arange(num_objects, dtype=jnp.int32)[:, None]
@@ -198,6 +199,27 @@ def assign_simota(
     index = jnp.where(takers > 1, jnp.argmin(costs, axis=0).astype(jnp.int32), only_taker)
     matched = jnp.take_along_axis(overlaps, index[None], axis=0)[0]
     return SimotaAssignment(takers > 0, index, jnp.where(takers > 0, matched, 0.0))
+
+
+def _largest(rows, count):
+    """As `jax.lax.top_k`, for which a TPU sorts whole rows: there one after the other is found."""
+    return jax.lax.platform_dependent(
+        rows,
+        tpu=partial(_largest_in_turn, count=count),
+        default=partial(jax.lax.top_k, k=count),
+    )
+
+
+def _largest_in_turn(rows, count):
+    # What is taken becomes less than all that is left, and that may be -inf.
+    left = jnp.maximum(rows, jnp.finfo(rows.dtype).min)
+    places = []
+    for _ in range(count):
+        place = jnp.argmax(left, axis=1, keepdims=True).astype(jnp.int32)
+        left = jnp.where(jnp.arange(rows.shape[1]) == place, -jnp.inf, left)
+        places.append(place)
+    places = jnp.concatenate(places, axis=1)
+    return [jnp.take_along_axis(rows, places, axis=1), places]
 
 
 def _near_centres(boxes, points, radius):

@@ -1,4 +1,5 @@
 import functools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxdet.ops.anchors import GridPoints, grid_points
 from jaxdet.ops.box_coder import encode_grid
 from jaxdet.ops.box_losses import iou_loss
 from jaxdet.ops.losses import global_count, l1, masked_sum, sigmoid_cross_entropy
-from jaxdet.ops.simota import assign_simota, simota_costs
+from jaxdet.ops.simota import _largest, _largest_in_turn, assign_simota, simota_costs
 
 # The first rule is the default; the later code of the reference looks near centres only.
 MASTER = dict(centre_radius=1.5, inside_boxes=False, penalty=1e6)
@@ -402,3 +403,22 @@ def test_wrong_shapes_raise_while_tracing():
         jax.eval_shape(assign_simota, few, *arrays)
     with pytest.raises(ValueError, match=r"objectness wants the shape \(N\), found \(65,\)"):
         jax.eval_shape(assign_simota, points, *arrays[:2], arrays[2][1:], *arrays[3:])
+
+
+@given(
+    st.lists(st.sampled_from([-np.inf, -2.5, 0.0, 0.5, 1e5, np.inf]), min_size=5, max_size=12),
+    st.integers(1, 5),
+)
+def test_the_largest_in_turn_are_those_of_a_sort(row, count):
+    rows = jnp.array([row, row[::-1]], jnp.float32)
+    for found, wanted in zip(
+        _largest_in_turn(rows, count), jax.lax.top_k(rows, count), strict=True
+    ):
+        np.testing.assert_array_equal(found, wanted)
+        assert found.dtype == wanted.dtype
+
+
+def test_a_tpu_sorts_no_rows_of_anchors():
+    traced = jax.jit(partial(_largest, count=10)).trace(jnp.zeros((3, 77)))
+    for platform, sorts in (("cpu", True), ("tpu", False), ("cuda", True)):
+        assert ("top_k" in traced.lower(lowering_platforms=(platform,)).as_text()) == sorts
