@@ -21,7 +21,8 @@ def get_config() -> ConfigDict:
     config.eval_every = "2 epochs"
     config.checkpoint_every = 1000
     config.data.train_split = "VOC2007/trainval+VOC2012/trainval"
-    config.data.canvas = (1024, 1024)
+    config.data.canvas = (608, 1024)
+    config.data.more_canvases = ((1024, 608),)
     config.data.resize = (600, 1000)
     config.optimizer.warmup_steps = 200
     return config
