@@ -3,6 +3,7 @@
 Files are read as far as these need, and what is cut short or damaged says nothing.
 """
 
+import contextlib
 import re
 import struct
 import zlib
@@ -64,10 +65,11 @@ def read_header(data: bytes) -> Header:
     The sizes of JPEGs are left to their decoder.
     """
     kind = next((name for name, sign in _SIGNS.items() if re.match(sign, data, re.DOTALL)), None)
-    try:
-        size, tags = _read(kind, data)
-    except (struct.error, IndexError, ValueError):
-        return Header(kind)
+    size, tags = None, {}
+    # What points further than a file can reach is an OverflowError.
+    with contextlib.suppress(struct.error, IndexError, OverflowError, ValueError):
+        size, tiff = _read(kind, data)
+        tags = _tags(tiff)
     if kind == "TIFF" and _WIDTH in tags and _HEIGHT in tags:
         size = tags[_HEIGHT], tags[_WIDTH]
     orientation = tags.get(_ORIENTATION, 1)
@@ -129,28 +131,28 @@ def pnm_white(data: bytes) -> int | None:
 
 
 def _read(kind, data):
-    """The size and the tags of EXIF or TIFF, where the kind has them here."""
+    """The size, where the kind has it here, and the TIFF that is the file or its EXIF, or empty."""
     if kind == "JPEG":
-        return None, _tags(_jpeg_exif(data))
+        return None, _jpeg_exif(data)
     if kind == "PNG":
-        return _pair(data, 16, ">II"), _tags(_png_exif(data))
+        return _pair(data, 16, ">II"), _png_exif(data)
     if kind == "TIFF":
-        return None, _tags(data)
+        return None, data
     if kind == "WebP":
-        return None, _tags(_webp_exif(data))  # Neither side can be above 16384.
+        return None, _webp_exif(data)  # Neither side can be above 16384.
     if kind == "GIF":
-        return _pair(data, 6, "<HH"), {}
+        return _pair(data, 6, "<HH"), b""
     if kind == "BMP":
         old = _number(data, 14, "<I") == 12
-        return _pair(data, 18, "<HH" if old else "<ii"), {}
+        return _pair(data, 18, "<HH" if old else "<ii"), b""
     if kind == "PNM":
         found = _PNM.match(data[:4096])
-        return (int(found[3]), int(found[2])) if found[3] else None, {}
+        return (int(found[3]), int(found[2])) if found[3] else None, b""
     if kind == "JPEG 2000":
         place = data.find(b"\xff\x51", 0, 65536)
         right, down, left, top = struct.unpack_from(">4I", data, place + 6)
-        return (down - top, right - left) if place >= 0 else None, {}
-    return None, {}
+        return (down - top, right - left) if place >= 0 else None, b""
+    return None, b""
 
 
 def _at(file, place):

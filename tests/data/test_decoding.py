@@ -13,6 +13,7 @@ from drawn_data import ListSource, draw, encode, make_example, with_exif_orienta
 from jaxdet.commands import ending
 from jaxdet.data import decoding, transforms
 from jaxdet.data.decoding import PutRight, UnreadableImage
+from jaxdet.data.picture_headers import Header, read_header
 from jaxdet.data.pipeline import eval_batches, train_batches
 from jaxdet.data.sources.voc import read_voc
 from jaxdet.data.transforms import Augmentation
@@ -169,6 +170,17 @@ def test_a_file_that_is_cut_short_is_unreadable_and_yet_may_have_a_size(kind):
     assert decoding.size_of(FILES[kind], name="p0") == RGB.shape[:2]
     if kind not in ("WebP", "TIFF"):  # They say it behind, or nowhere without their pixels.
         assert decoding.size_of(cut, name="p0") == RGB.shape[:2]
+
+
+@pytest.mark.parametrize("place", [2**32, 2**64 - 1])
+def test_what_points_beyond_any_file_says_nothing_and_the_rest_is_heeded(place):
+    big = b"II+\0\x08\0\0\0" + struct.pack("<Q", place)
+    assert read_header(big) == Header("TIFF")
+    with pytest.raises(UnreadableImage, match="OpenCV cannot decode it"):
+        _decode(big)
+    png = FILES["PNG"][:33] + FUZZ["_chunk"](b"eXIf", big) + FILES["PNG"][33:]
+    assert read_header(png) == Header("PNG", RGB.shape[:2])
+    np.testing.assert_array_equal(_decode(png), RGB)
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
