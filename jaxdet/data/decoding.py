@@ -308,21 +308,18 @@ def _to_rgb(raw, header, name, put_right):
         put_right.add(name, "a 4th channel that is not said to be transparency is left out")
         raw, channels = raw[..., :3], 3
     in_bytes = raw.dtype == np.uint8
-    if raw.dtype.kind == "f":  # Of all channels at once: transparency has the range of colours.
-        raw = _to_bytes(raw, name, put_right)
+    # Of all channels at once: transparency has the range of colours.
+    values = _to_bytes(raw, name, put_right)
     if channels == 1:
         if header.channels > 1:
             put_right.add(name, "several channels of a TIFF that says it is grey are taken as grey")
-        grey = _to_bytes(raw, name, put_right)
         # The 8-bit ones of these OpenCV has turned round.
-        grey = 255 - grey if header.white_is_zero and not in_bytes else grey
+        grey = 255 - values if header.white_is_zero and not in_bytes else values
         return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
-    colours = _to_bytes(raw[..., :3], name, put_right)
-    rgb = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
+    rgb = cv2.cvtColor(values[..., :3], cv2.COLOR_BGR2RGB)
     if channels == 3:
         return rgb
-    alpha = raw[..., 3:]
-    covered = alpha / np.float32(2 ** _bits(raw.max()) - 1)
+    covered = values[..., 3:] / np.float32(255)
     if covered.min() == 1:
         return rgb
     put_right.add(name, f"what is transparent shows grey {FILL}")
@@ -352,15 +349,10 @@ def _to_bytes(
         return np.clip(np.round(values * (255 / top)), 0, 255).astype(np.uint8)
     if low < 0 or high >= 2**16:
         raise UnreadableImage(f"{name}: values from {low} to {high}; wanted 0 to 65535")
-    bits = _bits(high)
+    bits = next(bits for bits in _DEPTHS if high < 2**bits)
     if bits < 16:
         put_right.add(name, f"16-bit values, none above {2**bits - 1}, are taken as {bits} bits")
     return (values >> (bits - 8)).astype(np.uint8)
-
-
-def _bits(high):
-    """How many bits whole numbers of up to this have."""
-    return next(bits for bits in _DEPTHS if high < 2**bits or bits == _DEPTHS[-1])
 
 
 def _turn_size(size, orientation):

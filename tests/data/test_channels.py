@@ -107,10 +107,14 @@ def test_transparency_is_laid_on_grey_whether_colours_are_multiplied_by_it_or_no
     assert not any("transparent" in done for done in put_right.counts)
 
 
-def test_transparency_has_no_fewer_bits_than_the_colours():
-    pixels = _as("u2", _with(51))
-    image, _ = _decode(_tiff(pixels, extra=(2,)))
-    assert np.abs(image - (COLOURS * 0.2 + decoding.FILL * 0.8)).max() <= 1
+@pytest.mark.parametrize("colours, alpha", [(COLOURS, 51), (COLOURS >> 4, 255)])
+def test_transparency_and_colours_have_the_same_bits(colours, alpha):
+    pixels = _as("u2", _with(alpha, colours))
+    shown = colours * (alpha / 255) + decoding.FILL * (1 - alpha / 255)
+    for data in (_tiff(pixels, extra=(2,)), cv2.imencode(".png", pixels[..., [2, 1, 0, 3]])[1]):
+        image, put_right = _decode(bytes(data))
+        assert np.abs(image - shown).max() <= (alpha < 255)
+        assert not any("bits" in done for done in put_right.counts)
 
 
 def test_four_inks_are_no_channel_too_many():
