@@ -304,6 +304,8 @@ def _to_rgb(raw, header, name, put_right):
     channels = 1 if raw.ndim == 2 else raw.shape[2]
     if channels not in (1, 3, 4):
         raise UnreadableImage(f"{name}: has {channels} channels; wanted 1, 3 or 4")
+    if channels == 1 < header.channels:
+        _take_first(header, name, put_right)
     if channels == 4 and header.unnamed:
         put_right.add(name, "a 4th channel that is not said to be transparency is left out")
         raw, channels = raw[..., :3], 3
@@ -311,8 +313,6 @@ def _to_rgb(raw, header, name, put_right):
     # Of all channels at once: transparency has the range of colours.
     values = _to_bytes(raw, name, put_right)
     if channels == 1:
-        if header.channels > 1:
-            put_right.add(name, "several channels of a TIFF that says it is grey are taken as grey")
         # The 8-bit ones of these OpenCV has turned round.
         grey = 255 - values if header.white_is_zero and not in_bytes else values
         return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
@@ -327,6 +327,16 @@ def _to_rgb(raw, header, name, put_right):
     multiplied = header.multiplied or (header.kind == "TIFF" and in_bytes)
     shown = rgb if multiplied else rgb * covered
     return np.clip(np.round(shown + FILL * (1 - covered)), 0, 255).astype(np.uint8)
+
+
+def _take_first(header, name, put_right):
+    """Refuses channels that OpenCV mixes to one grey, or cuts to 8 bits; of others it took one."""
+    if header.bits > 8:
+        raise UnreadableImage(
+            f"{name}: a grey TIFF of {header.bits} bits with {header.channels} channels, which is "
+            f"not read here; write it with one channel, or as RGB"
+        )
+    put_right.add(name, "of several channels of a grey TIFF the first is taken")
 
 
 def _to_bytes(

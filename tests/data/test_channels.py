@@ -123,16 +123,19 @@ def test_four_inks_are_no_channel_too_many():
     assert not put_right.counts
 
 
-def test_channels_of_a_tiff_that_says_it_is_grey_are_counted():
-    for dtype, channels in (("u1", 2), ("u1", 3), ("u2", 3)):
-        pixels = np.full((1, 2, channels), 120, np.uint8)
-        image, put_right = _decode(
-            _tiff(_as(dtype, pixels), photometric=1, extra=(0,) * (channels - 1))
-        )
-        assert (image == 120).all()
-        assert list(put_right.counts) == [
-            "several channels of a TIFF that says it is grey are taken as grey"
-        ]
+@pytest.mark.parametrize("extra", [0, 2])
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_of_several_channels_of_a_tiff_that_says_it_is_grey_the_first_is_taken(channels, extra):
+    pixels = _with(0)[..., :channels]
+    more = (0,) * (channels - 2) + (extra,)
+    for photometric, grey in ((1, pixels[..., :1]), (0, 255 - pixels[..., :1])):
+        image, put_right = _decode(_tiff(pixels, photometric=photometric, extra=more))
+        np.testing.assert_array_equal(image, np.broadcast_to(grey, image.shape))
+        assert put_right.counts == {"of several channels of a grey TIFF the first is taken": 1}
+        data = _tiff(_as("u2", pixels), photometric=photometric, extra=more)
+        found = f"^p0: a grey TIFF of 16 bits with {channels} channels, .* not read here"
+        with pytest.raises(UnreadableImage, match=found):
+            _decode(data)
 
 
 def test_lists_of_a_tiff_that_lie_outside_of_it_say_nothing():
