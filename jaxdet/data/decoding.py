@@ -44,6 +44,8 @@ _HARMLESS = {
     "Unknown Adobe color transform": (b"Adobe", 11),
 }
 _PADDED = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+# The head of a BMP of 32 bits a pixel that has masks for three colours, and no room for more.
+_THREE_MASKS = re.compile(rb"BM.{12}[\x28\x34]\0\0\0.{10}\x20\0\x03\0\0\0", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -194,6 +196,8 @@ def read(
     if damage:
         raise _damaged(name, data, header.kind, damage)
     _check_planes(header, name)
+    if _THREE_MASKS.match(data):
+        data = _with_four_masks(data)
     try:
         raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -282,6 +286,16 @@ def _with_known(data, place):
     if data[place] == known:
         raise ValueError("its header cannot be read")
     return data[:place] + bytes([known]) + data[place + 1 :]
+
+
+def _with_four_masks(data):
+    """A BMP with an empty mask for transparency.
+
+    Without a fourth OpenCV heeds none, and takes bits that say nothing for transparency.
+    """
+    pixels = int.from_bytes(data[10:14], "little")
+    start, size = (number.to_bytes(4, "little") for number in (14 + 56, 56))
+    return data[:10] + start + size + data[18:66] + bytes(4) + data[pixels:]
 
 
 def _stretch_pnm(raw, data, name):

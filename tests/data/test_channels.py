@@ -1,4 +1,4 @@
-"""Channels and scales that TIFF and PNM have beside those that other kinds have."""
+"""Channels and scales that TIFF, BMP and PNM have beside those that other kinds have."""
 
 import struct
 import time
@@ -46,6 +46,13 @@ def _tiff(pixels, *, extra=(), photometric=2, separate=False, orientation=1, ord
     start = struct.pack(order + "I", len(data))
     count = struct.pack(order + "H", len(entries) // 12)
     return data[:4] + start + data[8:] + count + entries + bytes(4)
+
+
+def _bmp(pixels, size, masks):
+    """A BMP of one row of 32 bits, whose head has a size; three masks may stand behind it."""
+    head = struct.pack("<iiHHIIiiII", pixels.size, 1, 1, 32, 3 * bool(masks), 0, 0, 0, 0, 0)
+    head = (head + struct.pack(f"<{len(masks)}I", *masks)).ljust(size - 4, b"\0")
+    return b"BM" + struct.pack("<4I", 0, 0, 18 + len(head), size) + head + bytes(pixels)
 
 
 def _as(dtype, pixels, top=None):
@@ -136,6 +143,30 @@ def test_of_several_channels_of_a_tiff_that_says_it_is_grey_the_first_is_taken(c
         found = f"^p0: a grey TIFF of 16 bits with {channels} channels, .* not read here"
         with pytest.raises(UnreadableImage, match=found):
             _decode(data)
+
+
+@pytest.mark.parametrize("size", [40, 52, 56, 108, 124])
+@pytest.mark.parametrize("shifts", [(16, 8, 0), (0, 8, 16), (24, 16, 8)])
+def test_a_bmp_is_transparent_only_where_it_has_a_mask_for_that(size, shifts):
+    """Without one the fourth byte says nothing, and is 0 in most."""
+    (alpha,) = {0, 8, 16, 24} - set(shifts)
+    masks = [255 << shift for shift in shifts]
+    colours = sum(COLOURS[..., k].astype("<u4") << shifts[k] for k in range(3))
+    put_right = PutRight()
+    for unused in (0, 60, 255):
+        pixels = colours + (unused << alpha)
+        image = decoding.read(_bmp(pixels, size, masks), name="p0", put_right=put_right).pixels
+        np.testing.assert_array_equal(image, COLOURS)
+    assert not put_right.counts
+    if size >= 56:
+        image, put_right = _decode(_bmp(colours, size, [*masks, 255 << alpha]))
+        assert (image == decoding.FILL).all() and put_right.counts.total() == 1
+
+
+@pytest.mark.parametrize("size", [40, 108])
+def test_a_bmp_without_masks_is_not_transparent(size):
+    pixels = np.dstack([COLOURS[..., ::-1], np.zeros((1, 2), np.uint8)]).view("<u4")
+    np.testing.assert_array_equal(_decode(_bmp(pixels, size, []))[0], COLOURS)
 
 
 def test_lists_of_a_tiff_that_lie_outside_of_it_say_nothing():
