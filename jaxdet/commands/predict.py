@@ -130,6 +130,9 @@ def _read_images(paths: Sequence[Path], report: Report) -> Iterator[Example]:
 
 def _film(predictor: Predictor, path: Path, out: Path, report: Report, **keywords: Any) -> None:
     """Draws what is found into each frame of a video."""
+    if inputs.is_endless(path):
+        report.leave_out(path, f"{path}: not a file, but a pipe or a device")
+        return
     capture = cv2.VideoCapture(str(path))
     writer, count = None, int(max(capture.get(cv2.CAP_PROP_FRAME_COUNT), 0))
     rate = capture.get(cv2.CAP_PROP_FPS)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxdet.data.decoding import SUFFIXES, PutRight, decode_bytes
+from jaxdet.data.decoding import SUFFIXES, PutRight, UnreadableImage, decode_bytes
 from jaxdet.types import Example, UserError
 
 
@@ -36,18 +36,19 @@ def gather(asked: Any) -> Iterator[Path | np.ndarray]:
 def list_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """The file itself, or what is named as an image in a folder, by name, but for hidden ones.
 
-    A broken link, and a folder named as an image, are among these: reading them says what they are.
+    A broken link, a pipe, and a folder named as an image are among these: reading them says what
+    they are.
 
     Raises:
         UserError: if it is not there, or a folder without an image.
     """
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
+    if not path.exists():
         siblings = (p.name for p in path.parent.glob("*") if p.exists())
         near = difflib.get_close_matches(path.name, siblings, n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise UserError(f"{path}: there is no such image{hint}")
+    if not path.is_dir():
+        return [path]
     # Hidden are macOS' `._a.jpg`, which are no images.
     named = (p for p in path.iterdir() if p.suffix.lower() in suffixes and p.name[0] != ".")
     found = sorted(named)
@@ -64,13 +65,20 @@ def decode(image: Path | np.ndarray, put_right: PutRight | None = None) -> Examp
         put_right: counts what was done to pictures of unusual kinds.
 
     Raises:
-        UnreadableImage: if the file is no image, or a damaged one.
+        UnreadableImage: if the file is no image, a damaged one, or a pipe or device.
         OSError: if it cannot be read.
     """
     if isinstance(image, np.ndarray):
         return to_example(image, "array")
+    if is_endless(image):
+        raise UnreadableImage(f"{image}: not a file, but a pipe or a device")
     data = image.read_bytes()
     return to_example(decode_bytes(data, rotate=True, name=image, put_right=put_right), image)
+
+
+def is_endless(path: Path) -> bool:
+    """Whether it is a pipe or a device, whose end may never come."""
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def to_example(pixels: UInt8[np.ndarray, "H W 3"], name: Any) -> Example:

@@ -153,6 +153,17 @@ def test_files_that_cannot_be_read_are_named_and_the_rest_goes_on(run, folder):
     assert done.status == 1 and "error: none of 2 files could be read" in done.err
 
 
+def test_pipes_are_named_and_not_waited_for(run, folder, tmp_path):
+    shutil.copy(folder / "photos/photo0.png", tmp_path / "photo.png")
+    for name in ("pipe.png", "pipe.mp4"):
+        os.mkfifo(tmp_path / name)
+    for named in ([tmp_path], sorted(tmp_path.glob("p*"))):
+        done = run(*named)
+        assert done.status == 0 and len(done.images["images"]) == 1
+        for name in ("pipe.png", "pipe.mp4"):
+            assert f"left out: {tmp_path}/{name}: not a file" in done.err
+
+
 @pytest.mark.parametrize("named", ["", "*", "*.png"])
 def test_links_to_nowhere_and_folders_named_as_pictures_are_named(run, folder, tmp_path, named):
     mixed = tmp_path / "mixed"
