@@ -51,8 +51,8 @@ def read_file(path: str | os.PathLike) -> Weights:
 
     Raises:
         UserError: if there is no such file, its ending is another one, it
-            cannot be read, has no tensors, odd ones or one twice, or it is a
-            torch file and torch is not installed.
+            cannot be read, has odd tensors or one twice, is a torch file without
+            any, or torch is wanted and not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -101,7 +101,11 @@ def _read_npz(path: Path) -> Weights:
             arrays = np.load(file, allow_pickle=False)
             if isinstance(arrays, np.ndarray):
                 raise ValueError("it holds one array without a name; np.savez writes names")
-            return Weights(dict(arrays))
+            tensors = dict(arrays)
+            for name, value in tensors.items():
+                if not isinstance(value, np.ndarray):  # The bytes of any other file.
+                    raise ValueError(f"{name} in it is no array")
+            return Weights(tensors)
     except Exception as error:  # Whatever NumPy and its libraries meet in a damaged file.
         raise _unreadable(path, "a NumPy .npz archive", error) from error
 

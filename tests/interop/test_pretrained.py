@@ -1,6 +1,7 @@
 import logging
 import sys
 import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -199,6 +200,14 @@ def test_an_array_without_a_name_is_refused(tmp_path):
     with (tmp_path / "weights.npz").open("wb") as file:
         np.save(file, np.zeros((3, 2)))  # dict() would take its rows for names and values.
     with pytest.raises(UserError, match=r"weights.npz: .*\.npz archive: it holds one array"):
+        load_file(tmp_path / "weights.npz")
+
+
+def test_an_archive_of_other_files_is_refused(tmp_path):
+    np.savez(tmp_path / "weights.npz", a=np.zeros(3))
+    with zipfile.ZipFile(tmp_path / "weights.npz", "a") as file:
+        file.writestr("archive/data.pkl", b"as torch has it")
+    with pytest.raises(UserError, match=r"archive: archive/data\.pkl in it is no array$"):
         load_file(tmp_path / "weights.npz")
 
 
