@@ -64,7 +64,7 @@ def recognise(tensors: Mapping[str, Any], *, source: str = "weights") -> Recogni
             settings, num_classes = _SIZES[systems[0]](shapes)
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
-        except (KeyError, IndexError, ValueError) as error:
+        except KeyError as error:
             raise UserError(
                 f"{source}: these look like weights of {systems[0]}'s {detector}, but "
                 f"{error.args[0]} is missing or has another form"
@@ -90,7 +90,7 @@ def _mmdetection(shapes: Shapes) -> tuple[dict[str, Any], int]:
         )
         return settings | {"head": head}, num_classes
     if any(name.startswith("rpn_head.") for name in shapes):
-        settings["rpn"] = {"head": {"channels": shapes["rpn_head.rpn_conv.weight"][0]}}
+        settings["rpn"] = {"head": {"channels": _weights(shapes, "rpn_head.rpn_conv")[0]}}
     if "roi_head.bbox_head.fc_cls.weight" not in shapes:
         return settings, 1
     prefix, head = "roi_head.bbox_head", {}
@@ -98,13 +98,13 @@ def _mmdetection(shapes: Shapes) -> tuple[dict[str, Any], int]:
         head[f"{ours}_convs"] = _count(shapes, f"{prefix}.{theirs}_convs.{{}}.conv")
         head[f"{ours}_fcs"] = _count(shapes, f"{prefix}.{theirs}_fcs.{{}}")
         for i in range(head[f"{ours}_convs"]):
-            head["conv_channels"] = shapes[f"{prefix}.{theirs}_convs.{i}.conv.weight"][0]
+            head["conv_channels"] = _weights(shapes, f"{prefix}.{theirs}_convs.{i}.conv")[0]
         for i in range(head[f"{ours}_fcs"]):
-            head["hidden"] = shapes[f"{prefix}.{theirs}_fcs.{i}.weight"][0]
+            head["hidden"] = _weights(shapes, f"{prefix}.{theirs}_fcs.{i}")[0]
     if any(name.startswith(prefix) and ".gn." in name for name in shapes):
         head["norm"] = "group"
-    num_classes = shapes[f"{prefix}.fc_cls.weight"][0] - 1
-    head["class_agnostic"] = shapes[f"{prefix}.fc_reg.weight"][0] == 4 != 4 * num_classes
+    num_classes = _weights(shapes, f"{prefix}.fc_cls")[0] - 1
+    head["class_agnostic"] = _weights(shapes, f"{prefix}.fc_reg")[0] == 4 != 4 * num_classes
     settings["roi"] = {"head": head}
     return settings, num_classes
 
@@ -118,7 +118,7 @@ def _torchvision(shapes: Shapes) -> tuple[dict[str, Any], int]:
     settings["neck"] = _fpn(shapes, blocks.format("inner"), blocks.format("layer"))
     if "head.classification_head.cls_logits.weight" in shapes:
         settings["neck"]["num_levels"] = 5
-        features, channels = shapes["backbone.fpn.extra_blocks.p6.weight"][:2]
+        features, channels = _weights(shapes, "backbone.fpn.extra_blocks.p6")[:2]
         settings["neck"]["extra"] = "on_output" if features == channels else "on_input"
         head, num_classes = _retina_head(
             shapes,
@@ -127,28 +127,28 @@ def _torchvision(shapes: Shapes) -> tuple[dict[str, Any], int]:
             "head.regression_head.bbox_reg",
         )
         return settings | {"head": head}, num_classes
-    settings["rpn"] = {"head": {"channels": shapes["rpn.head.conv.0.0.weight"][0]}}
-    settings["roi"] = {"head": {"hidden": shapes["roi_heads.box_head.fc6.weight"][0]}}
-    return settings, shapes["roi_heads.box_predictor.cls_score.weight"][0] - 1
+    settings["rpn"] = {"head": {"channels": _weights(shapes, "rpn.head.conv.0.0")[0]}}
+    settings["roi"] = {"head": {"hidden": _weights(shapes, "roi_heads.box_head.fc6")[0]}}
+    return settings, _weights(shapes, "roi_heads.box_predictor.cls_score")[0] - 1
 
 
 def _simple_faster_rcnn(shapes: Shapes) -> tuple[dict[str, Any], int]:
     settings = {
-        "backbone": {"width": shapes["extractor.0.weight"][0]},
-        "rpn": {"head": {"channels": shapes["rpn.conv1.weight"][0]}},
-        "roi": {"head": {"hidden": shapes["head.classifier.0.weight"][0]}},
+        "backbone": {"width": _weights(shapes, "extractor.0")[0]},
+        "rpn": {"head": {"channels": _weights(shapes, "rpn.conv1")[0]}},
+        "roi": {"head": {"hidden": _weights(shapes, "head.classifier.0")[0]}},
     }
-    return settings, shapes["head.score.weight"][0] - 1
+    return settings, _weights(shapes, "head.score")[0] - 1
 
 
 def _yolox(shapes: Shapes) -> tuple[dict[str, Any], int]:
     blocks = _count(shapes, "backbone.backbone.dark2.1.m.{}.conv1.conv")
     settings = {
         "depth": YOLOX_DEPTHS.get(blocks, blocks / 3),
-        "width": shapes["backbone.backbone.stem.conv.conv.weight"][0] / YOLOX_STEM,
+        "width": _weights(shapes, "backbone.backbone.stem.conv.conv")[0] / YOLOX_STEM,
         "depthwise": any(".dconv." in name for name in shapes),
     }
-    return {"blocks": settings}, shapes["head.cls_preds.0.weight"][0]
+    return {"blocks": settings}, _weights(shapes, "head.cls_preds.0")[0]
 
 
 _SIZES = {
@@ -168,22 +168,30 @@ def _resnet(shapes: Shapes, prefix: str) -> dict[str, Any]:
             f"its ResNet has {blocks} blocks in its stages; known are the depths "
             f"{', '.join(map(str, DEPTHS))}"
         )
-    return {"depth": depths[0], "width": shapes[f"{prefix}conv1.weight"][0]}
+    return {"depth": depths[0], "width": _weights(shapes, f"{prefix}conv1")[0]}
 
 
 def _fpn(shapes: Shapes, lateral: str, output: str) -> dict[str, Any]:
-    settings = {"channels": shapes[f"{lateral.format(0)}.weight"][0]}
+    settings = {"channels": _weights(shapes, lateral.format(0))[0]}
     if _count(shapes, output) > _count(shapes, lateral):
         settings["num_levels"] = _count(shapes, output)
     return settings
 
 
 def _retina_head(shapes: Shapes, conv: str, logits: str, deltas: str) -> tuple[dict[str, Any], int]:
-    num_convs, num_anchors = _count(shapes, conv), shapes[f"{deltas}.weight"][0] // 4
+    num_convs, num_anchors = _count(shapes, conv), _weights(shapes, deltas)[0] // 4
     settings = {"num_convs": num_convs}
     if num_convs:
-        settings["channels"] = shapes[f"{conv.format(0)}.weight"][0]
-    return settings, shapes[f"{logits}.weight"][0] // max(num_anchors, 1)
+        settings["channels"] = _weights(shapes, conv.format(0))[0]
+    return settings, _weights(shapes, logits)[0] // max(num_anchors, 1)
+
+
+def _weights(shapes: Shapes, layer: str) -> tuple[int, ...]:
+    """The shape of a layer's weights, which have two sides or more; a KeyError names others."""
+    name = f"{layer}.weight"
+    if len(shapes[name]) < 2:
+        raise KeyError(name)
+    return shapes[name]
 
 
 def _count(shapes: Shapes, name: str) -> int:

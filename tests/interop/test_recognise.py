@@ -73,6 +73,21 @@ def test_what_is_no_detector_is_one_line(names, message):
         recognise(dict.fromkeys(names, np.zeros((3, 3))), source="w.pth")
 
 
+@pytest.mark.parametrize(
+    "name, array",
+    [
+        ("yolox_nano", "backbone.backbone.stem.conv.conv.weight"),
+        ("sfrcnn_vgg16", "head.score.weight"),
+        ("tv_retinanet", "backbone.fpn.extra_blocks.p6.weight"),
+        ("mmdet_faster_rcnn", "roi_head.bbox_head.fc_cls.weight"),
+    ],
+)
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_an_array_of_another_form_is_named(name, array, shape):
+    with pytest.raises(UserError, match=f"but {array} is missing or has another form"):
+        recognise(blank(name) | {array: np.zeros(shape)})
+
+
 def test_the_sizes_of_yolox_are_settings():
     assert settings_for("yolox", "yolox", size="m")["blocks"] == {"depth": 0.67, "width": 0.75}
     with pytest.raises(UserError, match="size wants one of yolox's, nano, .*found 'xl'"):
