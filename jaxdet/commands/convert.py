@@ -203,7 +203,7 @@ def _read_value(text: str) -> Any:
     known = {"true": True, "false": False, "inf": math.inf}
     try:
         return known[text] if text in known else ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 

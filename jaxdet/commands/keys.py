@@ -116,6 +116,6 @@ def read_value(text: str | None, key: Key, path: str) -> Any:
         return check(text, key, path)
     try:
         value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text
     return check(value, key, path)

@@ -126,7 +126,7 @@ def fields_of(
     return {name: f for name, f in fields.items() if isinstance(getattr(value, name), PLAIN)}
 
 
-def check_known(given: Iterable[str], known: Iterable[str], where: str) -> None:
+def check_known(given: Iterable[Any], known: Iterable[str], where: str) -> None:
     """Refuses keys that are not known, and names the nearest that is.
 
     Raises:
@@ -135,7 +135,7 @@ def check_known(given: Iterable[str], known: Iterable[str], where: str) -> None:
     known = list(known)
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
+            near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             listed = ", ".join(known) or "none"
             place = f" of {where}" if where else ""

@@ -86,7 +86,7 @@ def number_classes(names: tuple[str, ...]) -> tuple[int, ...] | None:
 def _listed(said: str) -> tuple[str, ...]:
     try:
         names = ast.literal_eval(said)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         names = None
     if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
         return tuple(names)

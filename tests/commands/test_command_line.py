@@ -41,6 +41,7 @@ def test_help_is_the_usage_and_every_flag(run, command):
         (["--config.model.num_classes=3"], "there is no setting config.model.num_classes"),
         (["--config.seed.x=3"], "there is no setting config.seed.x; did you mean config.seed?"),
         (["--config.seed=abc"], "config.seed wants int, found 'abc'"),
+        (["--config.seed={[]: 1}"], "config.seed wants int, found '{[]: 1}'"),
         (["--config.seed"], "config.seed wants a value: int"),
         (["--config.seed", "--config.init_from="], "config.seed wants a value: int"),
         (["--config.detector="], "config.detector wants a name"),

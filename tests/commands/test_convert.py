@@ -149,6 +149,14 @@ def test_only_settings_that_the_file_does_not_say_and_are_others_are_listed(run)
             ["--names=yolox", f"--classes={NAMES}", "--model.suppress.iou_treshold=1"],
             ["iou_treshold", "did you mean 'iou_threshold'"],
         ),
+        (
+            ["--names=yolox", f"--classes={NAMES}", "--model.suppress={[]: 1}"],
+            ["suppress wants Suppress, found '{[]: 1}'"],
+        ),
+        (
+            ["--names=yolox", f"--classes={NAMES}", "--model.suppress={1: 2}"],
+            ["no setting 1 of suppress; known: "],
+        ),
     ],
 )
 def test_what_is_not_said_or_does_not_fit_is_one_line(run, arguments, said, tmp_path):

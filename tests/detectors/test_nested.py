@@ -107,6 +107,7 @@ def test_a_setting_may_be_as_the_builder_takes_it():
         ({"roi": {"head": {"hiden": 1}}}, "'hiden' of roi.head; did you mean 'hidden'"),
         ({"roi": {"head": {"x": 1}}}, "no setting 'x' of roi.head; known: name, hidden, shared_c"),
         ({"roi": {"sample": {"num_samples": {"a": 1}}}}, "'a' of roi.sample.num_samples; .* none"),
+        ({"roi": {"sample": {1: 2}}}, "no setting 1 of roi.sample; known: num_samples, "),
         ({"neck": {"name": "none", "channels": 1}}, "no setting 'channels' of neck; known: name$"),
     ],
 )

@@ -117,6 +117,8 @@ def test_class_names_are_said_or_read(tmp_path):
         ("('a',)", 2, "names 1 classes, the weights are of 2 classes"),
         ("coco", 3, "wants weights of 80 classes .* found 3"),
         ("cats", 2, "or a text file with a name a line, found cats"),
+        ("{[]: 1}", 2, "or a text file with a name a line, found {"),
+        (9000 * "-" + "1", 2, "or a text file with a name a line, found -"),
     ):
         with pytest.raises(UserError, match=message):
             read_classes(said, count)
