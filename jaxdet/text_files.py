@@ -16,26 +16,34 @@ _MARKS = (
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 or UTF-32 that says so; its mark is left out.
+    """The text of a file in UTF-8, UTF-16, or UTF-32 with a mark; a mark is left out.
 
     Raises:
         UserError: for other bytes.
         OSError: if it cannot be read.
     """
     data = path.read_bytes()
-    mark, encoding = next((each for each in _MARKS if data.startswith(each[0])), (b"", "utf-8"))
-    if not mark:  # UTF-16 without a mark shows by its first two letters, if they are plain ones.
-        zeros = [byte == 0 for byte in data[:4]]
-        encoding = {(True, False) * 2: "utf-16-be", (False, True) * 2: "utf-16-le"}.get(
-            tuple(zeros), encoding
-        )
+    start, encoding = _encoding(data)
     try:
-        text = data[len(mark) :].decode(encoding)
-        if "\0" in text:
-            raise UnicodeDecodeError(encoding, data, data.index(0), data.index(0) + 1, "no text")
+        text = data[start:].decode(encoding)
+        before, zero, _ = text.partition("\0")
+        if not zero:
+            return text
+        at = start + len(before.encode(encoding))
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: wanted text in UTF-8 or UTF-16, found the byte 0x{data[error.start]:02x} at "
-            f"{error.start}: save it as UTF-8"
-        ) from None
-    return text
+        at = start + error.start
+    raise UserError(
+        f"{path}: wanted text in UTF-8 or UTF-16, found the byte 0x{data[at]:02x} at {at}: "
+        "save it as UTF-8"
+    )
+
+
+def _encoding(data: bytes) -> tuple[int, str]:
+    """Where the text begins in a file's bytes, behind its mark, and what it is in."""
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            return len(mark), encoding
+    # UTF-16 without a mark shows by its first two letters, if they are plain ones.
+    zeros = tuple(byte == 0 for byte in data[:4])
+    known = {(True, False) * 2: "utf-16-be", (False, True) * 2: "utf-16-le"}
+    return 0, known.get(zeros, "utf-8")

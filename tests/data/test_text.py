@@ -16,10 +16,21 @@ def test_text_is_read_in_the_encodings_that_programs_write(tmp_path, encoding):
     assert read_text(path) == "p0 größer\r\n"
 
 
-def test_text_in_another_encoding_is_refused_with_the_place(tmp_path):
+@pytest.mark.parametrize(
+    "data, found",
+    [
+        ("größer".encode("latin-1"), "0xf6 at 2"),
+        (b"\xef\xbb\xbfcat\n\xe9\n", "0xe9 at 7"),  # A place counts from the file's first byte.
+        (b"\xff\xfea\0\x01\xdc", "0x01 at 4"),  # Half a pair.
+        (b"\xef\xbb\xbfcat\0", "0x00 at 6"),
+        ("\ufeffc\0t".encode("utf-16-le"), "0x00 at 4"),  # The zeros of other letters are none.
+        ("cat\0".encode("utf-16-be"), "0x00 at 6"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_the_place(tmp_path, data, found):
     path = tmp_path / "list.txt"
-    path.write_bytes("größer".encode("latin-1"))
-    with pytest.raises(UserError, match="list.txt: wanted text in UTF-8 .* 0xf6 at 2"):
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=f"list.txt: wanted text in UTF-8 .* the byte {found}: "):
         read_text(path)
 
 
