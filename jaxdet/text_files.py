@@ -38,6 +38,18 @@ def read_text(path: Path) -> str:
     )
 
 
+def read_head(path: Path, size: int) -> str:
+    """The text of a file's first bytes, -1 for all, by `read_text`'s rules; what is none is U+FFFD.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with path.open("rb") as file:
+        data = file.read(size)
+    start, encoding = _encoding(data)
+    return data[start:].decode(encoding, "replace")
+
+
 def _encoding(data: bytes) -> tuple[int, str]:
     """Where the text begins in a file's bytes, behind its mark, and what it is in."""
     for mark, encoding in _MARKS:

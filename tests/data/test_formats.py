@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -405,6 +406,54 @@ def test_yaml_of_something_else_is_no_data_set(tmp_path):
         recognise(tmp_path)
     (tmp_path / "cells.yaml").unlink()
     assert recognise(tmp_path).settings["train_split"] == "train"
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize(
+    "name, text, source",
+    [
+        ("data.yaml", "names: [cat]\ntrain: images\n", "yolo"),
+        ("data.yaml", "train: images\n'names': [cat]\n", "yolo"),
+        ("train.json", COCO, "coco"),
+        ("a.xml", "<annotation>\n</annotation>", "voc"),
+        ("train.csv", CSV, "csv"),
+    ],
+)
+def test_files_are_recognised_in_what_they_are_read_in(
+    tmp_path, name, text, source, encoding, ends
+):
+    (tmp_path / "images").mkdir()
+    (tmp_path / name).write_bytes(text.replace("\n", ends).encode(encoding))
+    (tmp_path / "a.jpg").write_bytes(encode(draw((40, 60), [])))
+    found = recognise(tmp_path)
+    assert found.format == source
+    settings = found.settings
+    place = {"root": settings["root"], "split": settings["train_split"], "classes": ("cat",)}
+    if source in ("yolo", "voc"):
+        assert build(source, **place, **settings["options"]).class_names == ("cat",)
+
+
+@pytest.mark.parametrize("text", ['<v:annotation xmlns:v="x"></v:annotation>', "<Annotation/>"])
+def test_xml_is_recognised_with_the_names_that_it_is_read_with(tmp_path, text):
+    (tmp_path / "a.xml").write_text(text)
+    assert recognise(tmp_path).format == "voc"
+
+
+def test_a_json_is_known_behind_its_many_categories(tmp_path):
+    """Label Studio writes a notes.json of categories alone beside YOLO's files."""
+    categories = [{"id": i, "name": 60 * "x"} for i in range(1000)]
+    (tmp_path / "notes.json").write_text(json.dumps({"categories": categories}))
+    (tmp_path / "train.json").write_text(json.dumps({"categories": categories, "images": []}))
+    assert recognise(tmp_path).reason.startswith("train.json, as COCO")
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "xml", "yaml"])
+def test_what_is_no_file_is_not_looked_into(tmp_path, ending):
+    (tmp_path / "cells.yml").write_text("train: images\nnames: [cell]\n")
+    (tmp_path / f"link.{ending}").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / f"pipe.{ending}")
+    assert recognise(tmp_path).format == "yolo"
 
 
 def test_labelme_s_files_are_recognised_as_what_wants_a_source_of_its_own(tmp_path):

@@ -1,6 +1,7 @@
 """Which format a folder of annotated images is in, by the files that it has."""
 
 import fnmatch
+import itertools
 import os
 import re
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -9,13 +10,15 @@ from typing import Any, NamedTuple
 
 from jaxdet.data.decoding import SUFFIXES
 from jaxdet.data.sources import csv_rows, yolo_layout
+from jaxdet.text_files import read_head
 from jaxdet.types import UserError
 
 _DEPTH = 4  # Folders into each other; TFDS has name/config/version.
 _LISTED = 2000  # Files of a folder that are looked at; folders of pictures have many.
 _HEAD = 2**16  # Bytes of a file that are looked at.
-_NAMES = re.compile(rb"^names\s*:", re.MULTILINE)  # What other YAML does not have.
-_VOC = re.compile(rb"<annotation[\s>]", re.IGNORECASE)  # CVAT's own xml has <annotations>.
+_NAMES = re.compile(r"(?:^|[\r\n])(['\"]?)names\1\s*:")  # What other YAML does not have.
+# In a namespace or in none; CVAT's own xml has <annotations>.
+_VOC = re.compile(r"<(?:[\w.-]+:)?annotation[\s/>]", re.IGNORECASE)
 _FIRST = ("train", "trainval", "training", "train2017", "train2014", "default")
 _SECOND = ("val", "valid", "validation", "val2017", "val2014", "test", "testing")
 _ROLE = re.compile(rf"(?<![a-z0-9])({'|'.join((*_FIRST, *_SECOND))})(?![a-z0-9])", re.IGNORECASE)
@@ -60,7 +63,7 @@ def recognise(root: str | Path) -> Recognised:
     for look in (_tfds, _yolo, _coco, _voc, _csv):
         found += look(folder, names)
     if not found:
-        if any(_says(folder / n, b'"shapes"') for n in _matching(names, "*.json")[:1]):
+        if any('"shapes"' in read_head(folder / n, _HEAD) for n in _matching(names, "*.json")[:1]):
             raise UserError(f"{folder}: LabelMe's json: docs/data.md has a source for it")
         some = ", ".join(names[:5]) or "nothing"
         raise UserError(f"{folder}: looked for {_WANTED}; found {some}")
@@ -90,7 +93,7 @@ def _tfds(folder: Path, names: list[str]) -> Iterator[Recognised]:
 
 def _yolo(folder: Path, names: list[str]) -> Iterator[Recognised]:
     yamls = _matching(names, "data.yaml", "data.yml") or _matching(names, "*.yaml", "*.yml")
-    yamls = [n for n in yamls if _NAMES.search(_head(folder / n))]
+    yamls = [n for n in yamls if _NAMES.search(read_head(folder / n, _HEAD))]
     alone = "classes.txt" in names and any(n.startswith("labels/") for n in names)
     if len(yamls) > 1:
         raise UserError(f"{folder}: name one of {', '.join(yamls)} in data.options.file")
@@ -117,11 +120,7 @@ def _is_there(folder: Path, split: str, file: str) -> bool:
 
 def _coco(folder: Path, names: list[str]) -> Iterator[Recognised]:
     patterns = ("*.json", "annotations/*.json", "*/_annotations.coco.json")
-    tables = [
-        name
-        for name in _matching(names, *patterns)
-        if _says(folder / name, b'"images"') or _says(folder / name, b'"annotations"')
-    ]
+    tables = [name for name in _matching(names, *patterns) if _is_coco(folder / name)]
     ours = [name for name in tables if "/" in name and name.endswith("/_annotations.coco.json")]
     if ours:
         splits = [name.split("/")[0] for name in ours]
@@ -137,6 +136,13 @@ def _coco(folder: Path, names: list[str]) -> Iterator[Recognised]:
         options = {"annotations": template, "images": images}
         who = "Label Studio writes it" if alone else "COCO and CVAT write it"
         yield _recognised("coco", folder, splits or ["train"], f"{tables[0]}, as {who}", options)
+
+
+def _is_coco(path: Path) -> bool:
+    text = read_head(path, _HEAD)
+    if '"categories"' in text and '"images"' not in text:  # Many may stand before all else.
+        text = read_head(path, -1)
+    return '"images"' in text or '"annotations"' in text
 
 
 def _find_splits(folder: Path, tables: Sequence[str]) -> tuple[str, list[str]]:
@@ -187,7 +193,7 @@ def _voc(folder: Path, names: list[str]) -> Iterator[Recognised]:
         yield _recognised("voc", folder, splits, f"{lists[0]}, as Pascal VOC and CVAT have it")
         return
     xmls = [n for n in _matching(names, "*.xml", "*/*.xml", "*/*/*.xml")]
-    xmls = [n for n in xmls if _VOC.search(_head(folder / n))]
+    xmls = [n for n in xmls if _VOC.search(read_head(folder / n, _HEAD))]
     if not xmls:
         return
     above = PurePosixPath(xmls[0]).parent
@@ -279,8 +285,10 @@ def _list(folder: Path) -> list[str]:
         # Pictures are many, and what tells formats apart is something else.
         names = sorted(n for n in files if not n.startswith("."))
         pictures = [n for n in names if n.lower().endswith(SUFFIXES)][:1]
-        rest = [n for n in names if not n.lower().endswith(SUFFIXES)][:_LISTED]
-        found += [(here / n).as_posix() for n in (*rest, *pictures)]
+        rest = (n for n in names if not n.lower().endswith(SUFFIXES))
+        # A link may lead nowhere, and a pipe is waited for.
+        rest = (n for n in rest if os.path.isfile(os.path.join(parent, n)))
+        found += [(here / n).as_posix() for n in (*itertools.islice(rest, _LISTED), *pictures)]
     return sorted(found)
 
 
@@ -295,12 +303,3 @@ def _matching(names: Iterable[str], *patterns: str) -> list[str]:
             if len(own) == len(parts) and all(map(fnmatch.fnmatchcase, own, parts)):
                 found.append(name)
     return list(dict.fromkeys(found))
-
-
-def _says(path: Path, word: bytes) -> bool:
-    return word in _head(path)
-
-
-def _head(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(_HEAD)
