@@ -1,6 +1,7 @@
 """What the folders of runs tell when they are laid side by side."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,7 +61,7 @@ def read(folder: Path, name: str) -> PastRun:
         settings=dict(schema.leaves(config)),
         starts=fingerprint.read(folder / fingerprint.NAME),
         lines=log_lines.read(folder / log_lines.NAME),
-        metric=EVALUATIONS.get(measured, coco).BEST,
+        metric=EVALUATIONS.get(str(measured), coco).BEST,
     )
 
 
@@ -171,7 +172,7 @@ def _as_text(path: tuple[str, ...], value: Any) -> str:
     if value is None:
         return "not known"
     if path[-1] == "commit":
-        return value[:COMMIT_DIGITS]
+        return str(value)[:COMMIT_DIGITS]
     if isinstance(value, list):
         return ", ".join(map(str, value))
     if isinstance(value, bool):
@@ -186,8 +187,9 @@ def _seconds(run: PastRun) -> int | None:
         first = line.get("first_step_seconds")
         if _is_number(first):
             total, before = total + first, before + 1
-        if _is_number(line.get("images_per_second")) and size:
-            total += (line["step"] - before) * size / line["images_per_second"]
+        rate = line.get("images_per_second")
+        if _is_number(rate) and rate > 0 and _is_number(size):
+            total += (line["step"] - before) * size / rate
         before = max(before, line["step"])
     return round(total) if total else None
 
@@ -197,4 +199,5 @@ def _last(points: Sequence[tuple[int, float]]) -> float | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
+    """Whether it is one that can be counted with and drawn: no infinite one, and no NaN."""
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max

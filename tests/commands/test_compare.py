@@ -1,6 +1,7 @@
 """The command `compare`: what differs between runs, and what they came to."""
 
 import json
+import math
 import re
 import shutil
 import xml.etree.ElementTree
@@ -196,6 +197,32 @@ def test_a_run_that_has_not_logged_yet_is_compared(run, tmp_path):
     assert (result.status, result.err) == (0, "")
     assert rows_of(result.out)["steps done"] == ["0", "10"]
     assert run(young, make_run(tmp_path / "other" / "young")).status == 0
+
+
+@pytest.mark.parametrize(
+    "settings, values, commit",
+    [
+        ({"batch_size": "4"}, {}, "c"),
+        ({"batch_size": [4]}, {}, "c"),
+        ({"evaluation": {"name": []}}, {}, "c"),
+        ({}, {"images_per_second": 0}, "c"),
+        ({}, {"loss": math.inf, "first_step_seconds": math.nan}, "c"),
+        ({}, {"learning_rate": 10**400}, "c"),
+        ({}, {}, 7),
+    ],
+)
+def test_what_another_program_wrote_into_a_run_is_compared(run, tmp_path, settings, values, commit):
+    lines = lines_of(4.0, 3.0)
+    odd = [lines[0] | values, lines[1]]
+    runs = [
+        make_run(tmp_path / "a", lines, [START | {"code": {"commit": "c"}}]),
+        make_run(tmp_path / "b", odd, [START | {"code": {"commit": commit}}], **settings),
+    ]
+    result = run(*runs, f"--out={tmp_path / 'page.html'}")
+
+    assert (result.status, result.err) == (0, "")
+    rows = rows_of(result.out)
+    assert rows["last loss"] == ["3", "3"] and rows["seconds of steps"][0] == "80"
 
 
 @pytest.mark.parametrize(
