@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import io
 import logging
 import sys
 import traceback
@@ -63,6 +64,9 @@ def in_one_line(argv: Sequence[str]) -> Iterator[SimpleNamespace]:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False  # Imported packages may have given the root logger a handler.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What a file is called need be no text; stderr does so by itself.
+        sys.stdout.reconfigure(errors="backslashreplace")
     debug, place = "--debug" in argv, SimpleNamespace(folder=None)
     try:
         with _quiet_opencv():
@@ -102,7 +106,7 @@ def _fail(line: str, error: Exception | None, folder: Path | None, debug: bool) 
         print(text, file=sys.stderr, end="")
     elif error and folder and folder.is_dir():
         try:
-            (folder / TRACEBACK_NAME).write_text(text)
+            (folder / TRACEBACK_NAME).write_text(text, errors="backslashreplace")
             line += f" (where: {folder / TRACEBACK_NAME}, or --debug)"
         except OSError:  # A full disk may be what is wrong.
             line += " (where: --debug)"

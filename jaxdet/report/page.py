@@ -135,7 +135,8 @@ def write(path: str | os.PathLike, text: str) -> None:
     """Writes a page in one move: a kill leaves the old file, or none."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole_files.replace(path, text)
+    # What a file is called need be no text, and the page is.
+    whole_files.replace(path, text.encode(errors="backslashreplace"))
 
 
 def to_url(pixels: UInt8[np.ndarray, "_ _ 3"]) -> str:

@@ -1,6 +1,7 @@
 """A data set as `jaxdet check` sees it."""
 
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -102,6 +103,22 @@ def test_one_picture_in_both_splits_is_seen_by_its_name(run, tmp_path, monkeypat
     write_voc(tmp_path, {"a": ((48, 64), [GOOD])}, split="val")
     monkeypatch.setattr(check.fitting, "measure", lambda *_: check.fitting.Fit([], {}))
     assert f"file names in several splits: 1 file\n  {root}/JPEGImages/a.jpg" in run(root).out
+
+
+def test_the_name_of_a_picture_may_be_no_utf_8(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(check.fitting, "measure", lambda *_: check.fitting.Fit([], {}))
+    folders = {"train": "images/train", "val": "images/val"}
+    (tmp_path / "data.yaml").write_text(json.dumps({**folders, "names": ["circle", "square"]}))
+    for split, name in (("train", b"\xff"), ("val", b"a")):
+        picture = tmp_path / f"images/{split}" / os.fsdecode(name + b".jpg")
+        for file in (picture, tmp_path / f"labels/{split}" / os.fsdecode(name + b".txt")):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("0 .5 .5 .5 .5\n1 .5 .5 0 0\n")
+        picture.write_bytes(encode(draw((48, 64), [])))
+    found = run(tmp_path, "--config.data.source=yolo")
+    assert found.status == 0, found.err
+    for said in (found.out, found.page):
+        assert f"{tmp_path}/images/train/\\udcff.jpg" in said
 
 
 @pytest.mark.parametrize("flags", [(), ("--pictures",)])

@@ -247,6 +247,8 @@ def test_the_traceback_of_our_own_mistakes_is_kept_or_shown(capfd, tmp_path):
         f"error: KeyError: 'boxes' (where: {workdir / 'traceback.txt'}, or --debug)\n"
     )
     assert "in command\n    raise error" in (workdir / "traceback.txt").read_text()
+    assert end(RuntimeError("\udcff.jpg"), f"--workdir={workdir}") == 1
+    assert "\\udcff.jpg" in (workdir / "traceback.txt").read_text()
     assert end(KeyError("boxes"), "--debug") == 1
     assert "in command\n    raise error" in capfd.readouterr().err
 

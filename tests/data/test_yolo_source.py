@@ -145,6 +145,7 @@ def test_of_lines_with_key_points_the_box_is_read(root):
         ("train: images/train\nnames: {0: cat, 2: dog}", "names wants the numbers 0 to 1"),
         ("train: images/train\nnames: []", "names wants a list of classes, found []"),
         ("train: images/train\nnames: [[cat]]", "names wants text, found ['cat']"),
+        ('train: images/train\nnames: ["a\\ud800"]', r"names wants text, found 'a\ud800'"),
         ("train: images/train\nnames: cat", "names wants a list of classes, found 'cat'"),
         ("train: images/none\nnames: [cat]", "train wants a place in"),
         ("train: ../../pictures\nnames: [cat]", "train wants a place in"),

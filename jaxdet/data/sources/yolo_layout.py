@@ -4,6 +4,7 @@ Read are ultralytics' data.yaml, darknet's obj.data, and a list classes.txt besi
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from jaxdet.types import UserError
 DARKNET = "obj.data"
 NAMES_ALONE = "classes.txt"
 _NONE = ("", "~", "null", "None")
+_NO_TEXT = re.compile("[\ud800-\udfff]")  # Halves of letters, which an escape of YAML can name.
 
 
 class Layout(NamedTuple):
@@ -119,7 +121,7 @@ def _names(path: Path, said: dict[str, Any]) -> list[str]:
     if not isinstance(names, list) or not names:
         raise UserError(f"{path}: names wants a list of classes, found {names!r:.60}")
     for name in names:
-        if not isinstance(name, str) or not name.strip():
+        if not isinstance(name, str) or not name.strip() or _NO_TEXT.search(name):
             raise UserError(f"{path}: names wants text, found {name!r:.60}")
     _check_count(path, said.get("nc"), len(names))
     return [name.strip() for name in names]
