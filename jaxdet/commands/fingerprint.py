@@ -156,7 +156,9 @@ def _hash_annotations(examples: Iterable[Example]) -> str:
     found = hashlib.sha256()
     for each in examples:
         size = tuple(int(side) for side in each.size)
-        found.update(f"{each.id} {size} {len(each.labels)};".encode())
+        head = f"{each.id} {size} {len(each.labels)};"
+        # What a file is called need be no UTF-8.
+        found.update(head.encode("utf-8", "surrogateescape"))
         for values, kind in (
             (each.boxes, "<f4"),
             (each.labels, "<i4"),

@@ -124,6 +124,7 @@ def test_the_hash_of_data_changes_with_every_thing_that_is_learnt(tmp_path, monk
         of(first),
         of(),
         of(draw_example("c")),
+        of(draw_example("\udcff")),  # A file whose name is no UTF-8.
         of(draw_example(box=(1.0, 2, 30, 41))),
         of(draw_example(label=1)),
         of(draw_example(crowd=True)),
