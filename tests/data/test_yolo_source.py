@@ -153,6 +153,8 @@ def test_of_lines_with_key_points_the_box_is_read(root):
         ("train: [[images/train], images]\nnames: [cat, dog]", "wants places, found ['images/t"),
         ("train: {a: images/train}\nnames: [cat, dog]", "train wants places, found {'a': 'images"),
         ("train: [", "data.yaml:1: not YAML"),
+        ('names: ["\\U00110000"]', "data.yaml: not YAML: an escape names no letter"),
+        ('names: ["\\UFFFFFFFF"]', "data.yaml: not YAML: an escape names no letter"),
         ("- a", "wanted keys such as train, val and names; found ['a']"),
         ("train: a\ntrain: b", "data.yaml:2: not YAML: a key is said twice"),
         ("a: &a [x]\nb: *a", "data.yaml:2: not YAML: an alias is not read here"),

@@ -23,8 +23,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path}: wanted a list of classes and folders, found a file above 4 MiB")
+    text = read_text(path)
     try:
-        found = yaml.load(read_text(path), Loader=_PlainLoader)
+        found = yaml.load(text, Loader=_PlainLoader)
     except RecursionError:
         raise UserError(f"{path}: no YAML of a data set: it is nested too deeply") from None
     except yaml.YAMLError as error:
@@ -32,6 +33,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
         place = f"{path}:{mark.line + 1}" if mark else path
         reason = getattr(error, "problem", None) or " ".join(str(error).split())
         raise UserError(f"{place}: not YAML: {reason}") from None
+    except (ValueError, OverflowError):  # PyYAML looks up the letter of any number.
+        raise UserError(f"{path}: not YAML: an escape names no letter") from None
     if not isinstance(found, dict):
         raise UserError(f"{path}: wanted keys such as train, val and names; found {found!r:.60}")
     return found
