@@ -1,8 +1,8 @@
 """The file of COCO's annotations, read against its declared shape.
 
 What programs write is read as what it can only mean: an area that is null, 0 or
-negative is the box's, a box that is missing the polygon's, flags and numbers may be
-text or true, names of categories numbers. What could mean two things is refused, with
+negative is the box's, a box that is missing the polygon's, flags and an image's sides may
+be text or true, names of categories numbers. What could mean two things is refused, with
 the file, the annotation and the field.
 """
 
