@@ -43,6 +43,7 @@ def test_what_is_no_text_is_refused_with_the_place(tmp_path, data, found):
         ("/data/JPEGImages/p0.jpg\nJPEGImages\\p1", ["p0", "p1"]),
         ("p0  1\np1 -1\nmy photo 1", ["p0", "my photo 1"]),
         ("p0 0\np1 -1", ["p0"]),
+        ("p0\t1\np1\t-1\nan old photo \t 1", ["p0", "an old photo"]),
         ("v1.0\nv1.0.jpg", ["v1.0"]),
         ("other.name", ["other.name"]),
         ("1\n-1", ["1", "-1"]),

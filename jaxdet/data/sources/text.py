@@ -33,12 +33,12 @@ def read_list(path: Path, known: Container[str], suffixes: Iterable[str]) -> lis
     """
     names, hidden = [], 0
     for line in filter(None, map(str.strip, read_text(path).splitlines())):
-        name, space, flag = line.rpartition(" ")
-        if line in known or not space or flag not in _FLAGS:
-            name, flag = line, "1"
+        *name, flag = line.rsplit(maxsplit=1)
+        if line in known or not name or flag not in _FLAGS:
+            name, flag = [line], "1"
         hidden += flag not in _SHOWN
         if flag in _SHOWN:
-            names.append(_stem(name.strip(), known, tuple(suffixes)))
+            names.append(_stem(name[0], known, tuple(suffixes)))
     if not names:
         found = f"{hidden} with the flag -1" if hidden else "an empty file"
         raise UserError(f"{path}: wanted names of images, one a line; found {found}")
