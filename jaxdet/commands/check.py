@@ -103,11 +103,10 @@ def _open(config: ConfigDict) -> tuple[dict[str, Source], list[str]]:
     for split in dict.fromkeys((data.train_split, data.eval_split)):
         try:
             found[split] = splits.open_source(config, split, classes)
+            # The labels of the second are those of the first.
+            classes = splits.class_names(config, split, found[split])
         except UserError as error:
             wrong += getattr(error, "lines", [str(error)])
-        else:
-            # The labels of the second are those of the first.
-            classes = tuple(found[split].class_names)
     return found, wrong
 
 

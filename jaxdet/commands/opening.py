@@ -76,7 +76,7 @@ def open_run(config: ConfigDict) -> Run:
     names, source = tuple(config.data.classes), None
     if not names:
         source = splits.open_source(config, config.data.train_split, ())
-        names = tuple(source.class_names)
+        names = splits.class_names(config, config.data.train_split, source)
     with mistakes.mistakes_in("model"):
         model = config.model.to_dict()
         detector = detectors.build(config.detector, num_classes=len(names), **model)

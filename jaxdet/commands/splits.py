@@ -54,6 +54,20 @@ def open_source(
     return source
 
 
+def class_names(config: ConfigDict, split: str, source: Source) -> tuple[str, ...]:
+    """The classes of a split that was opened without them, label 0 first.
+
+    Raises:
+        UserError: if there is none: tables and VOC's xml name classes at objects alone.
+    """
+    if not source.class_names:
+        raise UserError(
+            f"{config.data.root} ({split}): there is no object on any of {len(source)} images, so "
+            "that no class is known"
+        )
+    return tuple(source.class_names)
+
+
 def describe_split(data: ConfigDict, split: str) -> str:
     """Its name, and what it is where that is a part that is held out of another."""
     named = _holding_out(data)

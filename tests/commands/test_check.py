@@ -134,6 +134,15 @@ def test_nothing_to_learn_is_an_error(run, tmp_path, monkeypatch, flags):
         assert "warning: train: there is no object on any of 1 images" in found.err
 
 
+def test_training_data_without_an_object_names_no_class(run, tmp_path):
+    root = write_voc(tmp_path, {"a": ((48, 64), []), "b": ((48, 64), [])})
+    write_voc(tmp_path, {"c": ((48, 64), [GOOD])}, split="val")
+    found = run(root, "--config.data.classes=()", config=YOLOX)
+    assert found.status == 1 and not found.page
+    line = f"error: {root} (train): there is no object on any of 2 images, so that no class is"
+    assert found.err.splitlines()[-1].startswith(line)
+
+
 def test_all_mistakes_of_a_data_set_are_said_at_once(run, tmp_path):
     root = write_voc(tmp_path, {name: ((48, 64), [GOOD]) for name in "abcd"})
     for name, text in (("b", "<annotation>"), ("d", "no xml")):

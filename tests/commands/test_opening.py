@@ -142,8 +142,7 @@ def test_yoloxs_mistakes_are_named_before_there_is_any_data(tmp_path, edit, mess
 def test_what_tells_no_classes_apart_is_not_judged_by_class(
     configure, monkeypatch, traced, classes, evaluation, fits
 ):
-    several = SimpleNamespace(class_names=("circle", "square"))
-    monkeypatch.setattr(splits, "open_source", lambda *given: several)
+    monkeypatch.setattr(splits, "open_source", lambda *given: NoImages())
     config = configure("--config.detector=rpn", f"--config.evaluation.name={evaluation}")
     config.data.classes = classes
     if fits:
@@ -255,7 +254,9 @@ def test_every_recipe_has_only_known_settings_and_fits_its_detector(recipe, monk
     """It is completed and its network's variables are traced, at its real size."""
     config = command_line.read(["", f"--config={recipe}"]).config
     names = config.data.classes or tuple(map(str, range(80)))
-    monkeypatch.setattr(splits, "open_source", lambda *given: SimpleNamespace(class_names=names))
+    source = NoImages()
+    source.class_names = names
+    monkeypatch.setattr(splits, "open_source", lambda *given: source)
     monkeypatch.setattr(opening.steps, "check_division", lambda *given, **names: None)
     monkeypatch.setattr(opening, "_trace", lambda config, detector: jax.eval_shape(
         detector.init, jax.random.key(0), opening.blank_images(config, 1)
@@ -365,6 +366,16 @@ def test_a_split_without_images_is_a_mistake(configure, monkeypatch):
     monkeypatch.setattr(sources, "build", lambda *arguments, **settings: NoImages())
     with pytest.raises(UserError, match="there is no image in the split 'test'"):
         splits.open_source(configure(), "test", ())
+
+
+def test_a_split_that_names_no_class_is_a_mistake_where_the_config_names_none(
+    configure, monkeypatch
+):
+    source = NoImages("ab")
+    source.class_names = ()
+    monkeypatch.setattr(sources, "build", lambda *arguments, **settings: source)
+    with pytest.raises(UserError, match=r"\(train\): there is no object on any of 2 images"):
+        opening.open_run(configure("--config.data.classes=()"))
 
 
 def test_a_checkpoint_of_another_shape_names_the_leaf_and_stays(trained, run):
