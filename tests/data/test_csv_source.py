@@ -118,11 +118,19 @@ def test_a_row_that_is_no_object_is_named(write, content, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+def test_each_row_of_an_unknown_class_is_named(write):
+    rows = "b.jpg,1,1,5,5,dog\na.jpg,1,1,5,5,emu\nb.jpg,2,1,5,5,emu"
+    with pytest.raises(UserError) as error:
+        write(HEAD + rows, classes=("dog",))
+    assert [line.partition("train.csv")[2] for line in error.value.lines] == [
+        f":{line}: unknown class '{name}'; data.classes has 'dog'"
+        for line, name in ((2, "cat"), (4, "emu"), (5, "emu"))
+    ]
+
+
 def test_one_table_is_one_split(write):
     assert len(write(HEAD, annotations="train.csv")) == 1
     with pytest.raises(UserError, match="there is no split 'val': data.options has no '{split}'"):
         write(HEAD, split="val", annotations="train.csv")
-    with pytest.raises(UserError, match="unknown class 'cat'"):
-        write(HEAD, classes=("dog",))
     with pytest.raises(UserError, match="no annotation file .*val.csv"):
         write(HEAD, split="val")

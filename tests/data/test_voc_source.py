@@ -131,6 +131,27 @@ def test_an_unknown_class_is_named_with_its_file_and_the_known_ones(tmp_path):
     )
 
 
+def test_all_unknown_classes_and_missing_images_are_known_at_once(tmp_path):
+    names = {"a": ("emu", "cat", "emu", "dog"), "b": ("cat",), "c": ("elk",)}
+    images = {key: ((40, 60), [(n, (1, 1, 9, 9)) for n in own]) for key, own in names.items()}
+    root = write_voc(tmp_path, images)
+    with pytest.raises(UserError, match="and 2 more mistakes") as error:
+        read_voc(root=root, split="train", classes=("cat",))
+    assert [line.partition(";")[0] for line in error.value.lines] == [
+        f"{root}/Annotations/{name}.xml: unknown class '{known}'"
+        for name, known in (("a", "emu"), ("a", "dog"), ("c", "elk"))
+    ]
+    lists = tmp_path / "ImageSets/Main"
+    (lists / "val.txt").write_text("z")
+    (lists / "train.txt").write_text("a\nx\ny")
+    with pytest.raises(UserError) as error:
+        read_voc(root=root, split="val+train")
+    assert [line.partition(" in ")[0] for line in error.value.lines] == [
+        f"{lists}/{split}.txt: no image '{name}'"
+        for split, name in (("val", "z"), ("train", "x"), ("train", "y"))
+    ]
+
+
 def test_blood_cells_have_the_known_counts(bccd):
     classes = ("RBC", "WBC", "Platelets")
     train = read_voc(root=bccd, split="trainval", classes=classes)

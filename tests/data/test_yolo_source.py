@@ -49,8 +49,13 @@ def test_labels_follow_the_names_in_the_order_that_is_asked_for(root):
     source = read_yolo(root=str(root), split="val", classes=("emu", "dog", "cat"))
     assert source[0].labels.tolist() == [2, 1]
     assert source.category_ids is None  # The data has no number for an emu.
-    with pytest.raises(UserError, match=r"labels/train/a.txt: unknown class 'dog'"):
-        read_yolo(root=str(root), split="train", classes=("cat",))
+    (root / "labels/train/sub/b.txt").write_text("0 .5 .5 .1 .1\n")
+    with pytest.raises(UserError) as error:
+        read_yolo(root=str(root), split="train", classes=("emu",))
+    assert [line.removeprefix(f"{root}/labels/train/") for line in error.value.lines] == [
+        f"{name}.txt: unknown class '{known}'; data.classes has 'emu'"
+        for name, known in (("a", "cat"), ("a", "dog"), ("sub/b", "cat"))
+    ]
 
 
 def test_boxes_are_those_of_the_picture_as_viewers_show_it(root):

@@ -63,7 +63,7 @@ def read_coco(
     numbers = sorted(content.categories.keys() - content.groups, key=_order)
     listed = dict.fromkeys(content.categories[number] for number in numbers)
     class_names = classes or tuple(listed)
-    used = {annotation.category_id for annotation in content.annotations}
+    used = dict.fromkeys(annotation.category_id for annotation in content.annotations)
     used_names = [content.categories[number] for number in used]
     labels = label_indices(used_names, class_names, where=path)
     label_of = dict(zip(used, labels, strict=True))

@@ -14,6 +14,7 @@ from jaxdet.data.sources.files import (
     to_example,
 )
 from jaxdet.data.sources.folders import check_only_split, find_files
+from jaxdet.data.sources.several import read_all
 from jaxdet.data.sources.sizes import fill_sizes, put_sizes_right, read_sizes
 
 
@@ -59,12 +60,19 @@ def read_csv(
     sizes = [its_rows[0].size for its_rows in by_image.values()]
     sizes = fill_sizes(sizes, paths, path) if any(map(all, sizes)) else read_sizes(paths)
     class_names = classes or tuple(sorted({row.name for row in rows if row.box}))
-    examples = []
-    for (image, its_rows), size in zip(by_image.items(), sizes, strict=True):
-        objects = [row for row in its_rows if row.box]
-        labels = label_indices([row.name for row in objects], class_names, where=path)
-        boxes = np.array([row.box for row in objects], np.float64).reshape(-1, 4)
-        examples.append(to_example(image, size, boxes, labels))
+    examples = read_all(
+        lambda item: _to_example(*item, class_names, path),
+        zip(by_image, by_image.values(), sizes, strict=True),
+    )
     examples = put_sizes_right(examples, paths, path)
     report_unused(path, examples, sum(row.box is not None for row in rows))
     return FileSource(tuple(class_names), examples, paths)
+
+
+def _to_example(image, rows, size, class_names, path):
+    objects = [row for row in rows if row.box]
+    labels = read_all(
+        lambda row: label_indices([row.name], class_names, where=f"{path}:{row.line}")[0], objects
+    )
+    boxes = np.array([row.box for row in objects], np.float64).reshape(-1, 4)
+    return to_example(image, size, boxes, labels)

@@ -32,6 +32,7 @@ _SEPARATOR = re.compile('"?sep=([,;\t])')  # A first line that Excel writes.
 class Row(NamedTuple):
     """A row; without a box it names an image without objects. Sides are 0 where none is said."""
 
+    line: int  # Of the file.
     image: str
     box: tuple[float, float, float, float] | None
     name: str
@@ -63,7 +64,7 @@ def read(path: Path) -> list[Row]:
         try:
             if len(cells) != len(names):
                 raise ValueError(f"wants {len(names)} cells, found {len(cells)}")
-            row = _row(cells, places)
+            row = _row(place, cells, places)
             before[row.image] = _agreed(row, before.get(row.image, row))
         except ValueError as error:
             raise UserError(f"{path}:{place}: {error}") from None
@@ -156,14 +157,14 @@ def _is_plain(cells: Sequence[str]) -> bool:
     return not any(cells[1:]) or all(math.isfinite(number(corner)) for corner in corners)
 
 
-def _row(cells: Sequence[str], places: dict[str, int]) -> Row:
+def _row(line: int, cells: Sequence[str], places: dict[str, int]) -> Row:
     image, name = cells[places["image"]], cells[places["class"]]
     corners = [cells[places[corner]] for corner in _CORNERS]
     if not image:
         raise ValueError("the image wants a name, found none")
     size = tuple(side(cells[places[name]]) if name in places else 0 for name in _SIDES)
     if not name and not any(corners):
-        return Row(image, None, "", size)
+        return Row(line, image, None, "", size)
     if not name:
         raise ValueError("the class wants a name, found none")
     x1, y1, x2, y2 = box = tuple(map(number, corners))
@@ -172,4 +173,4 @@ def _row(cells: Sequence[str], places: dict[str, int]) -> Row:
             raise ValueError(f"{corner} wants a finite number, found {cell!r:.40}")
     if x2 <= x1 or y2 <= y1:
         raise ValueError(f"wants x1 < x2 and y1 < y2, found {', '.join(corners)}")
-    return Row(image, box, name, size)
+    return Row(line, image, box, name, size)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Num
 
 from jaxdet.data.sources.selection import find_usable, shows_object
+from jaxdet.data.sources.several import SeveralMistakes
 from jaxdet.types import Example, UserError
 
 
@@ -70,14 +71,14 @@ def label_indices(
         where: the file that names them, for the message.
 
     Raises:
-        UserError: for a name that is not known.
+        SeveralMistakes: for names that are not known, a line for each.
     """
-    for name in names:
-        if name not in class_names:
-            raise UserError(
-                f"{where}: unknown class {name!r}; data.classes has "
-                f"{', '.join(map(repr, class_names))}"
-            )
+    unknown = [name for name in dict.fromkeys(names) if name not in class_names]
+    if unknown:
+        known = ", ".join(map(repr, class_names))
+        raise SeveralMistakes(
+            [f"{where}: unknown class {name!r}; data.classes has {known}" for name in unknown]
+        )
     return [class_names.index(name) for name in names]
 
 

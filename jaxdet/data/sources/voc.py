@@ -60,14 +60,12 @@ def read_voc(
             cannot be read, or a class that is not in `classes`.
     """
     folders = (image_folder, annotation_folder, list_folder)
-    records = [record for part in split.split("+") for record in _read_split(root, part, folders)]
+    parts = read_all(lambda part: _read_split(root, part, folders), split.split("+"))
+    records = [record for part in parts for record in part]
     records = take_once(((record[2], record) for record in records), f"{root} ({split})")
     names = {name for *_, objects in records for name, *_ in objects}
     class_names = tuple(classes) or tuple(sorted(names))
-    examples = [
-        _read_example(image_id, size, objects, class_names, xml_path)
-        for xml_path, _, image_id, size, objects in records
-    ]
+    examples = read_all(lambda record: _to_example(record, class_names), records)
     paths = [image_path for _, image_path, *_ in records]
     check_distinct(f"{root} ({split})", [example.id for example in examples], paths)
     examples = put_sizes_right(examples, paths, f"{root} ({split})")
@@ -107,12 +105,15 @@ def _read_split(root, part, folders):
     else:
         check_only_split(name, folders[1])
         list_path, stems = xml_folder, _annotated(xml_folder, images)
-    for stem in stems:
+
+    def find_picture(stem):
         named = images.get(stem, ())
         if len(named) != 1:
             found = "no image" if not named else f"{len(named)} images, {', '.join(named)}, of"
             raise UserError(f"{list_path}: {found} {stem!r} in {image_folder}")
-    names = [images[stem][0] for stem in stems]
+        return named[0]
+
+    names = read_all(find_picture, stems)
     paths = find_files(image_folder, names, root=pathlib.Path(root), where=list_path)
     xml_paths = [xml_folder / f"{stem}.xml" for stem in stems]
     parsed = read_all(voc_xml.read, xml_paths)
@@ -157,7 +158,8 @@ def _pictures(folder):
     return found
 
 
-def _read_example(image_id, size, objects, class_names, xml_path):
+def _to_example(record, class_names):
+    xml_path, _, image_id, size, objects = record
     names = [name for name, *_ in objects]
     labels = np.array(label_indices(names, class_names, where=xml_path), np.int32)
     corners = np.array([corners for *_, corners in objects], np.float64).reshape(-1, 4)

@@ -60,11 +60,15 @@ def read_yolo(
     objects = dict(zip(there, read_all(read_one, there), strict=True))
     sizes = read_sizes(layout.pictures)
     class_names = classes or tuple(dict.fromkeys(layout.names))
+
+    def look_up(item):
+        path, found = item
+        return label_indices([layout.names[n] for n in found.numbers], class_names, where=path)
+
+    labels = dict(zip(objects, read_all(look_up, objects.items()), strict=True))
     examples, repeated = [], 0
-    for image_id, labels, size in zip(ids, files, sizes, strict=True):
-        found = objects.get(labels, _NOTHING)
-        names = [layout.names[number] for number in found.numbers]
-        numbers = label_indices(names, class_names, where=labels)
+    for image_id, path, size in zip(ids, files, sizes, strict=True):
+        found, numbers = objects.get(path, _NOTHING), labels.get(path, [])
         height, width = size
         boxes = found.corners * [width, height, width, height]
         examples.append(to_example(image_id, size, boxes, numbers))
