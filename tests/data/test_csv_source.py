@@ -94,6 +94,8 @@ HEAD = "image,x1,y1,x2,y2,class\na.jpg,1,1,5,5,cat\n"
         (HEAD + "a.jpg,1,,5,5,cat", "train.csv:3: y1 wants a finite number, found ''"),
         (HEAD + "a.jpg,1,1,inf,5,cat", "train.csv:3: x2 wants a finite number, found 'inf'"),
         (HEAD + "a.jpg,1,1,1e39,5,cat", "train.csv:3: x2 wants a finite number, found '1e39'"),
+        (HEAD + "a.jpg,-3e38,1,3e38,5,cat", "train.csv:3: wants sides and an area below 3.4e38"),
+        (HEAD + "a.jpg,1,1,2e19,2e19,cat", "train.csv:3: wants sides and an area below 3.4e38"),
         (HEAD + "a.jpg,1,1,1_0,5,cat", "train.csv:3: x2 wants a finite number, found '1_0'"),
         (HEAD + "a.jpg,,,,,cat", "train.csv:3: x1 wants a finite number, found ''"),
         (HEAD + "a.jpg,5,1,1,5,cat", "train.csv:3: wants x1 < x2 and y1 < y2, found 5, 1, 1, 5"),

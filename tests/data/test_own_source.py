@@ -132,6 +132,8 @@ def test_what_is_wrong_with_it_is_said_in_a_line(module, text, message):
         (dict(crowd=np.array([0])), "crowd wants bool, found int64"),
         (dict(boxes=np.array([[0, 0, np.nan, 1]])), "want finite numbers, found [0.0, 0.0, nan"),
         (dict(boxes=np.array([[0, 0, 1e39, 1]])), "want finite numbers, found [0.0, 0.0, inf"),
+        (dict(boxes=np.array([[-3e38, 0, 3e38, 1]])), "its sides and its area want finite numbers"),
+        (dict(boxes=np.array([[0, 0, 2e19, 2e19]])), "its sides and its area want finite numbers"),
         (dict(size=None), "size wants (height, width), found None"),
         (dict(size=(4.5, 3)), "size wants (height, width), found (4.5, 3)"),
         (dict(image=None), "image wants bytes of a file or an array, found None"),

@@ -6,6 +6,7 @@ from jaxdet.data.sources import voc_xml
 from jaxdet.types import UserError
 
 BOX = "<bndbox><xmin>3</xmin><ymin>4</ymin><xmax>20.5</xmax><ymax>30</ymax></bndbox>"
+BIG = BOX.replace("20.5", "3e38").replace("3<", "-3e38<", 1)
 CORNERS = (3, 4, 20.5, 30)
 POLYGON = "<polygon><x1>3</x1><y1>4</y1><x2>20.5</x2><y2>30</y2></polygon>"
 POINTS = "<polygon><pt><x>3</x><y>30</y></pt><pt><x>20.5</x><y>4</y></pt></polygon>"
@@ -93,6 +94,7 @@ def test_a_size_that_is_none_is_0(tmp_path, side):
         ("<name>cat</name><polygon><x1>3</x1></polygon>", "wants a bndbox, or a polygon"),
         (f"<name>cat</name>{BOX.replace('30', 'nan')}", "ymax wants a finite number, found 'nan'"),
         (f"<name>cat</name>{BOX.replace('30', '1e39')}", "ymax wants a finite number, found '1e3"),
+        (f"<name>cat</name>{BIG}", "wants a box with sides and an area below 3.4e38, found (-3e+"),
         (f"<name>cat</name>{BOX.replace('30', '3_0')}", "ymax wants a finite number, found '3_0'"),
         (f"<name>cat</name>{BOX.replace('<xmin>3</xmin>', '')}", "bndbox/xmin wants a finite numb"),
         (f"<name>cat</name><difficult>no</difficult>{BOX}", "difficult wants 0 or 1, found 'no'"),

@@ -99,11 +99,16 @@ class Checked(Part):
                 raise UserError(f"{said}: {name} wants an array {shape}, found {found}")
             if value.dtype.kind not in kinds:
                 raise UserError(f"{said}: {name} wants {meaning}, found {value.dtype}")
-        with np.errstate(over="ignore"):  # What is infinite then was no place in a picture.
+        with np.errstate(over="ignore", invalid="ignore"):
             numbers = np.column_stack([example.boxes, example.area]).astype(np.float32)
-        if not np.isfinite(numbers).all():
-            found = numbers[~np.isfinite(numbers).all(axis=1)][0].tolist()
-            raise UserError(f"{said}: a box and its area want finite numbers, found {found}")
+            sides = numbers[:, 2:4] - numbers[:, :2]
+            # What is infinite then was no place in a picture.
+            finite = np.isfinite([*numbers.T, *sides.T, sides[:, 0] * sides[:, 1]]).all(axis=0)
+        if not finite.all():
+            found = numbers[~finite][0].tolist()
+            raise UserError(
+                f"{said}: a box, its sides and its area want finite numbers, found {found}"
+            )
         classes, labels = len(self.class_names), example.labels
         if count and not 0 <= labels.min() <= labels.max() < classes:
             found = labels.tolist()[:9]

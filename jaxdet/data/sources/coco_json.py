@@ -7,7 +7,6 @@ the file, the annotation and the field.
 """
 
 import logging
-import math
 import re
 from collections import Counter
 from collections.abc import Container, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from jaxdet.data.sources.several import read_all
-from jaxdet.data.sources.values import LARGEST, side
+from jaxdet.data.sources.values import LARGEST, is_measurable, side
 from jaxdet.text_files import read_text
 from jaxdet.types import UserError
 
@@ -232,9 +231,9 @@ def _annotation(item: _RawAnnotation, known: Mapping[str, Container], path: Path
     # sums over polygons that turn the other way are negative.
     area = item.area if item.area and item.area > 0 else width * height
     corners = (x, y, x + width, y + height)
-    if not (math.isfinite(area) and all(-LARGEST <= c <= LARGEST for c in corners)):
+    if not (area <= LARGEST and is_measurable(corners)):
         found = item.bbox, item.area
-        raise _wrong(path, item, "bbox and area", "numbers below 3.4e38", found)
+        raise _wrong(path, item, "bbox and area", "corners and an area below 3.4e38", found)
     image_id, category_id = _id(item.image_id), _id(item.category_id)
     for field, number in (("image_id", image_id), ("category_id", category_id)):
         if number not in known[field]:

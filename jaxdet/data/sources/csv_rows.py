@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxdet.data.sources.several import read_all
-from jaxdet.data.sources.values import number, side
+from jaxdet.data.sources.values import is_measurable, number, side
 from jaxdet.text_files import read_text
 from jaxdet.types import UserError
 
@@ -173,4 +173,6 @@ def _row(line: int, cells: Sequence[str], places: dict[str, int]) -> Row:
             raise ValueError(f"{corner} wants a finite number, found {cell!r:.40}")
     if x2 <= x1 or y2 <= y1:
         raise ValueError(f"wants x1 < x2 and y1 < y2, found {', '.join(corners)}")
+    if not is_measurable(box):
+        raise ValueError(f"wants sides and an area below 3.4e38, found {', '.join(corners)}")
     return Row(line, image, box, name, size)

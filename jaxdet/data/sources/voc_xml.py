@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException, ElementTree
 
-from jaxdet.data.sources.values import number, side
+from jaxdet.data.sources.values import is_measurable, number, side
 from jaxdet.types import UserError
 
 _ROOT = "annotation"
@@ -86,6 +86,9 @@ def _objects(item: Element) -> list[Object]:
         raise ValueError("name wants text, found none")
     difficult = _flag(item, "difficult")
     boxes = [_corners(box) for box in item.findall("bndbox")] or [_around(item.find("polygon"))]
+    for box in boxes:
+        if not is_measurable(box):
+            raise ValueError(f"wants a box with sides and an area below 3.4e38, found {box}")
     return [Object(name, difficult, box) for box in boxes]
 
 
