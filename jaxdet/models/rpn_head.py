@@ -5,6 +5,7 @@ levels of the pyramid as in arXiv:1612.03144, sec. 4.1.
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -24,7 +25,8 @@ class RPNHead(nn.Module):
         softmax: give each anchor a score for background and one for object, as
             the first systems did; the logit is their difference, whose sigmoid
             is the softmax of the two.
-        dtype: type of the 3x3 convolution; the outputs are computed in float32.
+        dtype: type of the 3x3 convolution and of what the outputs are products of; these
+            are float32.
     """
 
     num_anchors: int = 3
@@ -44,17 +46,52 @@ class RPNHead(nn.Module):
         """
         channels = self.channels or maps[0].shape[-1]
         conv = Conv(channels, 3, kernel_init=HEAD_INIT, dtype=self.dtype, name="conv")
-        # Float32: in fewer bits hundreds of anchors would tie for a score.
         num_scores = self.num_anchors * (2 if self.softmax else 1)
-        to_scores = Conv(num_scores, 1, kernel_init=HEAD_INIT, name="logits")
-        to_deltas = Conv(self.num_anchors * 4, 1, kernel_init=HEAD_INIT, name="deltas")
+        outputs = {"logits": num_scores, "deltas": self.num_anchors * 4}
+        layers = [Pointwise(size, name=name)(channels) for name, size in outputs.items()]
+        # One product reads each map once.
+        kernel, bias = (jnp.concatenate(parts, axis=-1) for parts in zip(*layers, strict=True))
+        kernel = kernel[0, 0].astype(self.dtype)
         logits, deltas = [], []
         for x in maps:
             x = nn.relu(conv(x))
-            scores = to_scores(x)
+            scores, boxes = jnp.split(multiply(x, kernel) + bias, [num_scores], axis=-1)
             if self.softmax:
                 background, foreground = scores[..., ::2], scores[..., 1::2]
                 scores = foreground - background
             logits.append(scores.reshape(x.shape[0], -1))
-            deltas.append(to_deltas(x).reshape(x.shape[0], -1, 4))
+            deltas.append(boxes.reshape(x.shape[0], -1, 4))
         return jnp.concatenate(logits, axis=1), jnp.concatenate(deltas, axis=1)
+
+
+class Pointwise(nn.Module):
+    """The parameters of a 1x1 convolution, as `layers.Conv` has them.
+
+    Attributes:
+        features: channels of the output.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, channels: int) -> tuple[Float[Array, "1 1 C O"], Float[Array, " O"]]:
+        """Makes the kernel, for so many channels, and the bias."""
+        kernel = self.param("kernel", HEAD_INIT, (1, 1, channels, self.features))
+        return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
+
+
+@jax.custom_jvp
+def multiply(x: Float[Array, "*B C"], kernel: Float[Array, "C O"]) -> Float[Array, "*B O"]:
+    """A product in float32 of what has another type.
+
+    In fewer bits hundreds of anchors would tie for a score. Gradients are products in the
+    operands' type: else the largest maps of a step would be held in float32 for them.
+    """
+    return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
+
+
+@multiply.defjvp
+def _derivative(primals, tangents):
+    (x, kernel), (x_dot, kernel_dot) = primals, tangents
+    moved = x_dot @ kernel + x @ kernel_dot
+    return multiply(x, kernel), moved.astype(jnp.float32)
