@@ -13,12 +13,12 @@ def get_config() -> ConfigDict:
     """The settings of the run."""
     config = base_shapes.get_config()
     config.detector = "faster_rcnn"
-    config.num_steps = 900
-    config.eval_every = 300
+    config.num_steps = 800
+    config.eval_every = 400
 
     config.model = ConfigDict()
-    config.model.backbone = ConfigDict({"depth": 18, "width": 32, "norm": "batch"})
-    config.model.neck = ConfigDict({"channels": 64})
+    config.model.backbone = ConfigDict({"depth": 10, "width": 32, "norm": "batch"})
+    config.model.neck = ConfigDict({"channels": 48})
     rpn = config.model.rpn = ConfigDict()
     rpn.anchors = ConfigDict({"scales": (5.0,)})
     rpn.sample = ConfigDict({"num_samples": 128})
@@ -28,10 +28,11 @@ def get_config() -> ConfigDict:
     roi.sample = ConfigDict({"num_samples": 64, "positive_fraction": 0.5})
     # Small images: shapes spread over the levels.
     roi.pool = ConfigDict({"finest_scale": 28.0, "max_sampling": 2})
-    roi.head = ConfigDict({"hidden": 256})
+    # Shapes of all classes have their borders where one sees them.
+    roi.head = ConfigDict({"hidden": 256, "class_agnostic": True})
     roi.suppress = ConfigDict({"max_detections": 30, "max_candidates": 300})
 
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_rate = 1.5e-3
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 50
     return config
