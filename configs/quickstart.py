@@ -13,8 +13,8 @@ def get_config() -> ConfigDict:
     """The settings of the run."""
     config = base_shapes.get_config()
     config.detector = "faster_rcnn"
-    config.num_steps = 800
-    config.eval_every = 400
+    config.num_steps = 880
+    config.eval_every = 440
 
     config.model = ConfigDict()
     config.model.backbone = ConfigDict({"depth": 10, "width": 32, "norm": "batch"})
