@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxdet.models import wide_output
 from jaxdet.models.batch_norm import BatchNorm
-from jaxdet.models.convolution import convolve
 
 NORM_KINDS = ("frozen", "batch", "sync", "group")
 NORM_EPSILON = 1e-5  # torch's default for both batch and group norm.
@@ -32,7 +32,7 @@ class Conv(nn.Module):
     """A square convolution, padded by (kernel_size - 1) // 2 on every side as in torch.
 
     A 1x1 convolution runs as a matrix product on the subsampled map: the same
-    numbers, and on CPUs a gradient several times as fast. The others are `convolve`'s.
+    numbers, and on CPUs a gradient several times as fast. The others are `convolution.convolve`'s.
 
     Attributes:
         features: channels of the output.
@@ -45,6 +45,8 @@ class Conv(nn.Module):
             layout.
         bias_init: initialiser of the bias.
         dtype: type of the computation; the parameters are float32.
+        output_dtype: a wider type for the output and its sums; None for `dtype`, in which
+            gradients are computed all the same.
     """
 
     features: int
@@ -55,6 +57,7 @@ class Conv(nn.Module):
     kernel_init: Callable = kaiming_normal
     bias_init: Callable = nn.initializers.zeros
     dtype: DTypeLike = jnp.float32
+    output_dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B _ _ O"]:
@@ -63,18 +66,19 @@ class Conv(nn.Module):
         shape = (size, size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         x = x.astype(self.dtype)
+        dtype = jnp.dtype(self.output_dtype or self.dtype)
         if size == 1 and self.groups == 1:
             if stride > 1:
                 # Before 0.12 jaxlib ends the process where it fuses such a slice into a product
                 # on a GPU (openxla/xla#47381).
                 x = jax.lax.optimization_barrier(x[:, ::stride, ::stride])
-            y = x @ kernel[0, 0]
+            y = wide_output.multiply(x, kernel[0, 0], dtype)
         else:
-            y = convolve(x, kernel, stride, self.groups)
+            y = wide_output.convolve(x, kernel, stride, self.groups, dtype)
         if self.use_bias:
             # In float32: the gradient is a sum over all cells, in this type.
             bias = self.param("bias", self.bias_init, (self.features,))
-            y = (y.astype(bias.dtype) + bias).astype(self.dtype)
+            y = (y.astype(bias.dtype) + bias).astype(dtype)
         return y
 
 

@@ -5,6 +5,7 @@ arXiv:1708.02002.
 """
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ class RetinaHead(nn.Module):
         num_anchors: anchors at each pixel of a map; a detector sets it.
         channels: of the towers; 0 for those of the maps.
         num_convs: convolutions of each tower.
-        dtype: type of the towers; the outputs are computed in float32.
+        dtype: type of the towers and of what the outputs are sums of; these are float32.
     """
 
     num_classes: int = 80
@@ -55,9 +56,11 @@ class RetinaHead(nn.Module):
         channels = self.channels or maps[0].shape[-1]
         class_tower, box_tower = (self._tower(f"{n}_conv", channels) for n in ("class", "box"))
         prior = nn.initializers.constant(-math.log((1 - PRIOR) / PRIOR))
-        num_logits = self.num_anchors * self.num_classes
-        to_logits = Conv(num_logits, 3, kernel_init=HEAD_INIT, bias_init=prior, name="logits")
-        to_deltas = Conv(self.num_anchors * 4, 3, kernel_init=HEAD_INIT, name="deltas")
+        output = partial(
+            Conv, kernel_size=3, kernel_init=HEAD_INIT, dtype=self.dtype, output_dtype=jnp.float32
+        )
+        to_logits = output(self.num_anchors * self.num_classes, bias_init=prior, name="logits")
+        to_deltas = output(self.num_anchors * 4, name="deltas")
         logits, deltas = [], []
         for x in maps:
             classes, boxes = x, x

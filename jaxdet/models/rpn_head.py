@@ -5,12 +5,12 @@ levels of the pyramid as in arXiv:1612.03144, sec. 4.1.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxdet.models.layers import Conv
+from jaxdet.models.wide_output import multiply
 from jaxdet.types import short_repr
 
 HEAD_INIT = nn.initializers.normal(0.01)
@@ -25,8 +25,8 @@ class RPNHead(nn.Module):
         softmax: give each anchor a score for background and one for object, as
             the first systems did; the logit is their difference, whose sigmoid
             is the softmax of the two.
-        dtype: type of the 3x3 convolution and of what the outputs are products of; these
-            are float32.
+        dtype: type of the 3x3 convolution and of what the outputs are products of; these are
+            float32.
     """
 
     num_anchors: int = 3
@@ -55,7 +55,7 @@ class RPNHead(nn.Module):
         logits, deltas = [], []
         for x in maps:
             x = nn.relu(conv(x))
-            scores, boxes = jnp.split(multiply(x, kernel) + bias, [num_scores], axis=-1)
+            scores, boxes = jnp.split(multiply(x, kernel, bias.dtype) + bias, [num_scores], axis=-1)
             if self.softmax:
                 background, foreground = scores[..., ::2], scores[..., 1::2]
                 scores = foreground - background
@@ -78,20 +78,3 @@ class Pointwise(nn.Module):
         """Makes the kernel, for so many channels, and the bias."""
         kernel = self.param("kernel", HEAD_INIT, (1, 1, channels, self.features))
         return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
-
-
-@jax.custom_jvp
-def multiply(x: Float[Array, "*B C"], kernel: Float[Array, "C O"]) -> Float[Array, "*B O"]:
-    """A product in float32 of what has another type.
-
-    In fewer bits hundreds of anchors would tie for a score. Gradients are products in the
-    operands' type: else the largest maps of a step would be held in float32 for them.
-    """
-    return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
-
-
-@multiply.defjvp
-def _derivative(primals, tangents):
-    (x, kernel), (x_dot, kernel_dot) = primals, tangents
-    moved = x_dot @ kernel + x @ kernel_dot
-    return multiply(x, kernel), moved.astype(jnp.float32)

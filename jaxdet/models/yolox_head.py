@@ -33,7 +33,7 @@ class YOLOXHead(nn.Module):
         activation: "silu", "relu" or "leaky_relu".
         norm: "frozen", "batch", "sync" or "group"; see `norm_layer`.
         axis_name: the mapped axis over which "sync" averages while training.
-        dtype: type of the hidden layers; the outputs are computed in float32.
+        dtype: type of the hidden layers and of what the outputs are products of; these are float32.
     """
 
     num_classes: int = 80
@@ -73,7 +73,15 @@ class YOLOXHead(nn.Module):
             return x
 
         def output(x: Array, features: int, name: str, bias: Callable = zeros) -> Array:
-            last = Conv(features, 1, kernel_init=torch_uniform, bias_init=bias, name=name)
+            last = Conv(
+                features,
+                1,
+                kernel_init=torch_uniform,
+                bias_init=bias,
+                dtype=self.dtype,
+                output_dtype=jnp.float32,
+                name=name,
+            )
             return last(x).reshape(x.shape[0], -1, features)
 
         logits, boxes, objectness = [], [], []
