@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jaxdet.ops import boxes as box_ops
@@ -409,6 +409,7 @@ def test_wrong_shapes_raise_while_tracing():
     st.lists(st.sampled_from([-np.inf, -2.5, 0.0, 0.5, 1e5, np.inf]), min_size=5, max_size=12),
     st.integers(1, 5),
 )
+@example([0.5, -np.inf, -np.inf, -np.inf, 0.0], 5)  # What is left is as low as can be.
 def test_the_largest_in_turn_are_those_of_a_sort(row, count):
     rows = jnp.array([row, row[::-1]], jnp.float32)
     for found, wanted in zip(
