@@ -11,9 +11,10 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxdet"
 
-GROUND = {"types", "text_files", "whole_files"}
+GROUND = {"types", "literals", "text_files", "whole_files"}
 FLOORS = {
     "types": set(),
+    "literals": set(),
     "text_files": {"types"},
     "whole_files": set(),
     "ops": GROUND,

@@ -24,7 +24,6 @@ there is no model file.
 """
 
 import argparse
-import ast
 import collections
 import math
 import re
@@ -39,6 +38,7 @@ from jaxdet.commands.foreign_model import Said
 from jaxdet.detectors import nested
 from jaxdet.interop.dialects import CLASSIFIERS, SYSTEMS
 from jaxdet.interop.pretrained import READERS
+from jaxdet.literals import read_literal
 from jaxdet.model_file import Contents
 from jaxdet.types import Detector, UserError
 
@@ -201,10 +201,7 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 def _read_value(text: str) -> Any:
     known = {"true": True, "false": False, "inf": math.inf}
-    try:
-        return known[text] if text in known else ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text
+    return known[text] if text in known else read_literal(text)
 
 
 def _sides(text: str) -> tuple[int, int]:

@@ -5,7 +5,6 @@ default from the signature, its meaning from the docstring; its range is checked
 there, too.
 """
 
-import ast
 import inspect
 import math
 import re
@@ -15,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from jaxdet.commands import lengths
 from jaxdet.detectors import nested
+from jaxdet.literals import read_literal
 from jaxdet.types import UserError
 
 REQUIRED = inspect.Parameter.empty
@@ -114,8 +114,5 @@ def read_value(text: str | None, key: Key, path: str) -> Any:
         return True
     if key.type is str:
         return check(text, key, path)
-    try:
-        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        value = text
+    value = read_literal({"true": "True", "false": "False"}.get(text, text))
     return check(value, key, path)

@@ -1,8 +1,8 @@
 """Names of the classes that published detectors tell apart."""
 
-import ast
 from pathlib import Path
 
+from jaxdet.literals import read_literal
 from jaxdet.text_files import read_text
 from jaxdet.types import UserError
 
@@ -84,10 +84,7 @@ def number_classes(names: tuple[str, ...]) -> tuple[int, ...] | None:
 
 
 def _listed(said: str) -> tuple[str, ...]:
-    try:
-        names = ast.literal_eval(said)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        names = None
+    names = read_literal(said)
     if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
         return tuple(names)
     try:
